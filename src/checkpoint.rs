@@ -1,0 +1,479 @@
+//! The checkpoint: how far earlier runs got, who may change it, and how it is changed.
+//!
+//! What holds, and why:
+//!
+//! - **One run at a time.** A lock on a file beside the checkpoint, which is never renamed or
+//!   deleted: the checkpoint itself is replaced at each commit, so that a lock on it could have two
+//!   owners.
+//! - **The old or the new one, never a third thing.** A commit writes a temporary file, syncs it,
+//!   renames it over the checkpoint and syncs the directory.
+//! - **No premature commit.** [`Checkpoint::advance`] takes the proof of a delivery, which only
+//!   [`crate::delivery::deliver`] makes.
+//! - **No repetition.** An event is new if its ID is not among the boundary's and its timestamp is
+//!   not before `boundary_start`. The boundary has the IDs of *all* delivered events from
+//!   `boundary_start` on, so these two together know every event that was delivered.
+//! - **No loss.** `boundary_start` stays behind everything that may still appear: by the overlap
+//!   behind the newest delivered event and the server's clock, and never past an event that was
+//!   seen or may be waiting and is not delivered.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::clock::Clock;
+use crate::config::CheckpointPlace;
+use crate::delivery::Acknowledged;
+use crate::error::Error;
+use crate::event::{EventId, Identity};
+use crate::page::organization;
+use crate::text::excerpt;
+use crate::timestamp;
+
+/// The format that this program reads and writes.
+const VERSION: u64 = 1;
+
+/// What earlier runs delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The service that it belongs to, as [`crate::config::Url`] spells it.
+    pub endpoint: String,
+    /// The organization of the delivered events, once one has told it.
+    pub organization_id: Option<String>,
+    /// The largest timestamp that was delivered.
+    pub last_timestamp: Option<OffsetDateTime>,
+    /// A whole second: everything before it is settled. `None`: nothing is.
+    pub boundary_start: Option<OffsetDateTime>,
+    /// The IDs of all delivered events at or after `boundary_start`.
+    pub boundary: BTreeMap<OffsetDateTime, Vec<EventId>>,
+    /// When a run last delivered everything there was.
+    pub completed_at: Option<OffsetDateTime>,
+}
+
+/// The file's content. A field that is not there is an error, not a null: only `null` is null.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u64,
+    endpoint: String,
+    #[serde(deserialize_with = "Option::deserialize")]
+    organization_id: Option<String>,
+    #[serde(deserialize_with = "Option::deserialize")]
+    last_timestamp: Option<String>,
+    #[serde(deserialize_with = "Option::deserialize")]
+    boundary_start: Option<String>,
+    boundary_ids: BTreeMap<String, Vec<String>>,
+    #[serde(deserialize_with = "Option::deserialize")]
+    completed_at: Option<String>,
+}
+
+impl Checkpoint {
+    /// The checkpoint before the first event, which starts at `since` (cut to its second).
+    #[must_use]
+    pub fn new(endpoint: String, since: Option<OffsetDateTime>) -> Self {
+        Self {
+            endpoint,
+            organization_id: None,
+            last_timestamp: None,
+            boundary_start: since.map(timestamp::floor_second),
+            boundary: BTreeMap::new(),
+            completed_at: None,
+        }
+    }
+
+    /// Reads a checkpoint for this endpoint, distrusting all of it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(json: &[u8], endpoint: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u64,
+        }
+        if let Ok(Version { version }) = serde_json::from_slice(json)
+            && version != VERSION
+        {
+            return Err(format!(
+                "it has version {version}, and this program knows version {VERSION} only"
+            ));
+        }
+        let content: Content =
+            serde_json::from_slice(json).map_err(|error| format!("it is damaged ({error})"))?;
+        // Our own spelling of an address stays the same when it is read again.
+        if crate::config::Url::parse(&content.endpoint)
+            .ok()
+            .map(|url| url.to_string())
+            .as_deref()
+            != Some(endpoint)
+        {
+            return Err(format!(
+                "it belongs to {}, not to {endpoint}",
+                excerpt(content.endpoint.as_bytes())
+            ));
+        }
+        let time = |name: &str, text: &str| {
+            timestamp::parse(text)
+                .ok_or_else(|| format!("its {name} is not a time: {}", excerpt(text.as_bytes())))
+        };
+        let optional = |name, text: Option<String>| text.map(|text| time(name, &text)).transpose();
+        let last_timestamp = optional("last_timestamp", content.last_timestamp)?;
+        let boundary_start = optional("boundary_start", content.boundary_start)?;
+        let completed_at = optional("completed_at", content.completed_at)?;
+        if boundary_start.is_some_and(|start| start != timestamp::floor_second(start)) {
+            return Err("its boundary_start is not a whole second".to_owned());
+        }
+        let mut boundary: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (text, ids) in &content.boundary_ids {
+            let time = time("boundary_ids", text)?;
+            if Some(time) > last_timestamp || boundary_start.is_some_and(|start| time < start) {
+                return Err(format!(
+                    "its boundary_ids at {text} lie outside of boundary_start to last_timestamp"
+                ));
+            }
+            if ids.iter().any(String::is_empty) {
+                return Err(format!("its boundary_ids at {text} hold an empty id"));
+            }
+            boundary
+                .entry(time)
+                .or_default()
+                .extend(ids.iter().map(|id| EventId::new(id)));
+        }
+        if last_timestamp
+            .is_some_and(|last| boundary_start.is_none() || !boundary.contains_key(&last))
+        {
+            return Err("its boundary_ids lack the event of last_timestamp".to_owned());
+        }
+        let endpoint = endpoint.to_owned();
+        Ok(Self {
+            endpoint,
+            organization_id: content.organization_id,
+            last_timestamp,
+            boundary_start,
+            boundary,
+            completed_at,
+        })
+    }
+
+    /// The file's content.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let ids = |(&time, ids): (&OffsetDateTime, &Vec<EventId>)| {
+            (
+                timestamp::format(time),
+                ids.iter().map(ToString::to_string).collect(),
+            )
+        };
+        let content = Content {
+            version: VERSION,
+            endpoint: self.endpoint.clone(),
+            organization_id: self.organization_id.clone(),
+            last_timestamp: self.last_timestamp.map(timestamp::format),
+            boundary_start: self.boundary_start.map(timestamp::format),
+            boundary_ids: self.boundary.iter().map(ids).collect(),
+            completed_at: self.completed_at.map(timestamp::format),
+        };
+        let mut json = serde_json::to_vec(&content).unwrap_or_default();
+        json.push(b'\n');
+        json
+    }
+
+    /// The identities of the boundary's events.
+    #[must_use]
+    pub fn known(&self) -> HashSet<Identity> {
+        self.boundary
+            .values()
+            .flatten()
+            .map(EventId::identity)
+            .collect()
+    }
+
+    /// Where a run starts that has delivered nothing yet: the earliest time that was asked for.
+    /// Gives whether `since` has an effect.
+    pub fn start_at(&mut self, since: OffsetDateTime) -> bool {
+        if self.last_timestamp.is_some() {
+            return false;
+        }
+        let since = timestamp::floor_second(since);
+        self.boundary_start = Some(self.boundary_start.map_or(since, |start| start.min(since)));
+        true
+    }
+
+    /// Takes in what was delivered, and moves the boundary after it. `rest` is a time that no event
+    /// still to come in this run is older than, `server_time` the server's clock when the run's
+    /// reading began.
+    pub fn advance(
+        &mut self,
+        delivered: &Acknowledged,
+        rest: Option<OffsetDateTime>,
+        server_time: OffsetDateTime,
+        overlap: Duration,
+    ) {
+        let events = delivered.events();
+        let newest = events.iter().map(|event| event.time).max();
+        self.last_timestamp = self.last_timestamp.max(newest);
+        if self.organization_id.is_none() {
+            self.organization_id = events.iter().find_map(organization);
+        }
+        self.move_boundary(rest, server_time, overlap);
+        for event in events
+            .iter()
+            .filter(|event| self.boundary_start.is_none_or(|start| event.time >= start))
+        {
+            self.boundary
+                .entry(event.time)
+                .or_default()
+                .push(event.id.clone());
+        }
+    }
+
+    /// Notes that everything there was is delivered.
+    pub fn complete(
+        &mut self,
+        now: OffsetDateTime,
+        server_time: OffsetDateTime,
+        overlap: Duration,
+    ) {
+        self.move_boundary(None, server_time, overlap);
+        self.completed_at = Some(timestamp::floor_second(now));
+    }
+
+    /// Moves `boundary_start` forward, never back: what lies before it is forgotten already.
+    fn move_boundary(
+        &mut self,
+        rest: Option<OffsetDateTime>,
+        server_time: OffsetDateTime,
+        overlap: Duration,
+    ) {
+        let Some(last) = self.last_timestamp else {
+            return;
+        };
+        // An event stamped in the future must not hide the present.
+        let settled = last.min(server_time).min(rest.unwrap_or(last));
+        let start = timestamp::floor_second(timestamp::before(settled, overlap));
+        self.boundary_start = self.boundary_start.max(Some(start));
+        if let Some(start) = self.boundary_start {
+            self.boundary = self.boundary.split_off(&start);
+        }
+    }
+}
+
+/// Where commits go.
+pub trait Store {
+    /// Replaces what earlier commits have left, for good.
+    ///
+    /// # Errors
+    /// If the new checkpoint is not certain to be there after a power cut.
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String>;
+}
+
+/// For `--no-checkpoint`: nothing is kept.
+pub struct NoStore;
+
+impl Store for NoStore {
+    fn commit(&mut self, _: &Checkpoint) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// The checkpoint's file, locked for as long as this lives.
+pub struct CheckpointFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    _lock: File,
+}
+
+impl CheckpointFile {
+    /// Takes the lock, waiting for it as long as the place allows and `deadline` (by the clock's
+    /// [`Clock::elapsed`]) is not reached.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if another run has it, [`Error::Checkpoint`] if there can be none.
+    pub fn lock(
+        place: &CheckpointPlace,
+        clock: &dyn Clock,
+        deadline: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let path = place.path.clone();
+        let lock_path = with_suffix(&path, ".lock");
+        let fault = |error: &io::Error| {
+            let missing = error.kind() == ErrorKind::NotFound;
+            let remedy = if missing {
+                "; create the directory, or name another file with --checkpoint"
+            } else {
+                ""
+            };
+            Error::Checkpoint(format!(
+                "cannot open the lock {}: {error}{remedy}",
+                lock_path.display()
+            ))
+        };
+        if place.create_parents
+            && let Some(parent) = path.parent()
+        {
+            make_private_directories(parent).map_err(|error| {
+                Error::Checkpoint(format!(
+                    "cannot create the directory {}: {error}; name another file with --checkpoint",
+                    parent.display()
+                ))
+            })?;
+        }
+        refuse_other_kinds(&lock_path)?;
+        refuse_other_kinds(&path)?;
+        let lock = private(OpenOptions::new().create(true).truncate(false))
+            .open(&lock_path)
+            .map_err(|error| fault(&error))?;
+        let until = clock.elapsed().saturating_add(place.lock_wait);
+        let until = deadline.map_or(until, |deadline| until.min(deadline));
+        while let Err(error) = fs2::FileExt::try_lock_exclusive(&lock) {
+            if error.raw_os_error() != fs2::lock_contended_error().raw_os_error() {
+                return Err(fault(&error));
+            }
+            let left = until.saturating_sub(clock.elapsed());
+            if left.is_zero() {
+                return Err(Error::Locked(lock_path));
+            }
+            clock.sleep(left.min(Duration::from_millis(50)));
+        }
+        let temporary = with_suffix(&path, ".tmp");
+        Ok(Self {
+            path,
+            temporary,
+            _lock: lock,
+        })
+    }
+
+    /// Reads the checkpoint; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if it cannot be trusted.
+    pub fn read(&self, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
+        let distrust = |fault: &dyn std::fmt::Display| {
+            Error::Checkpoint(format!(
+                "the checkpoint {} cannot be trusted: {fault}; nothing was done. Restore it or name another with --checkpoint; without one, the next run delivers everything retained again",
+                self.path.display()
+            ))
+        };
+        match fs::read(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(distrust(&error)),
+            Ok(json) => Checkpoint::parse(&json, endpoint)
+                .map(Some)
+                .map_err(|fault| distrust(&fault)),
+        }
+    }
+
+    /// Proves that a commit will be possible, as far as that can be known: that a file as large as
+    /// the checkpoint can be written beside it.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if it cannot.
+    pub fn prove_writable(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        self.write_temporary(&checkpoint.to_json())
+            .map(|_| ())
+            .map_err(|error| {
+                Error::Checkpoint(format!(
+                    "{}; nothing was fetched",
+                    self.cannot_write(&error)
+                ))
+            })
+    }
+
+    fn cannot_write(&self, error: &io::Error) -> String {
+        format!(
+            "the checkpoint {} cannot be written: {error}",
+            self.path.display()
+        )
+    }
+
+    /// Writes the temporary file anew. What lies there is a killed run's; it is removed and never
+    /// opened, so that a link planted there leads nowhere.
+    fn write_temporary(&self, json: &[u8]) -> io::Result<File> {
+        match fs::remove_file(&self.temporary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = private(OpenOptions::new().create_new(true)).open(&self.temporary)?;
+        file.write_all(json)?;
+        Ok(file)
+    }
+
+    fn replace(&self, json: &[u8]) -> io::Result<()> {
+        self.write_temporary(json)?.sync_all()?;
+        fs::rename(&self.temporary, &self.path)?;
+        sync_directory(&self.path)
+    }
+}
+
+impl Store for CheckpointFile {
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
+        self.replace(&checkpoint.to_json())
+            .map_err(|error| self.cannot_write(&error))
+    }
+}
+
+impl Drop for CheckpointFile {
+    fn drop(&mut self) {
+        // Left over from the proof or a failed commit, if anything.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// `path` with something behind its last part.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Refuses what is there but is no regular file. A link is refused rather than followed: a commit
+/// would replace the link and not what it leads to, and somebody else may have planted it.
+fn refuse_other_kinds(path: &Path) -> Result<(), Error> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if !there.is_file() => Err(Error::Checkpoint(format!(
+            "{} is a {}, not a regular file; name the file itself with --checkpoint",
+            path.display(),
+            if there.is_dir() {
+                "directory"
+            } else if there.is_symlink() {
+                "symbolic link"
+            } else {
+                "special file"
+            },
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Opens for writing what only its owner may read.
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options.write(true)
+}
+
+fn make_private_directories(path: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(path)
+}
+
+/// Makes the rename of a file durable (on Unix; elsewhere it is up to the file system).
+fn sync_directory(path: &Path) -> io::Result<()> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    match File::open(directory)?.sync_all() {
+        // Some network file systems cannot sync a directory, and need not.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
+}

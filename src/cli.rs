@@ -1,0 +1,239 @@
+//! What was typed: the options as they stand on the command line, nothing decided yet.
+
+use argh::FromArgs;
+
+/// Ship HCP Terraform's audit trail: every new event once, oldest first.
+///
+/// Events go to standard output as NDJSON. What was delivered is remembered in a checkpoint file,
+/// so that each run goes on where the last one ended.
+#[derive(FromArgs, Debug, Default, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch that was typed or not"
+)]
+#[expect(
+    clippy::doc_markdown,
+    reason = "these are the help texts, which are no Markdown"
+)]
+#[argh(help_triggers("-h", "--help"))]
+#[argh(
+    note = "Spans are written 90s, 10m, 36h or 7d. The token is read from $TFC_ORG_TOKEN or a file, \
+               never from an argument. See tfc-audit(1) for exit codes, formats and recipes."
+)]
+pub struct Args {
+    /// where the place reached is kept ($STATE_DIRECTORY/checkpoint.json, else
+    /// $XDG_STATE_HOME/tfc-audit/checkpoint.json, else ~/.local/state/tfc-audit/checkpoint.json)
+    #[argh(option, short = 'c', arg_name = "file")]
+    pub checkpoint: Option<String>,
+
+    /// neither read nor write a checkpoint, and take no lock: for an ad-hoc look or to send again
+    #[argh(switch)]
+    pub no_checkpoint: bool,
+
+    /// fail with exit code 8 if there is no checkpoint
+    #[argh(switch)]
+    pub require_checkpoint: bool,
+
+    /// where a first run starts: an RFC 3339 time, or a span back from now (everything retained)
+    #[argh(option, arg_name = "when")]
+    pub since: Option<String>,
+
+    /// with --no-checkpoint: only events before this time
+    #[argh(option, arg_name = "when")]
+    pub until: Option<String>,
+
+    /// how far each run looks back for events that appear late (10m; 1s to 24h)
+    #[argh(option, arg_name = "span")]
+    pub overlap: Option<String>,
+
+    /// the service (https://app.terraform.io)
+    #[argh(option, arg_name = "url")]
+    pub endpoint: Option<String>,
+
+    /// read the organization's token from this file, - for standard input ($TFC_ORG_TOKEN)
+    #[argh(option, arg_name = "file")]
+    pub token_file: Option<String>,
+
+    /// events for each page, 1 to 1000 (1000)
+    #[argh(option, arg_name = "n")]
+    pub page_size: Option<String>,
+
+    /// how long to wait for another run to end (0s)
+    #[argh(option, arg_name = "span")]
+    pub lock_wait: Option<String>,
+
+    /// stop cleanly before this much time has passed (no limit)
+    #[argh(option, arg_name = "span")]
+    pub max_time: Option<String>,
+
+    /// for one HTTP request (30s)
+    #[argh(option, arg_name = "span")]
+    pub timeout: Option<String>,
+
+    /// how often a request is tried again after a passing failure (5)
+    #[argh(option, arg_name = "n")]
+    pub retries: Option<String>,
+
+    /// say on standard error what was done
+    #[argh(switch, short = 'v')]
+    pub verbose: bool,
+
+    /// print the version
+    #[argh(switch)]
+    pub version: bool,
+}
+
+/// The options that take no value: what follows one of them is another option.
+const SWITCHES: [&str; 8] = [
+    "--no-checkpoint",
+    "--require-checkpoint",
+    "--verbose",
+    "-v",
+    "--version",
+    "--help",
+    "-h",
+    "--",
+];
+
+/// What a command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// A run.
+    Run(Box<Args>),
+    /// Only this text on standard output: the help or the version.
+    Print(String),
+}
+
+/// Reads a command line, without the program's name.
+///
+/// # Errors
+/// One line that says what is wrong with it.
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, String> {
+    let words = split_values(arguments);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match Args::from_args(&["tfc-audit"], &words) {
+        Ok(args) if args.version => Ok(Command::Print(
+            concat!("tfc-audit ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
+        )),
+        Ok(args) => Ok(Command::Run(Box::new(args))),
+        Err(exit) if exit.status.is_ok() => Ok(Command::Print(exit.output)),
+        Err(exit) => {
+            let said = exit.output.split_whitespace().collect::<Vec<_>>().join(" ");
+            Err(format!("{said} (see tfc-audit --help)"))
+        }
+    }
+}
+
+/// Splits `--name=value`, which argh does not know, into the two words that it does. An option's
+/// value is left alone, whatever it looks like.
+fn split_values(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut is_value = false;
+    for argument in arguments {
+        let option = !is_value && argument.starts_with('-');
+        match argument.split_once('=') {
+            Some((name, value)) if option && name.starts_with("--") => {
+                words.extend([name.to_owned(), value.to_owned()]);
+            }
+            _ => {
+                is_value = option && !SWITCHES.contains(&argument.as_str());
+                words.push(argument);
+            }
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(line: &[&str]) -> Result<Command, String> {
+        parse(line.iter().map(ToString::to_string))
+    }
+
+    fn run(line: &[&str]) -> Args {
+        match args(line).unwrap() {
+            Command::Run(args) => *args,
+            Command::Print(text) => panic!("{text}"),
+        }
+    }
+
+    #[test]
+    fn both_spellings() {
+        let expected = Args {
+            page_size: Some("5".into()),
+            since: Some("2026-01-02T03:04:05+00:00".into()),
+            ..Args::default()
+        };
+        assert_eq!(
+            run(&["--page-size", "5", "--since", "2026-01-02T03:04:05+00:00"]),
+            expected
+        );
+        assert_eq!(
+            run(&["--page-size=5", "--since=2026-01-02T03:04:05+00:00"]),
+            expected
+        );
+        assert_eq!(run(&["-c", "a=b"]).checkpoint.as_deref(), Some("a=b"));
+        assert_eq!(
+            run(&["--checkpoint=a=b"]).checkpoint.as_deref(),
+            Some("a=b")
+        );
+    }
+
+    #[test]
+    fn a_value_may_look_like_an_option() {
+        assert_eq!(
+            run(&["--checkpoint", "--x=y", "-v"]),
+            Args {
+                checkpoint: Some("--x=y".into()),
+                verbose: true,
+                ..Args::default()
+            }
+        );
+        assert_eq!(run(&["--token-file", "-"]).token_file.as_deref(), Some("-"));
+        assert_eq!(run(&["--token-file=-"]).token_file.as_deref(), Some("-"));
+        assert_eq!(
+            run(&["--checkpoint", "--help"]).checkpoint.as_deref(),
+            Some("--help")
+        );
+    }
+
+    #[test]
+    fn a_switch_takes_no_value() {
+        for switch in SWITCHES
+            .into_iter()
+            .filter(|switch| switch.starts_with("--") && !matches!(*switch, "--" | "--help"))
+        {
+            assert!(args(&[&format!("{switch}=yes")]).is_err(), "{switch}");
+            // Not in the list, it would swallow the next option.
+            assert!(args(&[switch, "--page-size=5"]).is_ok(), "{switch}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_line() {
+        for line in [
+            &["--page-sise", "5"][..],
+            &["5"],
+            &["--page-size"],
+            &["--page-size=1", "--page-size=2"],
+        ] {
+            let message = args(line).unwrap_err();
+            assert!(!message.contains('\n'), "{message}");
+            assert!(message.ends_with("(see tfc-audit --help)"), "{message}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_only_print() {
+        for line in [&["--help"][..], &["-h"], &["-v", "--help"]] {
+            assert!(
+                matches!(args(line), Ok(Command::Print(text)) if text.contains("--require-checkpoint"))
+            );
+        }
+        assert!(
+            matches!(args(&["--version"]), Ok(Command::Print(text)) if text.starts_with("tfc-audit 0."))
+        );
+    }
+}

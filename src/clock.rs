@@ -1,0 +1,54 @@
+//! Time and chance: the only place that reads the clock, sleeps or draws a random number.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+/// What a run takes from the world besides pages: tests put their own in its place.
+pub trait Clock {
+    /// The wall clock, in UTC.
+    fn now(&self) -> OffsetDateTime;
+    /// The time since the program started, by a clock that only moves forward.
+    fn elapsed(&self) -> Duration;
+    /// Waits.
+    fn sleep(&self, span: Duration);
+    /// A random number from 0 to 1, for jitter.
+    fn chance(&self) -> f64;
+}
+
+/// The machine's own clock.
+#[derive(Debug)]
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl SystemClock {
+    /// Starts the clock that [`Clock::elapsed`] reads.
+    #[must_use]
+    pub fn start() -> Self {
+        Self {
+            start: Instant::now(),
+        }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::now_utc()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn sleep(&self, span: Duration) {
+        std::thread::sleep(span);
+    }
+
+    fn chance(&self) -> f64 {
+        // The standard library seeds its hash maps at random: enough for jitter.
+        let draw = RandomState::new().hash_one(());
+        f64::from(u32::try_from(draw >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
+    }
+}

@@ -1,0 +1,169 @@
+//! How a run ends: one enum of errors by phase, and the exit code of each.
+//!
+//! A message is written for the person who gets it from cron: what failed, where, what to do.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::source::SourceError;
+use crate::walk::Missing;
+
+/// The exit codes, as the man page gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All delivered, also when there was nothing new.
+    Success = 0,
+    /// Anything not listed.
+    Failure = 1,
+    /// The command line or the configuration is wrong; nothing was done.
+    Usage = 2,
+    /// `--max-time` was reached; more remains.
+    OutOfTime = 3,
+    /// The source refused the token, or the organization has no audit trails.
+    TokenRefused = 4,
+    /// The source failed, after the retries, or broke its contract.
+    SourceFailed = 5,
+    /// The receiver failed, after the retries.
+    ReceiverFailed = 6,
+    /// The receiver refused events for good.
+    EventsRefused = 7,
+    /// The checkpoint cannot be trusted or cannot be written.
+    CheckpointUnusable = 8,
+    /// Another run holds the lock (`EX_TEMPFAIL` of sysexits.h).
+    Locked = 75,
+    /// The reader of standard output went away (128 + SIGPIPE, as a shell reports it).
+    StdoutClosed = 141,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a run did not end well, in the order in which it can happen.
+#[derive(Debug)]
+pub enum Error {
+    /// The command line, the environment or the token file.
+    Usage(String),
+    /// Another run holds this lock.
+    Locked(PathBuf),
+    /// The checkpoint cannot be trusted, or cannot be written; nothing was delivered since.
+    Checkpoint(String),
+    /// No page could be had.
+    Source(SourceError),
+    /// Everything that could be read was delivered and committed, but the source counts more.
+    Incomplete(Missing),
+    /// `--max-time` was reached.
+    OutOfTime,
+    /// The reader of standard output went away.
+    StdoutClosed,
+    /// Standard output could not be written.
+    Stdout(io::Error),
+    /// Events were delivered, but the checkpoint could not be written.
+    NotCommitted {
+        /// How many events the next run repeats.
+        events: usize,
+        /// Why, and where.
+        fault: String,
+    },
+}
+
+impl Error {
+    /// The exit code of a run that ends so.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) => Exit::Usage,
+            Self::Locked(_) => Exit::Locked,
+            Self::Checkpoint(_) | Self::NotCommitted { .. } => Exit::CheckpointUnusable,
+            Self::Source(SourceError::Refused(_)) => Exit::TokenRefused,
+            Self::Source(_) | Self::Incomplete(_) => Exit::SourceFailed,
+            Self::OutOfTime => Exit::OutOfTime,
+            Self::StdoutClosed => Exit::StdoutClosed,
+            Self::Stdout(_) => Exit::Failure,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) | Self::Checkpoint(message) => f.write_str(message),
+            Self::Locked(path) => write!(
+                f,
+                "another run holds the lock {}; nothing was done (--lock-wait SPAN waits for it)",
+                path.display()
+            ),
+            Self::Source(error @ SourceError::Refused(_)) => write!(
+                f,
+                "{error}; check that the token is an organization or audit-trail token of the right organization, not expired, and that its plan has audit trails"
+            ),
+            Self::Source(error) => error.fmt(f),
+            Self::Incomplete(Missing { unseen, promised }) => write!(
+                f,
+                "the source counts {promised} events but {unseen} of them were on none of its pages, read five times; the others are delivered, and these are lost unless they appear within the overlap"
+            ),
+            Self::OutOfTime => f.write_str("--max-time was reached and more remains; the next run goes on from here"),
+            Self::StdoutClosed => f.write_str(
+                "the reader of standard output went away; what it was not given stays undelivered for the next run (to have a program confirm what it took, use --exec)",
+            ),
+            Self::Stdout(error) => {
+                write!(f, "cannot write to standard output: {error}; the next run goes on from what was written whole")
+            }
+            Self::NotCommitted { events, fault } => {
+                write!(f, "{events} events were delivered, but {fault}; the next run repeats them")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Source(error) => Some(error),
+            Self::Stdout(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_one_line_with_its_exit_code() {
+        let text = String::new;
+        let missing = Missing {
+            unseen: 2,
+            promised: 7,
+        };
+        let cases = [
+            (Error::Usage(text()), 2),
+            (Error::Locked("x.lock".into()), 75),
+            (Error::Checkpoint(text()), 8),
+            (Error::Source(SourceError::Refused(text())), 4),
+            (Error::Source(SourceError::NoSuchPage(text())), 5),
+            (Error::Source(SourceError::Failed(text())), 5),
+            (Error::Incomplete(missing), 5),
+            (Error::OutOfTime, 3),
+            (Error::StdoutClosed, 141),
+            (Error::Stdout(io::Error::other("full")), 1),
+            (
+                Error::NotCommitted {
+                    events: 3,
+                    fault: text(),
+                },
+                8,
+            ),
+        ];
+        for (error, code) in cases {
+            assert_eq!(error.exit() as u8, code, "{error:?}");
+            assert!(!error.to_string().contains('\n'), "{error}");
+        }
+    }
+}

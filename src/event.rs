@@ -1,0 +1,213 @@
+//! An audit event: its own bytes, and the two fields that may be relied on.
+//!
+//! The API documents more fields, but their types differ between events and new kinds of event
+//! appear without notice, so everything but `id` and `timestamp` passes through untouched.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use time::OffsetDateTime;
+
+/// One event, as a part of the page that it came on: the page's text lives as long as one of its
+/// events does.
+#[derive(Clone, Debug)]
+pub struct Event {
+    page: Arc<str>,
+    extent: Range<usize>,
+    /// The event's `id`.
+    pub id: EventId,
+    /// The event's `timestamp`, in UTC.
+    pub time: OffsetDateTime,
+}
+
+impl Event {
+    /// The event that stands at `extent` (in bytes) of a page's text.
+    #[must_use]
+    pub fn new(page: &Arc<str>, extent: Range<usize>, id: EventId, time: OffsetDateTime) -> Self {
+        Self {
+            page: Arc::clone(page),
+            extent,
+            id,
+            time,
+        }
+    }
+
+    /// The event's JSON, byte for byte as the API sent it.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        &self.page[self.extent.clone()]
+    }
+
+    /// The event's JSON on one line: its own bytes, or without the white space between its tokens
+    /// if there is a line break among them (within JSON strings there can be none).
+    #[must_use]
+    pub fn line(&self) -> std::borrow::Cow<'_, str> {
+        let json = self.json();
+        if json.contains(['\n', '\r']) {
+            compact(json).into()
+        } else {
+            json.into()
+        }
+    }
+
+    /// The same event without the page around it, for one that is kept alone.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let page: Arc<str> = self.json().into();
+        Self {
+            extent: 0..page.len(),
+            page,
+            id: self.id.clone(),
+            time: self.time,
+        }
+    }
+}
+
+/// Removes the white space between the tokens of valid JSON; nothing else changes.
+fn compact(json: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    json.chars()
+        .filter(|&character| {
+            if in_string {
+                in_string = escaped || character != '"';
+                escaped = character == '\\' && !escaped;
+                return true;
+            }
+            in_string = character == '"';
+            !matches!(character, ' ' | '\t' | '\n' | '\r')
+        })
+        .collect()
+}
+
+/// An event's `id`: a UUID, or whatever else the API may send one day.
+///
+/// A UUID in its usual spelling is kept as a number, since a run remembers a great many of them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventId {
+    /// A UUID written in lower case with hyphens, big endian.
+    Uuid([u8; 16]),
+    /// Anything else, as it was written.
+    Other(Box<str>),
+}
+
+/// What tells events apart within a run: 128 bits, whatever the length of the `id`.
+pub type Identity = u128;
+
+impl EventId {
+    /// Takes an `id` as the API writes it.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        parse_uuid(text).map_or_else(|| Self::Other(text.into()), Self::Uuid)
+    }
+
+    /// The UUID's own bits; for any other `id` a keyed hash, so that nobody can choose two that
+    /// collide.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        static KEYS: LazyLock<[RandomState; 2]> =
+            LazyLock::new(|| [RandomState::new(), RandomState::new()]);
+        match self {
+            Self::Uuid(bytes) => u128::from_be_bytes(*bytes),
+            Self::Other(text) => {
+                let [high, low] = [0, 1].map(|half: usize| u128::from(KEYS[half].hash_one(text)));
+                high << 64 | low
+            }
+        }
+    }
+}
+
+/// Reads `11111111-2222-4333-8444-555555555501` in exactly that spelling, so that writing it gives
+/// the same text again.
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let text = text.as_bytes();
+    if text.len() != 36 {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    let mut digits = 0;
+    for (place, &character) in text.iter().enumerate() {
+        let digit = match (place, character) {
+            (8 | 13 | 18 | 23, b'-') => continue,
+            (8 | 13 | 18 | 23, _) => return None,
+            (_, b'0'..=b'9') => character - b'0',
+            (_, b'a'..=b'f') => character - b'a' + 10,
+            _ => return None,
+        };
+        bytes[digits / 2] = bytes[digits / 2] << 4 | digit;
+        digits += 1;
+    }
+    Some(bytes)
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other(text) => f.write_str(text),
+            Self::Uuid(bytes) => {
+                for (place, byte) in bytes.iter().enumerate() {
+                    let hyphen = if matches!(place, 4 | 6 | 8 | 10) {
+                        "-"
+                    } else {
+                        ""
+                    };
+                    write!(f, "{hyphen}{byte:02x}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_written_as_it_was_read() {
+        let ids = [
+            "6513270e-269e-4d37-b2a7-4de452e6b438",
+            "6513270E-269E-4D37-B2A7-4DE452E6B438",
+            "6513270e-269e-4d37-b2a7-4de452e6b43",
+            "6513270e0269e04d370b2a704de452e6b438",
+            "ae-123",
+            "é",
+        ];
+        for text in ids {
+            assert_eq!(EventId::new(text).to_string(), text);
+        }
+        assert!(matches!(EventId::new(ids[0]), EventId::Uuid(_)));
+        assert!(matches!(EventId::new(ids[1]), EventId::Other(_)));
+        let identities: std::collections::HashSet<_> =
+            ids.map(|id| EventId::new(id).identity()).into();
+        assert_eq!(identities.len(), ids.len());
+    }
+
+    #[test]
+    fn only_an_event_with_line_breaks_is_written_anew() {
+        let time = OffsetDateTime::UNIX_EPOCH;
+        let line = |json: &str| {
+            Event::new(&json.into(), 0..json.len(), EventId::new("x"), time)
+                .line()
+                .into_owned()
+        };
+        let odd = r#"{ "a" : 1.50, "b":"\" \\" }"#;
+        assert_eq!(line(odd), odd);
+        let pretty =
+            "{\r\n\t\"z\": 12345678901234567890,\n  \"a b\": \"\\\\\\\" {\", \"n\": -0.10e+2\n}";
+        assert_eq!(
+            line(pretty),
+            r#"{"z":12345678901234567890,"a b":"\\\" {","n":-0.10e+2}"#
+        );
+    }
+
+    #[test]
+    fn a_detached_event_is_the_same_event() {
+        let page: Arc<str> = r#"[{"id":"x"}]"#.into();
+        let event = Event::new(&page, 1..11, EventId::new("x"), OffsetDateTime::UNIX_EPOCH);
+        assert_eq!(event.detached().json(), r#"{"id":"x"}"#);
+        drop(event);
+        assert_eq!(Arc::strong_count(&page), 1);
+    }
+}

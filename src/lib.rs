@@ -1,0 +1,32 @@
+//! Ships HCP Terraform's audit trail to where it is wanted, one run at a time.
+//!
+//! A run delivers every audit event that no earlier run has delivered, oldest first, and
+//! remembers in a checkpoint file how far it got. The modules follow the order of a run:
+//!
+//! 1. [`cli`] and [`config`]: what was typed, and what was meant by it.
+//! 2. [`checkpoint`]: the lock, what earlier runs delivered, and the commit.
+//! 3. [`page`], [`source`] and [`api`]: one page of the list, how pages are asked for, and how HTTP
+//!    gives them.
+//! 4. [`walk`]: which pages to read, and the proof that nothing was missed.
+//! 5. [`delivery`] and [`stdout`]: where events go, and what acknowledges them.
+//! 6. [`run`]: all of it in order; [`error`]: how it ends.
+//!
+//! The guarantee (complete, in order, at least once, never twice without a crash) rests on
+//! [`walk`] for completeness and on [`checkpoint`] for the rest; each says why.
+
+pub mod api;
+pub mod checkpoint;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod delivery;
+pub mod error;
+pub mod event;
+pub mod page;
+pub mod retry;
+pub mod run;
+pub mod source;
+pub mod stdout;
+pub mod text;
+pub mod timestamp;
+pub mod walk;

@@ -1,0 +1,251 @@
+//! One page of the audit trail, read from an answer's body.
+//!
+//! The documented shape is `{"data":[event, …],"pagination":{…}}`. Anything else is an error that
+//! says what was found where, so that a changed API or a proxy's own page is recognised at once.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+use crate::event::{Event, EventId};
+use crate::text::excerpt;
+use crate::timestamp;
+
+/// A page as the API gave it.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The events in the API's order, which is newest first as far as is known.
+    pub events: Vec<Event>,
+    /// `next_page`: null on the last page.
+    pub next: Option<u64>,
+    /// `total_pages`, if the answer has it.
+    pub total_pages: Option<u64>,
+    /// `total_count`: how many events there are on all pages, if the answer has it.
+    pub total_count: Option<u64>,
+    /// `page_size`, if the answer has it: the size in effect, which may be less than was asked for.
+    pub size: Option<u64>,
+    /// The server's clock when it answered (the `Date` header).
+    pub date: Option<OffsetDateTime>,
+}
+
+/// Why a body is not a page.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// What was wrong, and where.
+    pub message: String,
+    /// The body just ends: a connection that broke without saying so, worth another try.
+    pub truncated: bool,
+}
+
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    data: Vec<&'a RawValue>,
+    pagination: Pagination,
+}
+
+#[derive(Deserialize)]
+struct Pagination {
+    #[serde(default)]
+    next_page: Option<u64>,
+    #[serde(default)]
+    total_pages: Option<u64>,
+    #[serde(default)]
+    total_count: Option<u64>,
+    #[serde(default)]
+    page_size: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    timestamp: Cow<'a, str>,
+}
+
+/// Reads a page from a body.
+///
+/// # Errors
+/// [`Malformed`] if the body is not of the documented shape.
+pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
+    let wrong = |message| Malformed {
+        message,
+        truncated: false,
+    };
+    let text: Arc<str> = match String::from_utf8(body) {
+        Ok(text) => text.into(),
+        Err(error) => {
+            return Err(wrong(format!(
+                "the body is not UTF-8 from byte {} on: {}",
+                error.utf8_error().valid_up_to(),
+                excerpt(error.as_bytes())
+            )));
+        }
+    };
+    let body: Body = serde_json::from_str(&text).map_err(|error| Malformed {
+        message: format!(
+            "the body is not a page of the audit trail ({error}): {}",
+            excerpt(text.as_bytes())
+        ),
+        truncated: error.is_eof(),
+    })?;
+    let events = body.data.iter().enumerate().map(|(place, raw)| {
+        let json = raw.get();
+        let what = |fault: &dyn std::fmt::Display| {
+            wrong(format!(
+                "event {} of the page {fault}: {}",
+                place + 1,
+                excerpt(json.as_bytes())
+            ))
+        };
+        let head: Head = serde_json::from_str(json)
+            .map_err(|error| what(&format_args!("is not as documented ({error})")))?;
+        if head.id.is_empty() {
+            return Err(what(&"has an empty id"));
+        }
+        let time = timestamp::parse(&head.timestamp)
+            .ok_or_else(|| what(&"has a timestamp that is not RFC 3339"))?;
+        // `raw` borrows from `text`, so the difference of the addresses is its place there.
+        let start = json.as_ptr().addr() - text.as_ptr().addr();
+        Ok(Event::new(
+            &text,
+            start..start + json.len(),
+            EventId::new(&head.id),
+            time,
+        ))
+    });
+    Ok(Page {
+        events: events.collect::<Result<_, _>>()?,
+        next: body.pagination.next_page,
+        total_pages: body.pagination.total_pages,
+        total_count: body.pagination.total_count,
+        size: body.pagination.page_size.filter(|&size| size > 0),
+        date: None,
+    })
+}
+
+/// The organization that an event belongs to (`auth.organization_id`), if it says so.
+#[must_use]
+pub fn organization(event: &Event) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Event {
+        auth: Auth,
+    }
+    #[derive(Deserialize)]
+    struct Auth {
+        organization_id: String,
+    }
+    serde_json::from_str(event.json())
+        .ok()
+        .map(|event: Event| event.auth.organization_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(body: &str) -> String {
+        parse(body.into()).unwrap_err().message
+    }
+
+    #[test]
+    fn events_keep_their_own_bytes() {
+        let first = r#"{ "id":"a", "n":12345678901234567890, "timestamp":"2026-01-02T03:04:05Z", "e":"\u00e9" }"#;
+        let body = format!(
+            r#"{{"data": [ {first} ,{{"timestamp":"2026-01-02T03:04:04.000Z","\u0069d":"\u0062"}}],
+                "pagination":{{"current_page":1,"next_page":2,"total_pages":3,"total_count":5,"page_size":2}},"more":[]}}"#
+        );
+        let page = parse(body.into()).unwrap();
+        assert_eq!(page.events[0].json(), first);
+        assert_eq!(page.events[0].id, EventId::new("a"));
+        assert_eq!(page.events[1].id, EventId::new("b"));
+        assert_eq!(
+            (page.next, page.total_pages, page.total_count, page.size),
+            (Some(2), Some(3), Some(5), Some(2))
+        );
+    }
+
+    #[test]
+    fn the_documented_empty_answer_is_a_page() {
+        let page = parse(
+            br#"{"data":[],"pagination":{"current_page":1,"page_size":1000,"prev_page":null,"next_page":null,"total_pages":0,"total_count":0}}"#.to_vec(),
+        ).unwrap();
+        assert!(page.events.is_empty());
+        assert_eq!(page.total_count, Some(0));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let good = r#"{"id":"a","timestamp":"2026-01-02T03:04:05Z"}"#;
+        let second =
+            |event: &str| message(&format!(r#"{{"data":[{good},{event}],"pagination":{{}}}}"#));
+        assert!(
+            second(r#"{"timestamp":"2026-01-02T03:04:05Z"}"#)
+                .starts_with("event 2 of the page is not as documented (missing field `id`")
+        );
+        assert!(
+            second(r#"{"id":7,"timestamp":"2026-01-02T03:04:05Z"}"#)
+                .contains("event 2 of the page")
+        );
+        assert!(
+            second(r#"{"id":"","timestamp":"2026-01-02T03:04:05Z"}"#).contains("has an empty id")
+        );
+        assert!(
+            second(r#"{"id":"b","timestamp":"today"}"#).contains("timestamp that is not RFC 3339")
+        );
+        assert!(second("null").contains("event 2 of the page"));
+        assert!(message("<html>Sign in</html>").ends_with(": <html>Sign in</html>"));
+        assert!(message(r#"{"data":[]}"#).contains("missing field `pagination`"));
+        assert!(message(r#"{"pagination":{}}"#).contains("missing field `data`"));
+        assert!(
+            message(r#"{"data":{},"pagination":{}}"#)
+                .contains("invalid type: map, expected a sequence")
+        );
+        assert!(
+            message(r#"{"data":[],"pagination":{"next_page":-1}}"#).contains("next_page")
+                || message(r#"{"data":[],"pagination":{"next_page":-1}}"#).contains("u64")
+        );
+        assert!(
+            parse(b"{\"data\":[\xff]}".to_vec())
+                .unwrap_err()
+                .message
+                .contains("not UTF-8 from byte 9")
+        );
+    }
+
+    #[test]
+    fn a_body_that_just_ends_is_told_apart() {
+        assert!(
+            parse(br#"{"data":[{"id":"a","#.to_vec())
+                .unwrap_err()
+                .truncated
+        );
+        assert!(parse(Vec::new()).unwrap_err().truncated);
+        assert!(!parse(b"nonsense".to_vec()).unwrap_err().truncated);
+    }
+
+    #[test]
+    fn the_organization_is_read_where_there_is_one() {
+        let event = |json: &str| {
+            Event::new(
+                &json.into(),
+                0..json.len(),
+                EventId::new("a"),
+                OffsetDateTime::UNIX_EPOCH,
+            )
+        };
+        assert_eq!(
+            organization(&event(r#"{"auth":{"organization_id":"org-A"}}"#)).as_deref(),
+            Some("org-A")
+        );
+        assert_eq!(organization(&event(r#"{"auth":null}"#)), None);
+        assert_eq!(
+            organization(&event(r#"{"auth":{"organization_id":null}}"#)),
+            None
+        );
+    }
+}

@@ -1,0 +1,330 @@
+//! Trying again after a passing failure, the same way for the source and for a receiver.
+//!
+//! Exponential backoff with full jitter (each wait is random between nothing and a bound that
+//! doubles), so that many machines that failed together do not come back together. A wait that the
+//! other side names is honoured instead, and everything ends before `--max-time` does.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::clock::Clock;
+use crate::timestamp;
+
+/// The bound of the first wait; it doubles with each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// The bound that no wait of ours exceeds.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The longest wait named by the other side that is still sat out. A run that sleeps for longer
+/// only holds the lock: better to end, say so, and let the next run try.
+const LONGEST_NAMED_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// How long one side is given.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// `--timeout`: for one request, from connecting to the last byte of the answer.
+    pub timeout: Duration,
+    /// `--retries`: how often a request is tried again.
+    pub retries: u32,
+    /// `--max-time`, by [`Clock::elapsed`]: when the run has to be over.
+    pub deadline: Option<Duration>,
+}
+
+impl Patience {
+    /// The time that is left until the deadline; `None` if there is no deadline.
+    #[must_use]
+    pub fn left(&self, clock: &dyn Clock) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_sub(clock.elapsed()))
+    }
+}
+
+/// One try that failed.
+#[derive(Debug)]
+pub struct Failure<E> {
+    /// What failed.
+    pub error: E,
+    /// Whether another try may do better.
+    pub passing: bool,
+    /// How long the other side asked to be left alone.
+    pub wait: Option<Duration>,
+}
+
+impl<E> Failure<E> {
+    /// A failure that another try will not mend.
+    pub fn lasting(error: E) -> Self {
+        Self {
+            error,
+            passing: false,
+            wait: None,
+        }
+    }
+
+    /// A failure that may pass.
+    pub fn passing(error: E) -> Self {
+        Self {
+            error,
+            passing: true,
+            wait: None,
+        }
+    }
+}
+
+/// How trying ended without success.
+#[derive(Debug)]
+pub enum GaveUp<E> {
+    /// The deadline came, with no failure but that.
+    OutOfTime,
+    /// The last failure, and why it was the last.
+    Failed {
+        /// What failed.
+        error: E,
+        /// Why no further try was made, to be put behind the error; empty for a lasting failure.
+        why: String,
+    },
+}
+
+/// Calls `attempt` with the time it may take (in which it has to return) until it succeeds or
+/// there is a reason to give up. `retried` counts the tries after the first.
+///
+/// # Errors
+/// [`GaveUp`].
+pub fn retry<T, E>(
+    clock: &dyn Clock,
+    patience: &Patience,
+    retried: &mut u64,
+    mut attempt: impl FnMut(Duration) -> Result<T, Failure<E>>,
+) -> Result<T, GaveUp<E>> {
+    for tries in 1.. {
+        let left = patience.left(clock);
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(GaveUp::OutOfTime);
+        }
+        let failure =
+            match attempt(left.map_or(patience.timeout, |left| left.min(patience.timeout))) {
+                Ok(success) => return Ok(success),
+                Err(failure) => failure,
+            };
+        let failed = |why| {
+            Err(GaveUp::Failed {
+                error: failure.error,
+                why,
+            })
+        };
+        if !failure.passing {
+            return failed(String::new());
+        }
+        let left = patience.left(clock);
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(GaveUp::OutOfTime);
+        }
+        if tries > patience.retries {
+            return failed(format!(
+                "; gave up after {tries} {}",
+                if tries == 1 { "try" } else { "tries" }
+            ));
+        }
+        let wait = failure
+            .wait
+            .unwrap_or_else(|| backoff(tries).mul_f64(clock.chance()));
+        if wait > LONGEST_NAMED_WAIT {
+            return failed(format!(
+                "; gave up because it asked for a wait of {} s",
+                wait.as_secs()
+            ));
+        }
+        if left.is_some_and(|left| left <= wait) {
+            return failed("; gave up because --max-time leaves no time to try again".to_owned());
+        }
+        clock.sleep(wait);
+        *retried += 1;
+    }
+    unreachable!("the loop has no end but a return")
+}
+
+/// The bound of the wait after the `tries`-th try.
+fn backoff(tries: u32) -> Duration {
+    let doublings = (tries - 1).min(16);
+    (FIRST_WAIT * 2_u32.pow(doublings)).min(LONGEST_WAIT)
+}
+
+/// Whether a status is worth another try: 408, 425, 429 and 5xx but 501 (RFC 9110, section 15; RFC
+/// 6585, section 4; RFC 8470, section 5.2).
+#[must_use]
+pub fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429) || (500..=599).contains(&status) && status != 501
+}
+
+/// The wait that an answer asks for: `Retry-After` in either form (RFC 9110, section 10.2.3:
+/// seconds, or a date, which is measured against the answer's own `Date`), else
+/// `x-ratelimit-reset`, which HCP Terraform documents for its 429 as seconds with a fraction.
+#[must_use]
+pub fn named_wait<'a>(
+    header: impl Fn(&str) -> Option<&'a str>,
+    now: OffsetDateTime,
+) -> Option<Duration> {
+    let seconds = |text: &str| {
+        text.trim()
+            .parse()
+            .ok()
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    };
+    header("retry-after")
+        .and_then(|text| {
+            seconds(text).or_else(|| {
+                let until = timestamp::parse_http_date(text)?;
+                let from = header("date")
+                    .and_then(timestamp::parse_http_date)
+                    .unwrap_or(now);
+                Some(Duration::try_from(until - from).unwrap_or(Duration::ZERO))
+            })
+        })
+        .or_else(|| header("x-ratelimit-reset").and_then(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::{Cell, RefCell};
+
+    #[derive(Default)]
+    struct TestClock {
+        elapsed: Cell<Duration>,
+        slept: RefCell<Vec<Duration>>,
+    }
+
+    impl Clock for TestClock {
+        fn now(&self) -> OffsetDateTime {
+            OffsetDateTime::UNIX_EPOCH
+        }
+        fn elapsed(&self) -> Duration {
+            self.elapsed.get()
+        }
+        fn sleep(&self, span: Duration) {
+            self.elapsed.set(self.elapsed.get() + span);
+            self.slept.borrow_mut().push(span);
+        }
+        fn chance(&self) -> f64 {
+            1.0
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn patience(retries: u32, deadline: Option<Duration>) -> Patience {
+        Patience {
+            timeout: 30 * SECOND,
+            retries,
+            deadline,
+        }
+    }
+
+    fn always(
+        failure: impl Fn() -> Failure<&'static str>,
+        patience: Patience,
+    ) -> (Result<(), GaveUp<&'static str>>, Vec<Duration>, u64) {
+        let clock = TestClock::default();
+        let mut retried = 0;
+        let result = retry(&clock, &patience, &mut retried, |_| Err(failure()));
+        (result, clock.slept.into_inner(), retried)
+    }
+
+    #[test]
+    fn the_bound_of_the_wait_doubles_up_to_its_limit() {
+        let (result, slept, retried) = always(|| Failure::passing("503"), patience(8, None));
+        assert!(
+            matches!(result, Err(GaveUp::Failed { error: "503", why }) if why == "; gave up after 9 tries")
+        );
+        assert_eq!(
+            slept.iter().map(Duration::as_millis).collect::<Vec<_>>(),
+            [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]
+        );
+        assert_eq!(retried, 8);
+        assert_eq!(backoff(u32::MAX), LONGEST_WAIT);
+    }
+
+    #[test]
+    fn a_lasting_failure_is_not_tried_again() {
+        let (result, slept, _) = always(|| Failure::lasting("400"), patience(5, None));
+        assert!(matches!(result, Err(GaveUp::Failed { error: "400", why }) if why.is_empty()));
+        assert!(slept.is_empty());
+    }
+
+    #[test]
+    fn a_named_wait_is_honoured_within_reason() {
+        let named = |wait| {
+            move || Failure {
+                wait: Some(wait),
+                ..Failure::passing("429")
+            }
+        };
+        assert_eq!(
+            always(named(3 * SECOND), patience(2, None)).1,
+            [3 * SECOND, 3 * SECOND]
+        );
+        let (result, slept, _) = always(named(86_400 * SECOND), patience(2, None));
+        assert!(matches!(result, Err(GaveUp::Failed { why, .. }) if why.contains("86400 s")));
+        assert!(slept.is_empty());
+        let (result, slept, _) = always(named(10 * SECOND), patience(2, Some(5 * SECOND)));
+        assert!(matches!(result, Err(GaveUp::Failed { why, .. }) if why.contains("--max-time")));
+        assert!(slept.is_empty());
+    }
+
+    #[test]
+    fn a_try_gets_no_more_than_the_time_that_is_left() {
+        let clock = TestClock::default();
+        clock.elapsed.set(8 * SECOND);
+        let mut given = Vec::new();
+        let result: Result<(), GaveUp<&str>> =
+            retry(&clock, &patience(5, Some(10 * SECOND)), &mut 0, |time| {
+                given.push(time);
+                clock.sleep(time);
+                Err(Failure::passing("timeout"))
+            });
+        assert!(matches!(result, Err(GaveUp::OutOfTime)));
+        assert_eq!(given, [2 * SECOND]);
+    }
+
+    #[test]
+    fn which_statuses_pass() {
+        for status in [408, 425, 429, 500, 502, 503, 504, 599] {
+            assert!(is_passing(status), "{status}");
+        }
+        for status in [200, 302, 400, 401, 403, 404, 413, 422, 501] {
+            assert!(!is_passing(status), "{status}");
+        }
+    }
+
+    #[test]
+    fn waits_are_read_in_every_form() {
+        let wait = |headers: &[(&str, &'static str)]| {
+            named_wait(
+                |name| {
+                    headers
+                        .iter()
+                        .find(|header| header.0 == name)
+                        .map(|header| header.1)
+                },
+                OffsetDateTime::UNIX_EPOCH,
+            )
+        };
+        let date = ("date", "Fri, 02 Jan 2026 03:04:05 GMT");
+        assert_eq!(wait(&[("retry-after", "7")]), Some(7 * SECOND));
+        assert_eq!(
+            wait(&[("retry-after", "Fri, 02 Jan 2026 03:04:15 GMT"), date]),
+            Some(10 * SECOND)
+        );
+        assert_eq!(
+            wait(&[("retry-after", "Fri, 02 Jan 2026 03:04:00 GMT"), date]),
+            Some(Duration::ZERO)
+        );
+        assert_eq!(wait(&[("x-ratelimit-reset", "0.25")]), Some(SECOND / 4));
+        assert_eq!(
+            wait(&[("x-ratelimit-reset", "0.25"), ("retry-after", "2")]),
+            Some(2 * SECOND)
+        );
+        for nonsense in ["soon", "-1", "NaN", "inf", ""] {
+            assert_eq!(wait(&[("retry-after", nonsense)]), None, "{nonsense}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! One run, from the lock to the last commit.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::api::Client;
+use crate::checkpoint::{Checkpoint, CheckpointFile, NoStore, Store};
+use crate::clock::Clock;
+use crate::config::{Config, Secret, TokenSource, check_token};
+use crate::delivery::{Target, deliver};
+use crate::error::Error;
+use crate::page::organization;
+use crate::retry::Patience;
+use crate::source::Source;
+use crate::timestamp;
+use crate::walk::{Figures, Missing, Scope, Walk};
+
+/// How long the service keeps events (documented).
+const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// Up to what age an event that was delivered is expected to be listed still.
+const CERTAINLY_RETAINED: Duration = Duration::from_secs(13 * 24 * 60 * 60);
+/// By how much `since` looks behind the boundary: nobody has shown whether it is inclusive.
+const INCLUSIVE_EITHER_WAY: Duration = Duration::from_secs(1);
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// How many events were delivered and committed.
+    pub delivered: u64,
+    /// What reading took.
+    pub figures: Figures,
+}
+
+/// Does what the configuration asks for: locks and reads the checkpoint, and drains the source into
+/// the target. `report` and `warn` hear of it as it happens, whatever the outcome.
+///
+/// # Errors
+/// How the run ended, if not well. What was delivered until then is committed.
+pub fn run(
+    config: &Config,
+    clock: &dyn Clock,
+    target: &mut dyn Target,
+    report: &mut Report,
+    warn: &mut dyn FnMut(&str),
+) -> Result<(), Error> {
+    let patience = Patience {
+        timeout: config.timeout,
+        retries: config.retries,
+        deadline: config.max_time,
+    };
+    let token = read_token(&config.token)?;
+    let endpoint = config.endpoint.to_string();
+    let (mut checkpoint, mut store): (_, Box<dyn Store>) = match &config.checkpoint {
+        None => (Checkpoint::new(endpoint, config.since), Box::new(NoStore)),
+        Some(place) => {
+            let mut file = CheckpointFile::lock(place, clock, config.max_time)?;
+            let checkpoint = match file.read(&endpoint)? {
+                Some(mut checkpoint) => {
+                    let before = checkpoint.boundary_start;
+                    let takes_since = config.since.is_some_and(|since| checkpoint.start_at(since));
+                    if config.since.is_some() && !takes_since && config.verbose {
+                        warn("--since has no effect: the checkpoint says where to go on");
+                    }
+                    if checkpoint.boundary_start == before {
+                        file.prove_writable(&checkpoint)?;
+                    } else {
+                        file.commit(&checkpoint).map_err(Error::Checkpoint)?;
+                    }
+                    checkpoint
+                }
+                None if place.required => {
+                    return Err(Error::Checkpoint(format!(
+                        "there is no checkpoint {}, and --require-checkpoint is given; to start afresh, run once without it",
+                        place.path.display()
+                    )));
+                }
+                None => {
+                    let checkpoint = Checkpoint::new(endpoint, config.since);
+                    file.commit(&checkpoint).map_err(Error::Checkpoint)?;
+                    checkpoint
+                }
+            };
+            (checkpoint, Box::new(file))
+        }
+    };
+    let mut client = Client::new(&config.endpoint, &token, config.timeout);
+    let drain = Drain {
+        clock,
+        patience,
+        overlap: config.overlap,
+        since: config.since,
+        until: config.until,
+        page_size: config.page_size,
+    };
+    drain.run(
+        &mut client,
+        target,
+        &mut checkpoint,
+        &mut *store,
+        report,
+        warn,
+    )
+}
+
+/// The part of a run that tests drive in memory: from the first page to the last commit.
+pub struct Drain<'a> {
+    /// The clock.
+    pub clock: &'a dyn Clock,
+    /// How long the source is given.
+    pub patience: Patience,
+    /// `--overlap`.
+    pub overlap: Duration,
+    /// `--since`.
+    pub since: Option<OffsetDateTime>,
+    /// `--until`.
+    pub until: Option<OffsetDateTime>,
+    /// `--page-size`.
+    pub page_size: u64,
+}
+
+impl Drain<'_> {
+    /// Delivers every event of the source that the checkpoint does not know, oldest first, and
+    /// commits after each delivery.
+    ///
+    /// # Errors
+    /// How the run ended, if not well. What was delivered until then is committed.
+    pub fn run(
+        &self,
+        source: &mut dyn Source,
+        target: &mut dyn Target,
+        checkpoint: &mut Checkpoint,
+        store: &mut dyn Store,
+        report: &mut Report,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<(), Error> {
+        // Without a checkpoint's file nothing ever moved the boundary, and `since` counts to the
+        // fraction of a second.
+        let from = if checkpoint.last_timestamp.is_none() {
+            self.since.max(checkpoint.boundary_start)
+        } else {
+            checkpoint.boundary_start
+        };
+        let scope = Scope {
+            since: checkpoint
+                .boundary_start
+                .map(|start| timestamp::before(start, INCLUSIVE_EITHER_WAY)),
+            from,
+            until: self.until,
+            page_size: self.page_size,
+        };
+        let mut walk = Walk::start(source, self.clock, self.patience, scope, checkpoint.known())?;
+        report.figures = walk.figures();
+        let server_time = walk.server_time();
+        let expects_known = checkpoint
+            .last_timestamp
+            .is_some_and(|last| last > timestamp::before(server_time, CERTAINLY_RETAINED));
+        if expects_known && !walk.known_met() {
+            refuse_other_organization(&walk, checkpoint)?;
+        }
+        if let Some(completed) = checkpoint
+            .completed_at
+            .filter(|&completed| completed < timestamp::before(server_time, RETENTION))
+        {
+            warn(&format!(
+                "the last complete run was at {}, longer ago than the 14 days that events are kept: events since then may be gone",
+                timestamp::format(completed)
+            ));
+        }
+        let mut missing: Option<Missing> = None;
+        let mut is_empty = walk.first_events().is_empty();
+        loop {
+            let stride = walk.next_stride();
+            report.figures = walk.figures();
+            let Some(stride) = stride? else { break };
+            is_empty = is_empty && stride.events.is_empty();
+            if !stride.events.is_empty() {
+                let delivered = deliver(target, &stride.events)?;
+                checkpoint.advance(&delivered, stride.rest, server_time, self.overlap);
+                let events = stride.events.len();
+                store
+                    .commit(checkpoint)
+                    .map_err(|fault| Error::NotCommitted { events, fault })?;
+                report.delivered += events as u64;
+            }
+            missing = missing.or(stride.missing);
+        }
+        if expects_known && !walk.known_met() {
+            warn(
+                "the source no longer lists any event that it listed before: another kind of token, audit trails switched off, or data removed?",
+            );
+        }
+        if is_empty && checkpoint.last_timestamp.is_none() && self.since.is_none() {
+            warn(
+                "the source lists no event at all. A user or team token is answered like that too: make sure that this is an organization token or audit-trail token, and that the organization has audit trails",
+            );
+        }
+        if let Some(missing) = missing {
+            return Err(Error::Incomplete(missing));
+        }
+        checkpoint.complete(self.clock.now(), server_time, self.overlap);
+        store
+            .commit(checkpoint)
+            .map_err(|fault| Error::NotCommitted { events: 0, fault })
+    }
+}
+
+/// Refuses a source that belongs to somebody else: none of the events that it should list is there,
+/// and every event that is there is another organization's.
+fn refuse_other_organization(walk: &Walk, checkpoint: &Checkpoint) -> Result<(), Error> {
+    let Some(own) = &checkpoint.organization_id else {
+        return Ok(());
+    };
+    let others: Vec<_> = walk.first_events().iter().map(organization).collect();
+    let Some(Some(other)) = others.first() else {
+        return Ok(());
+    };
+    if others.iter().all(|organization| {
+        organization
+            .as_ref()
+            .is_some_and(|organization| organization != own)
+    }) {
+        return Err(Error::Checkpoint(format!(
+            "the checkpoint belongs to the organization {own}, and the token to {}; nothing was delivered. Give each organization a checkpoint of its own",
+            crate::text::excerpt(other.as_bytes())
+        )));
+    }
+    Ok(())
+}
+
+/// Reads the token from where it is.
+fn read_token(source: &TokenSource) -> Result<Secret, Error> {
+    let (place, read) = match source {
+        TokenSource::Environment(token) => return Ok(token.clone()),
+        TokenSource::File(path) => (
+            path.display().to_string(),
+            File::open(path).and_then(read_short),
+        ),
+        TokenSource::Stdin => ("standard input".to_owned(), read_short(io::stdin())),
+    };
+    let text =
+        read.map_err(|error| Error::Usage(format!("--token-file: cannot read {place}: {error}")))?;
+    let token = text.trim_end_matches(['\n', '\r']);
+    check_token(token)
+        .map_err(|fault| Error::Usage(format!("--token-file: the token in {place} {fault}")))?;
+    Ok(Secret::new(token.to_owned()))
+}
+
+/// Reads what is no longer than any token.
+fn read_short(reader: impl Read) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    reader.take(16 * 1024).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

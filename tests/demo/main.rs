@@ -1,0 +1,4 @@
+//! Demo.
+#[path = "../support/stand_in.rs"]
+mod stand_in;
+fn main() {}
