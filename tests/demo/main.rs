@@ -1,4 +1,104 @@
-//! Demo.
+//! The main job, shown: `cargo run --example demo` runs the real command three times against a
+//! stand-in for the API on this machine. It needs neither a token nor a network.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use stand_in::{StandIn, World, events_from, sample_events};
+use time::OffsetDateTime;
+
 #[path = "../support/stand_in.rs"]
 mod stand_in;
-fn main() {}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let program = build()?;
+    let directory = std::env::temp_dir().join(format!("tfc-audit-demo-{}", std::process::id()));
+    std::fs::create_dir(&directory)?;
+    let checkpoint = directory.join("checkpoint.json");
+
+    let now = OffsetDateTime::now_utc();
+    let api = StandIn::start(World {
+        date: Some(now),
+        ..World::new(sample_events(now))
+    });
+    let run = |title: &str| {
+        println!(
+            "\n# {title}\n$ tfc-audit --endpoint {} --checkpoint {}",
+            api.url(),
+            checkpoint.display()
+        );
+        run(&program, &api, &checkpoint)
+    };
+
+    run("The first run delivers every event that there is, oldest first:")?;
+    run("The second run has nothing to deliver:")?;
+    api.with(|world| world.insert(events_from(1_000, 3, now, 1)));
+    run("Three events have arrived, and only these are delivered:")?;
+
+    println!("\n# The checkpoint knows which events need not be delivered again:");
+    print!("{}", std::fs::read_to_string(&checkpoint)?);
+    println!(
+        "\n# For the real service: export TFC_ORG_TOKEN=<an organization token>, then run tfc-audit"
+    );
+    std::fs::remove_dir_all(&directory)?;
+    Ok(())
+}
+
+/// Builds the command, which cargo does not do for an example, and says where it is.
+fn build() -> Result<PathBuf, Box<dyn Error>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let example = std::env::current_exe()?;
+    let profile = example
+        .parent()
+        .and_then(Path::parent)
+        .ok_or("the example lies in no target directory")?;
+    let release = profile.ends_with("release").then_some("--release");
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let target = profile
+        .parent()
+        .ok_or("the example lies in no target directory")?;
+    let status = Command::new(cargo)
+        .args([
+            "build",
+            "--quiet",
+            "--bin",
+            "tfc-audit",
+            "--manifest-path",
+            manifest,
+            "--target-dir",
+        ])
+        .arg(target)
+        .args(release)
+        .status()?;
+    if !status.success() {
+        return Err("cargo build failed".into());
+    }
+    Ok(profile
+        .join("tfc-audit")
+        .with_extension(std::env::consts::EXE_EXTENSION))
+}
+
+/// Runs the command once and shows what it printed and what the API was asked.
+fn run(program: &Path, api: &StandIn, checkpoint: &Path) -> Result<(), Box<dyn Error>> {
+    api.clear_requests();
+    let output = Command::new(program)
+        .args(["--verbose", "--endpoint", &api.url(), "--checkpoint"])
+        .arg(checkpoint)
+        .env("TFC_ORG_TOKEN", api.with(|world| world.token.clone()))
+        .output()?;
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    for asked in api.requests() {
+        println!(
+            "  (the API was asked: {} {}?{})",
+            asked.method, asked.path, asked.query
+        );
+    }
+    print!("  ({})", String::from_utf8_lossy(&output.stderr).trim_end());
+    println!("  ({})", output.status);
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err("the run failed".into())
+    }
+}
