@@ -1,3 +1,11 @@
 //! The integration tests: the built binary against the stand-in for the API.
 #[path = "../support/stand_in.rs"]
 mod stand_in;
+
+mod checkpoint;
+mod cli;
+mod defects;
+mod http;
+mod stdout;
+mod support;
+mod walk;

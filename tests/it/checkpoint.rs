@@ -1,0 +1,440 @@
+//! The checkpoint's file and its lock: what is trusted, what is left behind, who may run.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::stand_in::{Event, Step, World, events, events_from, stamp};
+use crate::support::{Bench, Outcome, PROGRAM, minutes_ago, now};
+
+/// A bench that has delivered three events.
+fn settled() -> Bench {
+    let bench = Bench::of(events(3, now(), 1));
+    bench.run(&[]).code(0).silent();
+    bench
+}
+
+/// Refused, and nothing was asked for.
+#[track_caller]
+fn is_refused(run: &Outcome, because: &str) {
+    run.fails(8, because).asks(0);
+}
+
+#[test]
+fn what_cannot_be_trusted_is_refused_and_left_alone() {
+    let bench = settled();
+    bench.insert(events_from(1_000, 1, now(), 1));
+    let good = bench.checkpoint();
+    let value: Value = serde_json::from_str(&good).unwrap();
+    let with = |field: &str, to: Value| {
+        let mut changed = value.clone();
+        changed[field] = to;
+        changed.to_string()
+    };
+    let mut cases = vec![
+        (String::new(), "damaged"),
+        (good[..good.len() / 2].to_owned(), "damaged"),
+        (good.clone() + "{}", "damaged"),
+        ("[]".to_owned(), "damaged"),
+        ("\u{0}".repeat(100), "damaged"),
+        (with("version", json!(2)), "version 2"),
+        (with("version", json!("1")), "damaged"),
+        (
+            with("endpoint", json!("https://app.terraform.io")),
+            "belongs to https://app.terraform.io",
+        ),
+        (with("endpoint", json!("\u{1b}[2J")), "belongs to"),
+        (with("organization_id", json!(7)), "damaged"),
+        (with("last_timestamp", json!(1_700_000_000)), "damaged"),
+        (with("last_timestamp", json!("yesterday")), "last_timestamp"),
+        (
+            with("last_timestamp", json!("2001-01-01T00:00:00.000Z")),
+            "boundary_ids",
+        ),
+        (with("boundary_start", json!(null)), "boundary_ids"),
+        (
+            with("boundary_start", json!("2026-01-01T00:00:00.500Z")),
+            "whole second",
+        ),
+        (with("boundary_ids", json!([])), "damaged"),
+        (with("boundary_ids", json!({})), "boundary_ids"),
+        (with("boundary_ids", json!({"noon": []})), "boundary_ids"),
+        (with("completed_at", json!("noon")), "completed_at"),
+        (with("cursor", json!(null)), "unknown field `cursor`"),
+    ];
+    for field in value.as_object().unwrap().keys() {
+        let mut less = value.clone();
+        less.as_object_mut().unwrap().remove(field);
+        cases.push((less.to_string(), "damaged"));
+    }
+    for (content, because) in cases {
+        fs::write(bench.path("checkpoint.json"), &content).unwrap();
+        let run = bench.run(&[]);
+        is_refused(&run, because);
+        run.says("checkpoint.json");
+        assert_eq!(bench.checkpoint(), content);
+    }
+    fs::write(bench.path("checkpoint.json"), good).unwrap();
+    bench.run(&[]).code(0).silent();
+    bench.has_all();
+}
+
+#[test]
+fn one_endpoint_has_many_spellings() {
+    let bench = settled();
+    let url = bench.api.url();
+    for spelling in [url.clone() + "/", url.to_uppercase()] {
+        let mut command = bench.clean(PROGRAM);
+        command.args(["-c", "checkpoint.json", "--endpoint", &spelling]);
+        bench
+            .start(command)
+            .finish()
+            .code(0)
+            .silent()
+            .prints_nothing()
+            .asks(1);
+    }
+}
+
+#[test]
+fn another_endpoint_is_refused() {
+    let (bench, other) = (settled(), Bench::of(Vec::new()));
+    let mut command = other.bare(&["-c"]);
+    command.arg(bench.path("checkpoint.json"));
+    is_refused(
+        &other.start(command).finish(),
+        &format!("belongs to {}", bench.api.url()),
+    );
+}
+
+/// What is no regular file is neither read (a FIFO would block for ever) nor replaced.
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_refused_and_left_alone() {
+    use std::os::unix::fs::symlink;
+    type Make = fn(&Path);
+    let kinds: [(Make, &str); 4] = [
+        (|path| fs::create_dir(path).unwrap(), "directory"),
+        (|path| symlink("nowhere", path).unwrap(), "symbolic link"),
+        (|path| symlink("/etc/hosts", path).unwrap(), "symbolic link"),
+        (
+            |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+            "special file",
+        ),
+    ];
+    for name in ["checkpoint.json", "checkpoint.json.lock"] {
+        for (make, kind) in kinds {
+            let bench = Bench::of(events(3, now(), 1));
+            let path = bench.path(name);
+            make(&path);
+            let before = fs::symlink_metadata(&path).unwrap().file_type();
+            let run = bench.run(&[]);
+            is_refused(&run, kind);
+            run.says(name);
+            assert_eq!(fs::symlink_metadata(&path).unwrap().file_type(), before);
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_refused_and_not_made() {
+    let bench = Bench::of(events(3, now(), 1));
+    let run = bench
+        .start(bench.bare(&["-c", "state/checkpoint.json"]))
+        .finish();
+    is_refused(&run, "create the directory");
+    assert!(!bench.path("state").exists());
+}
+
+#[test]
+fn the_default_place_is_made() {
+    for (variable, place) in [
+        ("STATE_DIRECTORY", "state/checkpoint.json"),
+        ("XDG_STATE_HOME", "state/tfc-audit/checkpoint.json"),
+        ("HOME", "state/.local/state/tfc-audit/checkpoint.json"),
+    ] {
+        let bench = Bench::of(events(3, now(), 1));
+        let mut command = bench.bare(&[]);
+        command.env(variable, bench.path("state"));
+        bench.start(command).finish().code(0).silent();
+        assert!(bench.path(place).is_file(), "{variable}");
+        #[cfg(unix)]
+        assert_eq!(mode(&bench.path("state")), 0o700, "{variable}");
+    }
+}
+
+/// Permissions as `chmod` writes them.
+#[cfg(unix)]
+fn mode(path: &Path) -> u32 {
+    let permissions = fs::metadata(path).expect("it is there").permissions();
+    std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o777
+}
+
+#[cfg(unix)]
+#[test]
+fn only_the_owner_may_read_and_nothing_else_stays() {
+    let bench = settled();
+    bench.is_settled();
+    assert_eq!(bench.files(), ["checkpoint.json", "checkpoint.json.lock"]);
+    for name in bench.files() {
+        assert_eq!(mode(&bench.path(&name)), 0o600, "{name}");
+    }
+}
+
+/// Somebody planted a link where the temporary file goes.
+#[cfg(unix)]
+#[test]
+fn what_lies_in_the_way_of_a_commit_is_not_followed() {
+    let bench = Bench::of(events(3, now(), 1));
+    fs::write(bench.path("victim"), "precious").unwrap();
+    std::os::unix::fs::symlink("victim", bench.path("checkpoint.json.tmp")).unwrap();
+    bench.delivers_all();
+    assert_eq!(
+        fs::read_to_string(bench.path("victim")).unwrap(),
+        "precious"
+    );
+    assert_eq!(
+        bench.files(),
+        ["checkpoint.json", "checkpoint.json.lock", "victim"]
+    );
+}
+
+/// A disk that is full is found out before anything is asked for.
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_refused() {
+    for bench in [Bench::of(events(3, now(), 1)), settled()] {
+        let before = bench.files();
+        let run = bench.start(bench.limited(0, &[])).finish();
+        is_refused(&run, "cannot be written");
+        let left = bench.files();
+        assert!(
+            left == before || left == ["checkpoint.json.lock"],
+            "{left:?}"
+        );
+        bench.run(&[]).code(0).silent();
+        bench.has_all();
+        bench.is_settled();
+    }
+}
+
+/// The disk fills up between delivery and commit: the message says what that means.
+#[cfg(unix)]
+#[test]
+fn a_commit_that_fails_after_delivery_says_what_comes_again() {
+    let bench = Bench::of(events(100, now(), 1));
+    let run = bench.start(bench.limited(1, &[])).finish();
+    run.code(8)
+        .says("100 events were delivered")
+        .says("the next run repeats them");
+    bench.run(&[]).code(0).silent().prints(&run.stdout);
+    assert_eq!(bench.files(), ["checkpoint.json", "checkpoint.json.lock"]);
+    bench.is_settled();
+}
+
+/// Runs as a user for whom permissions count.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_cannot_be_written_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = settled();
+    let permit = |mode| {
+        let directory = bench.path("");
+        fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    permit(0o500);
+    if fs::write(bench.path("probe"), "").is_ok() {
+        return; // as root nothing is forbidden
+    }
+    let run = bench.run(&[]);
+    permit(0o700);
+    is_refused(&run, "cannot be written");
+    bench.is_settled();
+}
+
+/// A lost cache would otherwise deliver two weeks again.
+#[test]
+fn a_required_checkpoint_has_to_be_there() {
+    let bench = Bench::of(events(3, now(), 1));
+    is_refused(
+        &bench.run(&["--require-checkpoint"]),
+        "--require-checkpoint",
+    );
+    assert!(!bench.path("checkpoint.json").exists());
+    bench.run(&[]).code(0).silent();
+    bench.has_all();
+    bench
+        .run(&["--require-checkpoint"])
+        .code(0)
+        .silent()
+        .prints_nothing();
+}
+
+#[test]
+fn without_a_checkpoint_nothing_is_left_and_everything_comes_again() {
+    let bench = Bench::of(events(3, now(), 1));
+    let expected = bench.api.with(|world| world.expected());
+    for _ in 0..2 {
+        bench
+            .run(&["--no-checkpoint"])
+            .code(0)
+            .silent()
+            .prints(&expected);
+        assert_eq!(bench.files(), [""; 0]);
+    }
+}
+
+/// A failed first run with `--since=1h` must not leave a gap up to the next one, an hour later.
+#[test]
+fn since_is_kept_from_the_first_run_although_it_failed() {
+    let of = |n, minutes| events_from(n, 2, minutes_ago(minutes), 2);
+    let bench = Bench::of([of(1, 180), of(11, 90), of(21, 10)].concat());
+    bench.script(1, Step::error(503, "unavailable"));
+    bench.run(&["--since=2h", "--retries=0"]).fails(5, "503");
+    let start = bench.checkpoint_field("boundary_start");
+    let run = bench.run(&["--since=1h"]);
+    run.code(0).silent().prints_events(&bench.in_order()[2..]);
+    let asked = run.asked[0].since.clone().unwrap();
+    assert!(start.as_str().unwrap() > asked.as_str(), "{start} {asked}");
+    bench.is_settled();
+}
+
+#[test]
+fn since_has_no_effect_once_events_were_delivered() {
+    let bench = settled();
+    bench.insert([Event::new(9_000, minutes_ago(5))]);
+    let run = bench.run(&["--since=1s", "-v"]);
+    run.code(0);
+    run.holds(
+        run.stderr.contains("--since has no effect"),
+        "it should say so",
+    );
+    bench.is_settled();
+}
+
+/// The overlap says how late an event may appear; a larger one later must not bring back events
+/// whose ids were forgotten.
+#[test]
+fn the_overlap_is_how_late_an_event_may_be() {
+    let bench = Bench::of(events(1_200, now(), 1));
+    bench.run(&["--overlap=2m"]).code(0).silent();
+    let [late, too_late] =
+        [1, 4].map(|minutes| Event::new(9_000 + u64::from(minutes), minutes_ago(minutes)));
+    bench.insert([late.clone(), too_late]);
+    bench
+        .run(&["--overlap=24h"])
+        .code(0)
+        .silent()
+        .prints_events(&[late]);
+    bench.is_settled();
+}
+
+#[test]
+fn a_swapped_token_is_refused() {
+    let bench = settled();
+    let before = bench.checkpoint();
+    let own = bench.api.with(|world| {
+        let other = |event: &Event| {
+            Event::from_json(&event.text.replace("org-BBBBBBBBBBBBBBBB", "org-ZZZZ"))
+        };
+        let others = World::new(events_from(1_000, 5, now(), 1)).events;
+        std::mem::replace(&mut world.events, others.iter().map(other).collect())
+    });
+    bench
+        .run(&[])
+        .fails(8, "org-BBBBBBBBBBBBBBBB, and the token to org-ZZZZ");
+    assert_eq!(bench.checkpoint(), before);
+    bench.api.with(|world| world.events = own);
+    bench.is_settled();
+}
+
+#[test]
+fn events_that_are_no_longer_listed_are_a_warning() {
+    let bench = settled();
+    bench.api.with(|world| world.remove_oldest(3));
+    bench
+        .run(&[])
+        .code(0)
+        .prints_nothing()
+        .warns("no longer lists");
+    bench.insert(events_from(1_000, 2, now(), 2));
+    let run = bench.run(&[]);
+    run.code(0)
+        .warns("no longer lists")
+        .prints_events(&bench.in_order());
+    bench.is_settled();
+}
+
+/// Nothing came for so long that retention took the events that were delivered last.
+#[test]
+fn events_beyond_retention_are_not_missed() {
+    let bench = Bench::new(World {
+        now: Some(minutes_ago(13 * 24 * 60 + 30)),
+        ..World::new(events(3, minutes_ago(13 * 24 * 60 + 30), 1))
+    });
+    bench.run(&[]).code(0).silent();
+    bench.api.with(|world| {
+        world.remove_oldest(3);
+        world.now = None;
+    });
+    bench.is_settled();
+}
+
+#[test]
+fn a_gap_longer_than_retention_is_a_warning() {
+    let bench = settled();
+    bench.set_checkpoint_field("completed_at", json!(stamp(minutes_ago(15 * 24 * 60))));
+    let new = events_from(1_000, 1, now(), 1);
+    bench.insert(new.clone());
+    bench.run(&[]).code(0).warns("14 days").prints_events(&new);
+    bench.is_settled();
+}
+
+/// An API that keeps the first run waiting until that is killed.
+fn waiting() -> Bench {
+    Bench::new(World {
+        delay: Duration::from_secs(40),
+        ..World::new(events(3, now(), 1))
+    })
+}
+
+#[test]
+fn a_second_run_at_once_does_nothing() {
+    let bench = waiting();
+    let mut first = bench.start(bench.command(&[]));
+    first.has_asked(1);
+    let second = bench.run(&[]);
+    second.fails(75, "checkpoint.json.lock").asks(0);
+    second.holds(
+        second.took < Duration::from_secs(1),
+        "it should end at once",
+    );
+    let third = bench.run(&["--lock-wait=1s"]);
+    third.fails(75, "checkpoint.json.lock").asks(0);
+    third.holds(third.took >= Duration::from_secs(1), "it should wait first");
+
+    first.child.kill().unwrap(); // which leaves the lock's file, but not the lock
+    first.finish();
+    bench.api.with(|world| world.delay = Duration::ZERO);
+    bench.delivers_all();
+}
+
+#[test]
+fn a_second_run_may_wait_for_the_first() {
+    let bench = Bench::new(World {
+        delay: Duration::from_millis(500),
+        ..World::new(events(3, now(), 1))
+    });
+    let new = events_from(1_000, 1, now(), 1);
+    bench.script(2, Step::Insert(new.clone()));
+    let first = bench.start(bench.command(&[]));
+    first.has_asked(1);
+    let second = bench.start(bench.command(&["--lock-wait=20s"]));
+    first.finish().code(0).silent();
+    second.finish().code(0).silent().prints_events(&new);
+    bench.has_all();
+    bench.is_settled();
+}

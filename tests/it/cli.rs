@@ -1,0 +1,109 @@
+//! Arguments and environment, as far as only a whole run shows what they do.
+
+use std::fs;
+use std::process::Stdio;
+
+use crate::stand_in::{events, events_from};
+use crate::support::{Bench, PROGRAM, TOKEN, minutes_ago, now};
+
+fn bench() -> Bench {
+    Bench::of(events(3, now(), 1))
+}
+
+#[test]
+fn a_usage_error_is_one_line_and_does_nothing() {
+    let bench = bench();
+    let mistakes: [(&[&str], &str); 6] = [
+        (&["--page-sise=5"], "--page-sise"),
+        (&["--page-size=0"], "--page-size"),
+        (&["--until=1h"], "--no-checkpoint"),
+        (
+            &["--no-checkpoint", "--require-checkpoint"],
+            "exclude each other",
+        ),
+        (&["--token-file=token"], "$TFC_ORG_TOKEN"),
+        (&["--since=yesterday"], "--since"),
+    ];
+    for (args, names) in mistakes {
+        bench.run(args).fails(2, names).asks(0);
+        assert_eq!(bench.files(), [""; 0], "{args:?}");
+    }
+}
+
+#[test]
+fn help_and_version_need_nothing() {
+    for (option, has) in [
+        ("--help", "--require-checkpoint"),
+        ("--version", "tfc-audit 0."),
+    ] {
+        let bench = bench();
+        let mut command = bench.bare(&[option]);
+        command.env_clear();
+        let run = bench.start(command).finish();
+        run.code(0).silent().asks(0);
+        run.holds(
+            run.stdout.contains(has),
+            format_args!("{has} should be there"),
+        );
+    }
+}
+
+#[test]
+fn the_token_goes_over_plain_http_to_this_machine_only() {
+    let bench = bench();
+    let mut command = bench.clean(PROGRAM);
+    command.args([
+        "-c",
+        "checkpoint.json",
+        "--endpoint",
+        "http://audit.invalid",
+    ]);
+    bench.start(command).finish().fails(2, "https only");
+    assert_eq!(bench.files(), [""; 0]);
+}
+
+#[test]
+fn the_token_comes_from_a_file_or_standard_input() {
+    let bench = bench();
+    fs::write(bench.path("token"), format!("{TOKEN}\n")).unwrap();
+    let file = || fs::File::open(bench.path("token")).unwrap();
+    for (place, stdin) in [("token", Stdio::null()), ("-", file().into())] {
+        let mut command = bench.command(&["--token-file", place]);
+        command.env_remove("TFC_ORG_TOKEN").stdin(stdin);
+        bench.start(command).finish().code(0).silent().asks(1);
+    }
+    bench.has_all();
+}
+
+#[test]
+fn verbose_is_one_line() {
+    let bench = Bench::of(events(2_500, now(), 2));
+    bench
+        .run(&["-v"])
+        .code(0)
+        .says("2500 events delivered; 3 pages read");
+    bench.has_all();
+    bench
+        .run(&["-v"])
+        .code(0)
+        .prints_nothing()
+        .says("0 events delivered;");
+}
+
+#[test]
+fn until_and_since_cut_out_a_span() {
+    let [old, middle, new] = [180, 90, 10].map(minutes_ago);
+    let of = |n, time| events_from(n, 3, time, 3);
+    let bench = Bench::of([of(1, old), of(11, middle), of(21, new)].concat());
+    let spans: [(&[&str], usize, usize); 3] = [
+        (&["--until=1h"], 0, 6),
+        (&["--since=2h"], 3, 9),
+        (&["--since=2h", "--until=1h"], 3, 6),
+    ];
+    for (span, from, to) in spans {
+        let run = bench.run(&[&["--no-checkpoint"], span].concat());
+        run.code(0)
+            .silent()
+            .prints_events(&bench.in_order()[from..to]);
+    }
+}

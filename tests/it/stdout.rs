@@ -1,0 +1,129 @@
+//! What is acknowledged when standard output is a pipe, a file or a full disk.
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+
+use serde_json::json;
+
+use crate::stand_in::{events, events_from};
+use crate::support::{Bench, TOKEN, now};
+
+fn bench() -> Bench {
+    Bench::of(events(2_500, now(), 2))
+}
+
+/// `tfc-audit | head -1`: nobody knows what of the rest was read.
+#[test]
+fn a_reader_that_goes_away_gets_everything_from_the_next_run() {
+    let bench = bench();
+    let mut run = bench.start(bench.command(&[]));
+    let mut line = String::new();
+    BufReader::new(run.stdout()).read_line(&mut line).unwrap();
+    let run = run.finish();
+    run.code(141)
+        .says("the reader of standard output went away");
+    run.holds(line.ends_with("}\n"), "the reader should have had a line");
+    assert_eq!(bench.checkpoint_field("last_timestamp"), json!(null));
+    bench.delivers_all();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_device_leaves_the_checkpoint_untouched() {
+    let bench = bench();
+    bench.run(&[]).code(0).silent();
+    bench.insert(events_from(10_000, 7, now(), 9));
+    let before = bench.checkpoint();
+    let mut command = bench.command(&[]);
+    command.stdout(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    bench
+        .start(command)
+        .finish()
+        .fails(1, "No space left on device");
+    assert_eq!(bench.checkpoint(), before);
+    bench.run(&[]).code(0).silent();
+    bench.has_all();
+    bench.is_settled();
+}
+
+/// A file is cut back to where the batch began, so that no half line stays.
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_grow_keeps_only_whole_batches() {
+    let bench = bench();
+    fs::write(bench.path("out"), "{}\n").unwrap();
+    let append = || {
+        OpenOptions::new()
+            .append(true)
+            .open(bench.path("out"))
+            .unwrap()
+    };
+    let mut command = bench.limited(1_000, &[]);
+    command.stdout(append());
+    bench
+        .start(command)
+        .finish()
+        .fails(1, "cannot write to standard output");
+    assert_eq!(fs::read_to_string(bench.path("out")).unwrap(), "{}\n");
+
+    let mut command = bench.command(&[]);
+    command.stdout(append());
+    bench.start(command).finish().code(0).silent();
+    let expected = bench.api.with(|world| world.expected());
+    let written = fs::read_to_string(bench.path("out")).unwrap();
+    assert!(written == format!("{{}}\n{expected}"), "the file differs");
+    bench.is_settled();
+}
+
+/// A killed run, or another program, left half a line.
+#[cfg(unix)]
+#[test]
+fn half_a_line_is_ended_before_the_first_event() {
+    for (before, separator) in [("{\"id\":\"hal", "\n"), ("{}\n", ""), ("", "")] {
+        let bench = Bench::of(events(3, now(), 1));
+        fs::write(bench.path("out"), before).unwrap();
+        let file = OpenOptions::new().append(true).open(bench.path("out"));
+        let mut command = bench.command(&[]);
+        command.stdout(file.unwrap());
+        bench.start(command).finish().code(0).silent();
+        let expected = bench.api.with(|world| world.expected());
+        let written = fs::read_to_string(bench.path("out")).unwrap();
+        assert_eq!(written, format!("{before}{separator}{expected}"));
+        bench.is_settled();
+    }
+}
+
+/// `{ echo header; tfc-audit; } > out`: the file was written before, through the same opening.
+#[cfg(unix)]
+#[test]
+fn output_goes_on_where_the_file_stands() {
+    let bench = Bench::of(events(3, now(), 1));
+    let mut out = fs::File::create(bench.path("out")).unwrap();
+    writeln!(out, "header").unwrap();
+    let mut command = bench.command(&[]);
+    command.stdout(out.try_clone().unwrap());
+    bench.start(command).finish().code(0).silent();
+    writeln!(out, "trailer").unwrap();
+    let expected = bench.api.with(|world| world.expected());
+    let written = fs::read_to_string(bench.path("out")).unwrap();
+    assert_eq!(written, format!("header\n{expected}trailer\n"));
+}
+
+/// The exit code has to do where even the message cannot be written.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_error_that_is_full_changes_nothing() {
+    let bench = bench();
+    let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let run = |args: &[&str]| {
+        let mut command = bench.command(args);
+        command.stderr(full());
+        bench.start(command).finish()
+    };
+    bench.api.with(|world| world.token = "another".to_owned());
+    run(&[]).code(4);
+    bench.api.with(|world| world.token = TOKEN.to_owned());
+    run(&["-v"]).code(0);
+    bench.has_all();
+    bench.is_settled();
+}

@@ -1,0 +1,514 @@
+//! A bench for the built command: a stand-in for the API, a directory of its own, and an
+//! environment with nothing in it but the token. What fails here says all there is to know: the
+//! command, where it ran, how it ended, what it wrote and what it asked of the API.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use time::OffsetDateTime;
+
+use crate::stand_in::{Asked, Event, StandIn, Step, World, ids};
+
+/// The token that a [`World`] takes. No run may show it or leave it anywhere.
+pub const TOKEN: &str = "test-token";
+/// The built command.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tfc-audit");
+/// A run that takes longer hangs.
+const TOO_LONG: Duration = Duration::from_secs(50);
+
+/// The present time.
+pub fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc()
+}
+
+/// The present time less this many minutes.
+pub fn minutes_ago(minutes: u32) -> OffsetDateTime {
+    now() - 60 * minutes * Duration::from_secs(1)
+}
+
+/// What a run needs, and what all runs printed.
+pub struct Bench {
+    pub api: StandIn,
+    dir: TempDir,
+    printed: RefCell<String>,
+    /// The last run, as [`Outcome`] shows it.
+    last_run: RefCell<String>,
+}
+
+impl Bench {
+    /// An API with this world, and an empty directory.
+    pub fn new(world: World) -> Self {
+        Self {
+            api: StandIn::start(world),
+            dir: TempDir::new().expect("a temporary directory"),
+            printed: RefCell::default(),
+            last_run: RefCell::default(),
+        }
+    }
+
+    /// A well-behaved API with these events.
+    pub fn of(events: Vec<Event>) -> Self {
+        Self::new(World::new(events))
+    }
+
+    /// A place in the bench's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The command with these arguments, after the endpoint and, unless there is to be none, the
+    /// checkpoint.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.bare(args);
+        if !args.contains(&"--no-checkpoint") {
+            command.arg("-c").arg(self.path("checkpoint.json"));
+        }
+        command
+    }
+
+    /// The command with the endpoint and these arguments.
+    pub fn bare(&self, args: &[&str]) -> Command {
+        let mut command = self.clean(PROGRAM);
+        command.args(["--endpoint", &self.api.url()]).args(args);
+        command
+    }
+
+    /// As [`Bench::command`], and no file that it writes can grow beyond so many blocks of 512
+    /// bytes: a full disk without one.
+    #[cfg(unix)]
+    pub fn limited(&self, blocks: u32, args: &[&str]) -> Command {
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let inner = self.command(args);
+        let mut command = self.clean("/bin/sh");
+        command.args([OsStr::new("-c"), OsStr::new(&script), inner.get_program()]);
+        command.args(inner.get_args());
+        command
+    }
+
+    /// A program in the bench's directory, without arguments.
+    pub fn clean(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("TFC_ORG_TOKEN", TOKEN)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a command.
+    pub fn start(&self, mut command: Command) -> Running<'_> {
+        let words = command.get_args().map(OsStr::to_string_lossy);
+        let words = std::iter::once(command.get_program().to_string_lossy()).chain(words);
+        let line = words.collect::<Vec<_>>().join(" ");
+        Running {
+            bench: self,
+            line,
+            began: Instant::now(),
+            asked_before: self.api.requests().len(),
+            child: command.spawn().expect("the command can be started"),
+        }
+    }
+
+    /// Runs [`Bench::command`] to its end.
+    pub fn run(&self, args: &[&str]) -> Outcome {
+        self.start(self.command(args)).finish()
+    }
+
+    /// One more run has nothing to deliver and nothing to say.
+    #[track_caller]
+    pub fn is_settled(&self) {
+        self.run(&[]).code(0).silent().prints_nothing();
+    }
+
+    /// A run delivers everything in silence, and nothing is left for another.
+    #[track_caller]
+    pub fn delivers_all(&self) {
+        self.run(&[]).code(0).silent();
+        self.has_all();
+        self.is_settled();
+    }
+
+    /// All runs together printed each event of the API once, byte for byte, in order of time.
+    #[track_caller]
+    pub fn has_all(&self) {
+        let (printed, last_run) = (self.printed.borrow(), self.last_run.borrow());
+        let events = self.in_order();
+        let times: BTreeMap<&str, OffsetDateTime> = events
+            .iter()
+            .map(|event| (event.text.as_str(), event.time))
+            .collect();
+        let (mut seen, mut last) = (BTreeSet::new(), OffsetDateTime::UNIX_EPOCH);
+        for line in printed.lines() {
+            let Some(&time) = times.get(line) else {
+                panic!("this is no event of the API: {line}\n{last_run}");
+            };
+            assert!(seen.insert(line), "printed twice: {line}\n{last_run}");
+            assert!(time >= last, "printed too late: {line}\n{last_run}");
+            last = time;
+        }
+        let missing = events
+            .iter()
+            .find(|event| !seen.contains(event.text.as_str()));
+        assert!(
+            missing.is_none(),
+            "{} of {} events were not printed, such as {missing:?}\n{last_run}",
+            events.len() - seen.len(),
+            events.len(),
+        );
+    }
+
+    /// These events come into being.
+    pub fn insert(&self, events: impl IntoIterator<Item = Event>) {
+        self.api.with(|world| world.insert(events));
+    }
+
+    /// Has this happen at a request of this number, counted from the bench's first.
+    pub fn script(&self, request: usize, step: Step) {
+        self.api.with(|world| world.script(request, step));
+    }
+
+    /// The API's events in the order of their delivery.
+    pub fn in_order(&self) -> Vec<Event> {
+        self.api
+            .with(|world| world.in_order().into_iter().cloned().collect())
+    }
+
+    /// What is in the checkpoint's file.
+    pub fn checkpoint(&self) -> String {
+        fs::read_to_string(self.path("checkpoint.json")).expect("there is a checkpoint")
+    }
+
+    /// A field of the checkpoint.
+    pub fn checkpoint_field(&self, name: &str) -> Value {
+        let value: Value = serde_json::from_str(&self.checkpoint()).expect("it is JSON");
+        value[name].clone()
+    }
+
+    /// Changes a field of the checkpoint.
+    pub fn set_checkpoint_field(&self, name: &str, to: Value) {
+        let mut value: Value = serde_json::from_str(&self.checkpoint()).expect("it is JSON");
+        value[name] = to;
+        fs::write(self.path("checkpoint.json"), value.to_string()).expect("it can be written");
+    }
+
+    /// The names of what is in the bench's directory, sorted.
+    pub fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).expect("the directory can be read");
+        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        let mut names: Vec<_> = entries
+            .map(|entry| name(entry.expect("an entry")))
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+/// A command that runs.
+pub struct Running<'a> {
+    pub child: Child,
+    bench: &'a Bench,
+    line: String,
+    began: Instant,
+    asked_before: usize,
+}
+
+impl Running<'_> {
+    /// The reading end of its standard output, to be closed by whoever takes it.
+    pub fn stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("stdout is piped")
+    }
+
+    /// Waits until it has made so many requests.
+    #[track_caller]
+    pub fn has_asked(&self, count: usize) {
+        while self.bench.api.requests().len() - self.asked_before < count {
+            assert!(
+                self.began.elapsed() < TOO_LONG,
+                "{} asks nothing",
+                self.line
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn finish(mut self) -> Outcome {
+        let stdout = read(self.child.stdout.take());
+        let stderr = read(self.child.stderr.take());
+        let mut peak = None;
+        let mut hangs = false;
+        let status = loop {
+            peak = peak.max(peak_memory(self.child.id()));
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                break status;
+            }
+            if self.began.elapsed() > TOO_LONG {
+                hangs = true;
+                let _ = self.child.kill(); // it may just have ended
+            }
+            thread::sleep(Duration::from_millis(3));
+        };
+        let took = self.began.elapsed();
+        let text = |reader: thread::JoinHandle<_>| reader.join().expect("output is UTF-8");
+        let outcome = Outcome {
+            line: self.line,
+            cwd: self.bench.dir.path().to_owned(),
+            code: status.code(),
+            how: status.to_string(),
+            stdout: text(stdout),
+            stderr: text(stderr),
+            asked: self.bench.api.requests().split_off(self.asked_before),
+            took,
+            peak,
+        };
+        outcome.holds(!hangs, "it hangs and was killed");
+        outcome.keeps_the_token(&self.bench.path(""));
+        self.bench.printed.borrow_mut().push_str(&outcome.stdout);
+        *self.bench.last_run.borrow_mut() = outcome.to_string();
+        outcome
+    }
+}
+
+/// Reads an output to its end, beside everything else.
+fn read(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut text = String::new();
+        if let Some(mut stream) = stream {
+            stream.read_to_string(&mut text).expect("output is UTF-8");
+        }
+        text
+    })
+}
+
+/// The most memory that a process has had so far, in KiB; `None` where there is no knowing.
+fn peak_memory(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
+}
+
+/// How a run went.
+pub struct Outcome {
+    pub stdout: String,
+    pub stderr: String,
+    /// What it asked of the API (and what runs beside it did).
+    pub asked: Vec<Asked>,
+    pub took: Duration,
+    line: String,
+    cwd: PathBuf,
+    code: Option<i32>,
+    how: String,
+    peak: Option<u64>,
+}
+
+impl Outcome {
+    /// Fails with everything there is to know unless `expectation` is met.
+    #[track_caller]
+    pub fn holds(&self, met: bool, expectation: impl fmt::Display) -> &Self {
+        assert!(met, "{expectation}\n{self}");
+        self
+    }
+
+    /// It ended with this exit code.
+    #[track_caller]
+    pub fn code(&self, code: i32) -> &Self {
+        self.holds(
+            self.code == Some(code),
+            format_args!("the exit code should be {code}"),
+        )
+    }
+
+    /// It said nothing.
+    #[track_caller]
+    pub fn silent(&self) -> &Self {
+        self.holds(self.stderr.is_empty(), "stderr should be empty")
+    }
+
+    /// It said one line, with this in it.
+    #[track_caller]
+    pub fn says(&self, text: &str) -> &Self {
+        let is_line = self.stderr.starts_with("tfc-audit: ")
+            && self.stderr.ends_with('\n')
+            && self.stderr.lines().count() == 1
+            && !self.stderr.trim_end().contains(char::is_control);
+        self.holds(
+            is_line && self.stderr.contains(text),
+            format_args!("stderr should be one line with {text:?}"),
+        )
+    }
+
+    /// It said one warning, with this in it.
+    #[track_caller]
+    pub fn warns(&self, text: &str) -> &Self {
+        self.says("tfc-audit: warning: ").says(text)
+    }
+
+    /// It ended with this exit code, printed nothing, and said one line with this in it.
+    #[track_caller]
+    pub fn fails(&self, code: i32, text: &str) -> &Self {
+        self.code(code).says(text).prints_nothing()
+    }
+
+    /// It printed nothing.
+    #[track_caller]
+    pub fn prints_nothing(&self) -> &Self {
+        self.prints("")
+    }
+
+    /// It printed exactly this.
+    #[track_caller]
+    pub fn prints(&self, expected: &str) -> &Self {
+        if self.stdout != expected {
+            let (mut is, mut should) = (self.stdout.lines(), expected.lines());
+            let equal = is
+                .by_ref()
+                .zip(should.by_ref())
+                .take_while(|(is, should)| is == should);
+            let equal = equal.count();
+            let line = |text: &str| text.lines().nth(equal).unwrap_or("(its end)").to_owned();
+            let (is, should) = (line(&self.stdout), line(expected));
+            panic!("stdout should have, after {equal} lines: {should}\nbut has: {is}\n{self}");
+        }
+        self
+    }
+
+    /// It printed these events.
+    #[track_caller]
+    pub fn prints_events(&self, expected: &[Event]) -> &Self {
+        let text = |event: &Event| event.text.clone() + "\n";
+        self.prints(&expected.iter().map(text).collect::<String>())
+    }
+
+    /// The ids of the events that it printed, in their order.
+    pub fn ids(&self) -> Vec<String> {
+        ids(&self.stdout)
+    }
+
+    /// It made so many requests.
+    #[track_caller]
+    pub fn asks(&self, count: usize) -> &Self {
+        let made = self.asked.len();
+        self.holds(
+            made == count,
+            format_args!("it should have made {count} requests, not {made}"),
+        )
+    }
+
+    /// It waited so long between this request and the next; the first is 1.
+    #[track_caller]
+    pub fn waits_after(&self, request: usize, time: Duration) -> &Self {
+        let (before, after) = (self.asked[request - 1].at, self.asked[request].at);
+        let waited = after.saturating_sub(before);
+        self.holds(
+            waited >= time,
+            format_args!("it should wait {time:?}, not {waited:?}"),
+        )
+    }
+
+    /// It never had more than so many MiB of memory (where that can be known).
+    #[track_caller]
+    pub fn stays_below(&self, mebibytes: u64) -> &Self {
+        let peak = self.peak.unwrap_or_default();
+        self.holds(
+            peak < mebibytes * 1024,
+            format_args!("it should take less than {mebibytes} MiB, not {peak} KiB"),
+        )
+    }
+
+    /// The token is in nothing that it wrote: neither output, nor a file in its directory that was
+    /// not made to hold it.
+    #[track_caller]
+    fn keeps_the_token(&self, dir: &Path) {
+        let shown = self.stdout.contains(TOKEN) || self.stderr.contains(TOKEN);
+        self.holds(!shown, "the token should not be shown");
+        for entry in fs::read_dir(dir).expect("the directory can be read") {
+            let path = entry.expect("an entry").path();
+            if path.is_file() && !path.ends_with("token") {
+                let text = fs::read(&path).unwrap_or_default();
+                let kept = String::from_utf8_lossy(&text).contains(TOKEN);
+                self.holds(
+                    !kept,
+                    format_args!("the token should not be in {}", path.display()),
+                );
+            }
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            line,
+            cwd,
+            how,
+            took,
+            stdout,
+            stderr,
+            asked,
+            ..
+        } = self;
+        let rule = "=".repeat(79);
+        let (stdout, stderr) = (shortened(stdout), shortened(stderr));
+        writeln!(
+            f,
+            "{rule}\ncommand: {line}\ncwd: {}\n{how} after {took:?}",
+            cwd.display()
+        )?;
+        writeln!(
+            f,
+            "stdout: {stdout}\nstderr: {stderr}\nasked, {} times:",
+            asked.len()
+        )?;
+        let requests: Vec<_> = asked.iter().map(Request).map(|it| it.to_string()).collect();
+        writeln!(f, "{}\n{rule}", shortened(&requests.join("\n")))
+    }
+}
+
+/// A request on one line.
+struct Request<'a>(&'a Asked);
+
+impl fmt::Display for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Asked {
+            connection,
+            at,
+            method,
+            path,
+            query,
+            ..
+        } = self.0;
+        write!(
+            f,
+            "{at:>9.3?} (connection {connection}) {method} {path}?{query}"
+        )
+    }
+}
+
+/// A text's first and last lines, with a count of the others.
+fn shortened(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    match lines.len() {
+        0 => "(nothing)".to_owned(),
+        1..=30 => format!("\n{}", lines.join("\n")),
+        count => {
+            let (first, last) = (lines[..15].join("\n"), lines[count - 15..].join("\n"));
+            format!("\n{first}\n[{} lines more]\n{last}", count - 30)
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! Every event once, oldest first, whatever the API does while it is read.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::stand_in::{
+    Counts, Event, Next, Order, PastEnd, Since, Sizes, Step, Ties, World, events, events_from,
+    sample_events,
+};
+use crate::support::{Bench, minutes_ago, now};
+
+/// The events of a minute ago and before, so that what arrives comes after them.
+fn past(count: usize, per_second: u32) -> World {
+    World::new(events(count, minutes_ago(1), per_second))
+}
+
+/// So many events; half of them where the code is not optimised, for time's sake.
+fn scaled(count: usize) -> usize {
+    count / if cfg!(debug_assertions) { 2 } else { 1 }
+}
+
+#[test]
+fn every_event_comes_byte_for_byte_and_later_ones_alone() {
+    let bench = Bench::new(past(2_500, 2));
+    let expected = bench.api.with(|world| world.expected());
+    bench
+        .run(&["--page-size=1000"])
+        .code(0)
+        .silent()
+        .prints(&expected)
+        .asks(3);
+    bench.is_settled();
+    let seven = events_from(10_000, 7, now(), 3);
+    bench.insert(seven.clone());
+    let run = bench.run(&[]);
+    run.code(0).silent();
+    assert_eq!(run.stdout.lines().count(), 7, "{run}");
+    bench.has_all();
+    bench.is_settled();
+}
+
+#[test]
+fn the_sample_events_come_byte_for_byte() {
+    let bench = Bench::of(sample_events(now()));
+    let expected = bench.api.with(|world| world.expected());
+    bench.run(&[]).code(0).silent().prints(&expected);
+    bench.is_settled();
+}
+
+#[test]
+fn a_backlog_with_arrivals_costs_few_requests_and_little_memory() {
+    let bench = Bench::new(World {
+        arrivals_per_request: 11,
+        ..past(31_000, 2)
+    });
+    let first = bench.run(&[]);
+    first.code(0).silent().stays_below(24);
+    bench.api.with(|world| world.arrivals_per_request = 0);
+    let second = bench.run(&[]);
+    second.code(0).silent();
+    bench.has_all();
+    let (asked, most) = (first.asked.len() + second.asked.len(), 31 * 14 / 10 + 12);
+    first.holds(
+        asked <= most,
+        format_args!("both runs should make {most} requests, not {asked}"),
+    );
+    bench.is_settled();
+}
+
+/// An API that lists events of one second in another order at each request.
+fn shuffled(count: usize, per_second: u32, seed: u64) -> World {
+    World {
+        ties: Ties::Shuffled,
+        seed,
+        ..past(count, per_second)
+    }
+}
+
+#[test]
+fn ties_20_a_second() {
+    for seed in 1..=3 {
+        Bench::new(shuffled(5_000, 20, seed)).delivers_all();
+    }
+}
+
+#[test]
+fn ties_12_a_second() {
+    Bench::new(shuffled(scaled(26_000), 12, 1)).delivers_all();
+}
+
+#[test]
+fn ties_97_a_second() {
+    Bench::new(shuffled(scaled(60_000), 97, 1)).delivers_all();
+}
+
+#[test]
+fn ties_on_clamped_pages() {
+    Bench::new(World {
+        sizes: Sizes::Clamped(100),
+        ..shuffled(4_200, 7, 1)
+    })
+    .delivers_all();
+}
+
+/// Gaps must be found before a stride is delivered: a run that is cut short would leave them behind
+/// the checkpoint, where no later run looks.
+#[test]
+fn ties_and_a_source_that_fails_on_the_way() {
+    let bench = Bench::new(shuffled(26_000, 12, 1));
+    bench.script(41, Step::error(503, "unavailable"));
+    let cut_short = bench.run(&["--retries=0"]);
+    cut_short.code(5).says("503").asks(41);
+    cut_short.holds(
+        !cut_short.stdout.is_empty(),
+        "what was proved should be delivered",
+    );
+    bench.run(&[]).code(0).silent();
+    bench.has_all();
+    bench.is_settled();
+}
+
+/// One timestamp that fills more than a stride leaves nowhere to cut.
+#[test]
+fn ties_beyond_a_whole_stride() {
+    let tied = events_from(1, 300, minutes_ago(5), 300);
+    let bench = Bench::of([tied, events_from(1_000, 100, now(), 1)].concat());
+    bench.run(&["--page-size=10"]).code(0).silent();
+    bench.has_all();
+    bench.is_settled();
+}
+
+/// What no reading could find is said, and neither stops the rest nor brings it again.
+#[test]
+fn ties_that_hide_some_of_their_events() {
+    let bench = Bench::new(World {
+        ties: Ties::Shuffled,
+        ..World::new(events_from(1, 300, minutes_ago(5), 300))
+    });
+    let run = bench.run(&["--page-size=10"]);
+    run.code(5).says("of them were on none of its pages");
+    let found = run.ids().len();
+    run.holds(
+        found > 250,
+        format_args!("what was seen should be delivered, not only {found}"),
+    );
+    bench.run(&[]).code(0).silent();
+    bench.has_all();
+    bench.is_settled();
+}
+
+#[test]
+fn an_event_that_appears_late_is_delivered() {
+    let bench = Bench::new(past(2_500, 2));
+    bench.run(&[]).code(0).silent();
+    let late = Event::new(9_000, minutes_ago(6));
+    bench.insert([late.clone()]);
+    bench.run(&[]).code(0).silent().prints_events(&[late]);
+    bench.is_settled();
+}
+
+/// Whether `since` includes its own instant is documented nowhere. The boundary starts with the
+/// first of these two seconds, and both are open.
+#[test]
+fn more_events_in_the_last_delivered_seconds_are_delivered() {
+    for since in [Since::Inclusive, Since::Exclusive] {
+        let newest = minutes_ago(1);
+        let bench = Bench::new(World {
+            since,
+            ..World::new(events_from(1, 2, newest, 1))
+        });
+        bench.run(&["--overlap=1s"]).code(0).silent();
+        let more = events_from(100, 2, newest, 1);
+        bench.insert(more.clone());
+        let run = bench.run(&["--overlap=1s"]);
+        run.code(0).silent().prints_events(&more);
+        bench.is_settled();
+    }
+}
+
+/// An event far from its place was seen on the newest page and left there, and then the run failed:
+/// what was delivered after its time must not hide it.
+#[test]
+fn an_event_out_of_order_is_not_passed_over() {
+    let mut stray = Event::new(9_000, minutes_ago(20));
+    stray.time = now(); // its place in the list only
+    let bench = Bench::of([events(500, minutes_ago(1), 1), vec![stray]].concat());
+    bench.script(20, Step::error(503, "unavailable"));
+    let args = ["--page-size=10", "--overlap=1s"];
+    let cut_short = bench.run(&[&args[..], &["--retries=0"]].concat());
+    cut_short.code(5).says("503");
+    let rest = bench.run(&args);
+    rest.code(0).silent();
+    let mut printed = [cut_short.ids(), rest.ids()].concat();
+    cut_short.holds(
+        printed.len() > rest.ids().len(),
+        "it should deliver something",
+    );
+    printed.sort();
+    let mut expected: Vec<_> = bench.in_order().into_iter().map(|event| event.id).collect();
+    expected.sort();
+    rest.holds(
+        printed == expected,
+        "both runs should deliver each event once",
+    );
+    bench.is_settled();
+}
+
+/// Servers that differ in what the documentation leaves open.
+macro_rules! delivers_all {
+    ($($name:ident: $world:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            Bench::new($world).delivers_all();
+        }
+    )*};
+}
+
+delivers_all! {
+    since_is_inclusive: World { since: Since::Inclusive, ..past(2_500, 2) };
+    since_is_ignored: World { since: Since::Ignored, ..past(2_500, 2) };
+    page_size_is_ignored: World { sizes: Sizes::Ignored(100), ..past(2_500, 2) };
+    page_size_is_ignored_and_not_told:
+        World { sizes: Sizes::Ignored(100), page_size_field: false, ..past(2_500, 2) };
+    page_size_is_clamped_and_not_told:
+        World { sizes: Sizes::Clamped(100), page_size_field: false, ..past(2_500, 2) };
+    pages_are_larger_than_asked_for: World { sizes: Sizes::Ignored(2_000), ..past(5_000, 2) };
+    totals_are_absent: World { counts: Counts::Absent, ..past(2_500, 2) };
+    totals_and_page_size_are_absent:
+        World { counts: Counts::Absent, page_size_field: false, ..past(2_500, 2) };
+    totals_are_absent_in_a_long_backlog:
+        World { counts: Counts::Absent, ..past(scaled(31_000), 2) };
+    totals_lag_by_a_few: World { counts: Counts::Lag(7), ..past(2_500, 2) };
+    bodies_are_pretty: World { pretty: true, ..past(2_500, 2) };
+    bodies_are_compressed: World { gzip: true, ..past(2_500, 2) };
+    pages_are_exactly_full: past(1_000, 2);
+    pages_are_exactly_full_and_the_next_is_404:
+        World { past_end: PastEnd::Status(404), ..past(1_000, 2) };
+    pages_are_exactly_full_in_a_long_backlog:
+        World { past_end: PastEnd::Status(422), ..past(scaled(30_000), 2) };
+    one_page_is_oldest_first: World { order: Order::OldestFirst, ..past(900, 2) };
+}
+
+/// A file behind a web server: neither `since` nor the page is looked at.
+#[test]
+fn one_static_page_is_delivered_once() {
+    let world = past(1_000, 2);
+    let data: Vec<_> = world
+        .in_order()
+        .iter()
+        .rev()
+        .map(|event| event.text.as_str())
+        .collect();
+    let body = format!(
+        r#"{{"data":[{}],"pagination":{{"next_page":null}}}}"#,
+        data.join(",")
+    );
+    Bench::new(World {
+        always: Some((1, Step::Body(body))),
+        ..world
+    })
+    .delivers_all();
+}
+
+#[test]
+fn a_next_page_that_does_not_increase_is_an_error() {
+    let bench = Bench::new(World {
+        next: Next::Same,
+        ..past(2_500, 2)
+    });
+    bench
+        .run(&[])
+        .fails(5, "next_page of page 1 is 1: it does not increase")
+        .asks(1);
+}
+
+#[test]
+fn pages_that_repeat_for_ever_are_an_error() {
+    let bench = Bench::new(World {
+        next: Next::Endless,
+        counts: Counts::Absent,
+        ..past(2_500, 2)
+    });
+    let run = bench.run(&["--page-size=10"]);
+    run.fails(5, "hold nothing that was not on the pages before them");
+    run.holds(run.asked.len() < 100, "it should give up sooner");
+}
+
+#[test]
+fn a_backlog_that_is_oldest_first_is_an_error() {
+    let bench = Bench::new(World {
+        order: Order::OldestFirst,
+        ..past(2_500, 2)
+    });
+    bench.run(&["--page-size=10"]).fails(5, "oldest first");
+}
+
+#[test]
+fn a_count_that_is_too_high_is_reported_after_all_is_delivered() {
+    let bench = Bench::new(World {
+        counts: Counts::Plus(3),
+        ..past(2_500, 2)
+    });
+    let run = bench.run(&[]);
+    run.code(5).says("3 of them were on none of its pages");
+    bench.has_all();
+    bench.api.with(|world| world.counts = Counts::True);
+    bench.is_settled();
+}
+
+/// What a count that ignores `since` promises is not there: no reason for alarm, nor to look for it
+/// at every poll.
+#[test]
+fn an_idle_poll_is_one_silent_request() {
+    for counts in [Counts::True, Counts::IgnoreSince, Counts::Absent] {
+        let bench = Bench::new(World {
+            counts,
+            ..past(2_500, 1)
+        });
+        bench.run(&[]).code(0).silent();
+        bench.run(&[]).code(0).silent().prints_nothing().asks(1);
+    }
+}
+
+#[test]
+fn an_empty_answer_between_full_pages_is_tried_again() {
+    let bench = Bench::new(past(2_500, 2));
+    bench.script(2, Step::EmptyPage);
+    bench.run(&[]).code(0).silent().asks(4);
+    bench.has_all();
+    bench.is_settled();
+}
+
+#[test]
+fn an_announced_page_that_stays_empty_is_an_error() {
+    let bench = Bench::new(past(2_500, 2));
+    bench
+        .api
+        .with(|world| world.always = Some((2, Step::EmptyPage)));
+    bench
+        .run(&["--retries=1"])
+        .fails(5, "page 2 is empty, although it was announced")
+        .asks(3);
+    bench.api.with(|world| world.always = None);
+    bench.delivers_all();
+}
+
+/// Of the 30 pages, the 10th request asks for the 29th and the 11th for the 30th.
+#[test]
+fn retention_may_take_the_oldest_while_they_are_read() {
+    for (request, count) in [(10, 150), (11, 200)] {
+        let bench = Bench::new(past(3_000, 2));
+        bench.script(request, Step::RemoveOldest(count));
+        let run = bench.run(&["--page-size=100"]);
+        run.code(0).silent();
+        let printed = run.ids();
+        let left = bench.in_order();
+        let lost = left
+            .iter()
+            .filter(|event| !printed.contains(&event.id))
+            .count();
+        run.holds(
+            lost == 0,
+            format_args!("{lost} events that stayed are missing"),
+        );
+        bench.is_settled();
+    }
+}
+
+/// An event stamped in the future must not hide the present.
+#[test]
+fn an_event_a_day_ahead_hides_nothing() {
+    let ahead = Event::new(9_000, now() + Duration::from_secs(24 * 3600));
+    let bench = Bench::of([events(10, now(), 1), vec![ahead]].concat());
+    bench.run(&[]).code(0).silent();
+    bench.has_all();
+    bench.is_settled();
+    for n in [20_000, 30_000] {
+        let normal = events_from(n, 3, now(), 1);
+        bench.insert(normal.clone());
+        bench.run(&[]).code(0).silent().prints_events(&normal);
+        bench.is_settled();
+    }
+}
+
+#[test]
+fn a_time_limit_ends_a_run_that_the_next_one_continues() {
+    let bench = Bench::new(World {
+        delay: Duration::from_millis(100),
+        ..past(2_000, 1)
+    });
+    let limited = ["--page-size=100", "--max-time=2s", "--overlap=1m"];
+    let mut runs = 1;
+    loop {
+        let run = bench.run(&limited);
+        run.holds(
+            run.took < Duration::from_secs(4),
+            "it should keep to its time",
+        );
+        run.holds(!run.stdout.is_empty(), "it should deliver something");
+        if run.stderr.is_empty() {
+            run.code(0);
+            break;
+        }
+        run.code(3).says("--max-time");
+        assert_eq!(bench.checkpoint_field("completed_at"), json!(null), "{run}");
+        runs += 1;
+        assert!(runs < 12, "{run}");
+    }
+    assert!(runs > 1, "the limit should have been too short for one run");
+    bench.has_all();
+    bench.is_settled();
+}
+
+#[test]
+fn one_connection_serves_a_whole_run() {
+    let bench = Bench::new(past(2_500, 2));
+    let run = bench.run(&["--page-size=100"]);
+    run.code(0).silent();
+    let first = run.asked[0].connection;
+    run.holds(
+        run.asked.iter().all(|asked| asked.connection == first),
+        "there should be one connection",
+    );
+}
