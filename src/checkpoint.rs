@@ -103,8 +103,7 @@ impl Checkpoint {
         }
         let content: Content =
             serde_json::from_slice(json).map_err(|error| format!("it is damaged ({error})"))?;
-        // Our own spelling of an address stays the same when it is read again.
-        if crate::config::Url::parse(&content.endpoint)
+        if crate::config::Url::parse_endpoint(&content.endpoint)
             .ok()
             .map(|url| url.to_string())
             .as_deref()
