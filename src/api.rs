@@ -43,6 +43,12 @@ impl Client {
         format!("{} (page {})", self.url, request.number)
     }
 
+    /// What came from the source, as it may be shown: without the token, which some proxies send
+    /// back.
+    fn shown(&self, text: &str) -> String {
+        excerpt(self.authorization.mask(text).as_bytes())
+    }
+
     /// A request without an answer, or whose answer broke off.
     fn broken(&self, request: &PageRequest, error: &ureq::Error) -> Failure<SourceError> {
         let message = format!("{}: {}", self.at(request), http::describe(error));
@@ -62,7 +68,7 @@ impl Client {
             .as_reader()
             .take(LARGEST_ERROR_BODY)
             .read_to_end(&mut said);
-        let said = excerpt(&said);
+        let said = self.shown(&String::from_utf8_lossy(&said));
         let message = format!(
             "{} answered {code}{}{}",
             self.at(request),
@@ -121,9 +127,10 @@ impl Source for Client {
             .map_err(|malformed| Failure {
                 passing: malformed.truncated,
                 ..Failure::lasting(SourceError::Failed(format!(
-                    "{}: {}",
+                    "{}: {}: {}",
                     self.at(request),
-                    malformed.message
+                    self.shown(&malformed.fault),
+                    self.shown(&malformed.found)
                 )))
             })
     }

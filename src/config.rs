@@ -59,6 +59,18 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Takes it out of a text that came back, since some proxies and receivers answer with what
+    /// they were sent: the whole of it, and any longer word, for `Bearer` stands beside the token.
+    #[must_use]
+    pub fn mask(&self, text: &str) -> String {
+        let words = self.0.split_whitespace().filter(|word| word.len() > 3);
+        [self.0.trim()]
+            .into_iter()
+            .filter(|whole| !whole.is_empty())
+            .chain(words)
+            .fold(text.to_owned(), |text, word| text.replace(word, "[secret]"))
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -760,6 +772,20 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn a_secret_that_comes_back_is_taken_out() {
+        let secret = Secret::new("Bearer hunter2".into());
+        assert_eq!(
+            secret.mask("you sent <Bearer hunter2>"),
+            "you sent <[secret]>"
+        );
+        assert_eq!(
+            secret.mask(r#"{"token":"hunter2"}"#),
+            r#"{"token":"[secret]"}"#
+        );
+        assert_eq!(Secret::new(String::new()).mask("a b"), "a b");
     }
 
     #[test]

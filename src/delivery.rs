@@ -61,6 +61,12 @@ pub struct Acknowledged<'a> {
 }
 
 impl<'a> Acknowledged<'a> {
+    /// For tests of what takes a proof.
+    #[cfg(test)]
+    pub(crate) fn of_test(events: &'a [Event]) -> Self {
+        Self { events }
+    }
+
     /// What was delivered, in this order.
     #[must_use]
     pub fn events(&self) -> &'a [Event] {

@@ -186,7 +186,7 @@ impl Format {
     }
 
     /// What an answer means for the `count` events that were sent. `body` is the answer's, `None`
-    /// if it broke off.
+    /// if it broke off, and `said` how it may be shown.
     ///
     /// - All formats: 2xx acknowledges, unless the format has a rule of its own. 408, 425, 429 and
     ///   5xx but 501 are tried again. 413 is for a smaller body. 400 and 422 are about the events,
@@ -202,12 +202,12 @@ impl Format {
     /// - `loki`: 204 only; it answers 260 where a tenant's writes are blocked by its configuration
     ///   (<https://grafana.com/docs/loki/latest/configure/#limits_config>, `block_ingestion_status_code`).
     #[must_use]
-    pub fn judge(self, status: u16, body: Option<&[u8]>, count: usize) -> Verdict {
-        let said = body
-            .map(excerpt)
-            .filter(|said| !said.is_empty())
-            .map(|said| format!(": {said}"))
-            .unwrap_or_default();
+    pub fn judge(self, status: u16, body: Option<&[u8]>, said: &str, count: usize) -> Verdict {
+        let said = if said.is_empty() {
+            String::new()
+        } else {
+            format!(": {said}")
+        };
         let message = format!("answered {status}{said}");
         let success = (200..300).contains(&status);
         match self {
@@ -233,7 +233,7 @@ impl Format {
             Self::Loki if success && status != 204 => {
                 return Verdict::Refused(format!("{message}; Loki acknowledges by 204 only"));
             }
-            Self::Loki if status == 400 && said.contains("timestamp too old") => {
+            Self::Loki if status == 400 && contains(body, b"timestamp too old") => {
                 return Verdict::RefusedEvents(format!(
                     "{message}; Loki takes no event that is older than its reject_old_samples_max_age: start a new checkpoint with --since 7d, or raise that limit"
                 ));
@@ -307,6 +307,10 @@ fn no_acknowledgement(body: Option<&[u8]>, message: &str, what: &str) -> Verdict
         None => Verdict::passing(format!("{message}, and the answer broke off")),
         Some(_) => Verdict::Refused(format!("{message}, which {what}: is the address right?")),
     }
+}
+
+fn contains(body: Option<&[u8]>, text: &[u8]) -> bool {
+    body.is_some_and(|body| body.windows(text.len()).any(|window| window == text))
 }
 
 fn splunk_code(body: Option<&[u8]>) -> Option<u64> {
@@ -520,7 +524,7 @@ mod tests {
 
     /// What an answer means, as one letter: accepted, failed, too large, refused events, refused.
     fn judged(format: Format, status: u16, body: &str) -> char {
-        match format.judge(status, Some(body.as_bytes()), 2) {
+        match format.judge(status, Some(body.as_bytes()), "", 2) {
             Verdict::Accepted => 'a',
             Verdict::Failed { .. } => 'f',
             Verdict::TooLarge(_) => 't',
@@ -599,14 +603,14 @@ mod tests {
             );
         }
         assert!(matches!(
-            Format::SplunkHec.judge(200, None, 2),
+            Format::SplunkHec.judge(200, None, "", 2),
             Verdict::Failed { passing: true, .. }
         ));
     }
 
     #[test]
     fn elasticsearch_is_judged_item_by_item() {
-        let bulk = |items: &str| Format::Elasticsearch.judge(200, Some(items.as_bytes()), 4);
+        let bulk = |items: &str| Format::Elasticsearch.judge(200, Some(items.as_bytes()), "", 4);
         assert_eq!(
             bulk(r#"{"took":1,"errors":false,"items":[]}"#),
             Verdict::Accepted
@@ -625,12 +629,12 @@ mod tests {
             matches!(&fates[3], Fate::Refused(message) if message.contains("document_parsing"))
         );
         assert!(matches!(
-            Format::Elasticsearch.judge(200, Some(items.as_bytes()), 5),
+            Format::Elasticsearch.judge(200, Some(items.as_bytes()), "", 5),
             Verdict::Refused(_)
         ));
         assert!(matches!(bulk("{}"), Verdict::Refused(_)));
         assert!(matches!(
-            Format::Elasticsearch.judge(200, None, 2),
+            Format::Elasticsearch.judge(200, None, "", 2),
             Verdict::Failed { passing: true, .. }
         ));
     }
@@ -643,7 +647,7 @@ mod tests {
         let old =
             "entry for stream '{job=\"tfc-audit\"}' has timestamp too old: 2026-01-01T00:00:00Z";
         assert!(
-            matches!(Format::Loki.judge(400, Some(old.as_bytes()), 2), Verdict::RefusedEvents(message) if message.contains("--since 7d"))
+            matches!(Format::Loki.judge(400, Some(old.as_bytes()), "", 2), Verdict::RefusedEvents(message) if message.contains("--since 7d"))
         );
     }
 }

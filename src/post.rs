@@ -13,6 +13,10 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::format::{Encoder, Format, Verdict};
 use crate::http::{self, Connection};
+use crate::text::excerpt;
+
+/// How many bytes of an answer are looked at for a message, which shows fewer.
+const MOST_SHOWN: usize = 2048;
 
 /// A receiver, as a target.
 pub struct Receiver {
@@ -63,6 +67,17 @@ impl Receiver {
         })
     }
 
+    /// A text from the receiver without our secrets, which some receivers send back.
+    fn masked(&self, text: &str) -> String {
+        let query = self
+            .url
+            .expose()
+            .split_once('?')
+            .map(|(_, query)| Secret::new(query.to_owned()));
+        let secrets = self.headers.iter().map(|header| &header.1).chain(&query);
+        secrets.fold(text.to_owned(), |text, secret| secret.mask(&text))
+    }
+
     fn has_header(&self, name: &str) -> bool {
         self.headers
             .iter()
@@ -95,29 +110,36 @@ impl Target for Receiver {
         } else {
             call.send(body)
         };
-        let at = |what: String| format!("{}: {what}", self.shown);
+        let at = |what: String| format!("{}: {}", self.shown, self.masked(&what));
         let response = match answer {
             Ok(response) => response,
             Err(error) => {
-                let passing = http::is_passing(&error);
+                let (message, passing) = (at(http::describe(&error)), http::is_passing(&error));
                 return Ok(Verdict::Failed {
-                    message: at(http::describe(&error)),
+                    message,
                     passing,
                     wait: None,
                 });
             }
         };
-        let (status, asked) = (response.status().as_u16(), http::wait(response.headers()));
+        let (status, wait) = (response.status().as_u16(), http::wait(response.headers()));
         let leads = http::redirect(&response);
         let body = http::read_body(response).ok();
+        let start = body
+            .as_deref()
+            .map_or(&[][..], |body| &body[..body.len().min(MOST_SHOWN)]);
+        let said = excerpt(self.masked(&String::from_utf8_lossy(start)).as_bytes());
         Ok(
-            match self.format.judge(status, body.as_deref(), events.len()) {
+            match self
+                .format
+                .judge(status, body.as_deref(), &said, events.len())
+            {
                 Verdict::Failed {
                     message, passing, ..
                 } => Verdict::Failed {
                     message: at(message),
                     passing,
-                    wait: asked,
+                    wait,
                 },
                 Verdict::TooLarge(message) => Verdict::TooLarge(at(message)),
                 Verdict::RefusedEvents(message) => Verdict::RefusedEvents(at(message)),

@@ -162,18 +162,11 @@ impl Drain<'_> {
         report: &mut Report,
         warn: &mut dyn FnMut(&str),
     ) -> Result<(), Error> {
-        // Without a checkpoint's file nothing ever moved the boundary, and `since` counts to the
-        // fraction of a second.
-        let from = if checkpoint.last_timestamp.is_none() {
-            self.since.max(checkpoint.boundary_start)
-        } else {
-            checkpoint.boundary_start
-        };
         let scope = Scope {
             since: checkpoint
                 .boundary_start
                 .map(|start| timestamp::before(start, INCLUSIVE_EITHER_WAY)),
-            from,
+            from: checkpoint.boundary_start,
             until: self.until,
             page_size: self.page_size,
         };
