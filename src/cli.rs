@@ -1,5 +1,7 @@
 //! What was typed: the options as they stand on the command line, nothing decided yet.
 
+#![allow(rustdoc::bare_urls, reason = "the help texts are no Markdown")]
+
 use argh::FromArgs;
 
 /// Ship HCP Terraform's audit trail: every new event once, oldest first.

@@ -20,7 +20,7 @@
 //! - **Within a stride nothing is missed.** Events that share a timestamp and straddle a page
 //!   boundary can be missed if their order changes between two requests. So the number of distinct
 //!   events older than the cut is compared with what the counts of the answer promise
-//!   ([`Reading::promised`]) *before* the stride is delivered, and the stride is read again with
+//!   (`Numbered::promised`) *before* the stride is delivered, and the stride is read again with
 //!   page boundaries elsewhere until the number is reached.
 //! - **It ends**, whatever the source answers: page numbers only grow within a reading, a reading
 //!   ends when pages bring nothing new, and a run reads a bounded number of pages.
