@@ -6,31 +6,25 @@
 use std::io::Read;
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use ureq::Body;
 use ureq::http::{Response, StatusCode};
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body, Proxy};
 
 use crate::config::{Secret, Url};
+use crate::http::{self, Connection};
 use crate::page::{self, Page};
-use crate::retry::{Failure, is_passing, named_wait};
+use crate::retry::{self, Failure};
 use crate::source::{PageRequest, Source, SourceError};
 use crate::text::excerpt;
 use crate::timestamp;
 
-/// The largest body that is read, after decompression: a page of 1,000 events is about 0.6 MB.
-const LARGEST_BODY: u64 = 64 * 1024 * 1024;
 /// How much of an error's body is read for its message.
 const LARGEST_ERROR_BODY: u64 = 4 * 1024;
-/// How long connecting may take at most, the TLS handshake included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the API, kept alive between requests.
 pub struct Client {
-    agent: Agent,
+    connection: Connection,
     url: String,
     authorization: Secret,
-    timeout: Duration,
 }
 
 impl Client {
@@ -38,10 +32,9 @@ impl Client {
     #[must_use]
     pub fn new(endpoint: &Url, token: &Secret, timeout: Duration) -> Self {
         Self {
-            agent: agent(endpoint.is_loopback(), timeout),
+            connection: Connection::new(endpoint.is_loopback(), timeout),
             url: format!("{endpoint}/api/v2/organization/audit-trail"),
             authorization: Secret::new(format!("Bearer {}", token.expose())),
-            timeout,
         }
     }
 
@@ -49,113 +42,25 @@ impl Client {
     fn at(&self, request: &PageRequest) -> String {
         format!("{} (page {})", self.url, request.number)
     }
-}
 
-/// An agent that leaves every decision to us: statuses are answers, redirects are not followed,
-/// every request has a time limit, and what goes to this machine goes through no proxy.
-#[must_use]
-pub fn agent(loopback: bool, timeout: Duration) -> Agent {
-    let proxy = if loopback {
-        None
-    } else {
-        Proxy::try_from_env()
-    };
-    Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .timeout_global(Some(timeout))
-        .timeout_connect(Some(CONNECT_TIMEOUT.min(timeout)))
-        .user_agent(concat!("tfc-audit/", env!("CARGO_PKG_VERSION")))
-        .proxy(proxy)
-        .tls_config(
-            TlsConfig::builder()
-                .root_certs(RootCerts::PlatformVerifier)
-                .build(),
-        )
-        .build()
-        .new_agent()
-}
-
-impl Source for Client {
-    fn page(
-        &mut self,
-        request: &PageRequest,
-        timeout: Duration,
-    ) -> Result<Page, Failure<SourceError>> {
-        let mut call = self
-            .agent
-            .get(&self.url)
-            .header("Authorization", self.authorization.expose())
-            .header("Accept", "application/json")
-            .query("page[number]", request.number.to_string())
-            .query("page[size]", request.size.to_string());
-        if let Some(since) = request.since {
-            call = call.query("since", timestamp::format(since));
-        }
-        if timeout < self.timeout {
-            // A limit of its own costs a request its share of the agent's TLS settings, so that
-            // only the last ones before `--max-time` have one.
-            call = call.config().timeout_global(Some(timeout)).build();
-        }
-        let response = call.call().map_err(|error| self.broken(request, &error))?;
-        let date = header(&response, "date").and_then(timestamp::parse_http_date);
-        if response.status() != StatusCode::OK {
-            return Err(self.refused(request, response));
-        }
-        let body = response
-            .into_body()
-            .into_with_config()
-            .limit(LARGEST_BODY)
-            .read_to_vec()
-            .map_err(|error| self.broken(request, &error))?;
-        page::parse(body)
-            .map(|page| Page { date, ..page })
-            .map_err(|malformed| Failure {
-                passing: malformed.truncated,
-                ..Failure::lasting(SourceError::Failed(format!(
-                    "{}: {}",
-                    self.at(request),
-                    malformed.message
-                )))
-            })
+    /// What came from the source, as it may be shown: without the token, which some proxies send
+    /// back.
+    fn shown(&self, text: &str) -> String {
+        excerpt(self.authorization.mask(text).as_bytes())
     }
-}
 
-impl Client {
     /// A request without an answer, or whose answer broke off.
     fn broken(&self, request: &PageRequest, error: &ureq::Error) -> Failure<SourceError> {
-        let passing = !matches!(
-            error,
-            ureq::Error::BodyExceedsLimit(_)
-                | ureq::Error::LargeResponseHeader(..)
-                | ureq::Error::Rustls(_)
-                | ureq::Error::Tls(_)
-                | ureq::Error::BadUri(_)
-                | ureq::Error::Http(_)
-        );
-        let message = match error {
-            ureq::Error::BodyExceedsLimit(limit) => {
-                format!("the answer is larger than {} MiB", limit >> 20)
-            }
-            other => excerpt(other.to_string().as_bytes()),
-        };
+        let message = format!("{}: {}", self.at(request), http::describe(error));
         Failure {
-            passing,
-            ..Failure::lasting(SourceError::Failed(format!(
-                "{}: {message}",
-                self.at(request)
-            )))
+            passing: http::is_passing(error),
+            ..Failure::lasting(SourceError::Failed(message))
         }
     }
 
     /// An answer with another status than 200.
     fn refused(&self, request: &PageRequest, mut response: Response<Body>) -> Failure<SourceError> {
-        let status = response.status();
-        let wait = named_wait(|name| header(&response, name), OffsetDateTime::now_utc());
-        let location = status
-            .is_redirection()
-            .then(|| header(&response, "location").map(without_query))
-            .flatten();
+        let code = response.status().as_u16();
         let mut said = Vec::new();
         // Only to be shown: what can be read of it will do.
         let _ = response
@@ -163,14 +68,11 @@ impl Client {
             .as_reader()
             .take(LARGEST_ERROR_BODY)
             .read_to_end(&mut said);
-        let said = excerpt(&said);
-        let code = status.as_u16();
+        let said = self.shown(&String::from_utf8_lossy(&said));
         let message = format!(
             "{} answered {code}{}{}",
             self.at(request),
-            location
-                .map(|location| format!(" to {location}"))
-                .unwrap_or_default(),
+            http::redirect(&response),
             if said.is_empty() {
                 said
             } else {
@@ -186,28 +88,50 @@ impl Client {
             _ => SourceError::Failed(message),
         };
         Failure {
-            passing: is_passing(code),
-            wait,
+            passing: retry::is_passing(code),
+            wait: http::wait(response.headers()),
             error,
         }
     }
 }
 
-/// A header of an answer, if it is there and is text.
-fn header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
-    response
-        .headers()
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-}
-
-/// An address as it may be shown: what follows `?` or `#` may be a secret.
-fn without_query(address: &str) -> String {
-    excerpt(
-        address
-            .split(['?', '#'])
-            .next()
-            .unwrap_or_default()
-            .as_bytes(),
-    )
+impl Source for Client {
+    fn page(
+        &mut self,
+        request: &PageRequest,
+        timeout: Duration,
+    ) -> Result<Page, Failure<SourceError>> {
+        let mut call = self
+            .connection
+            .agent()
+            .get(&self.url)
+            .header("Authorization", self.authorization.expose())
+            .header("Accept", "application/json")
+            .query("page[number]", request.number.to_string())
+            .query("page[size]", request.size.to_string());
+        if let Some(since) = request.since {
+            call = call.query("since", timestamp::format(since));
+        }
+        let response = self
+            .connection
+            .limit(call, timeout)
+            .call()
+            .map_err(|error| self.broken(request, &error))?;
+        let date = http::header(response.headers(), "date").and_then(timestamp::parse_http_date);
+        if response.status() != StatusCode::OK {
+            return Err(self.refused(request, response));
+        }
+        let body = http::read_body(response).map_err(|error| self.broken(request, &error))?;
+        page::parse(body)
+            .map(|page| Page { date, ..page })
+            .map_err(|malformed| Failure {
+                passing: malformed.truncated,
+                ..Failure::lasting(SourceError::Failed(format!(
+                    "{}: {}: {}",
+                    self.at(request),
+                    self.shown(&malformed.fault),
+                    self.shown(&malformed.found)
+                )))
+            })
+    }
 }

@@ -8,7 +8,7 @@
 //! - **The old or the new one, never a third thing.** A commit writes a temporary file, syncs it,
 //!   renames it over the checkpoint and syncs the directory.
 //! - **No premature commit.** [`Checkpoint::advance`] takes the proof of a delivery, which only
-//!   [`crate::delivery::deliver`] makes.
+//!   [`crate::delivery::Delivery`] makes.
 //! - **No repetition.** An event is new if its ID is not among the boundary's and its timestamp is
 //!   not before `boundary_start`. The boundary has the IDs of *all* delivered events from
 //!   `boundary_start` on, so these two together know every event that was delivered.
@@ -103,8 +103,7 @@ impl Checkpoint {
         }
         let content: Content =
             serde_json::from_slice(json).map_err(|error| format!("it is damaged ({error})"))?;
-        // Our own spelling of an address stays the same when it is read again.
-        if crate::config::Url::parse(&content.endpoint)
+        if crate::config::Url::parse_endpoint(&content.endpoint)
             .ok()
             .map(|url| url.to_string())
             .as_deref()
@@ -475,5 +474,208 @@ fn sync_directory(path: &Path) -> io::Result<()> {
         // Some network file systems cannot sync a directory, and need not.
         Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+
+    const ENDPOINT: &str = "https://app.terraform.io";
+    const OVERLAP: Duration = Duration::from_secs(600);
+
+    fn time(text: &str) -> OffsetDateTime {
+        timestamp::parse(&format!("2026-01-02T{text}Z")).unwrap()
+    }
+
+    fn event(id: &str, at: &str) -> Event {
+        let json = r#"{"auth":{"organization_id":"org-A"}}"#;
+        Event::new(&json.into(), 0..json.len(), EventId::new(id), time(at))
+    }
+
+    /// Advances by events that are given as (id, time), with the server's clock far ahead.
+    fn advance(
+        checkpoint: &mut Checkpoint,
+        events: &[(&str, &str)],
+        rest: Option<&str>,
+        now: &str,
+    ) {
+        let events: Vec<_> = events.iter().map(|(id, at)| event(id, at)).collect();
+        let acknowledged = Acknowledged::of_test(&events);
+        checkpoint.advance(&acknowledged, rest.map(time), time(now), OVERLAP);
+    }
+
+    fn ids(checkpoint: &Checkpoint) -> String {
+        checkpoint
+            .boundary
+            .values()
+            .flatten()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+        assert_eq!(
+            Checkpoint::parse(&checkpoint.to_json(), ENDPOINT),
+            Ok(checkpoint.clone())
+        );
+        advance(
+            &mut checkpoint,
+            &[
+                ("a", "03:00:00.5"),
+                ("b", "03:00:00.5"),
+                ("é\"", "03:00:01"),
+            ],
+            None,
+            "04:00:00",
+        );
+        checkpoint.complete(time("04:00:00"), time("04:00:00"), OVERLAP);
+        let json = checkpoint.to_json();
+        assert_eq!(Checkpoint::parse(&json, ENDPOINT), Ok(checkpoint));
+        assert_eq!(
+            String::from_utf8(json).unwrap(),
+            r#"{"version":1,"endpoint":"https://app.terraform.io","organization_id":"org-A","last_timestamp":"2026-01-02T03:00:01.000Z","boundary_start":"2026-01-02T02:50:01.000Z","boundary_ids":{"2026-01-02T03:00:00.500Z":["a","b"],"2026-01-02T03:00:01.000Z":["é\""]},"completed_at":"2026-01-02T04:00:00.000Z"}
+"#
+        );
+    }
+
+    #[test]
+    fn every_field_is_distrusted() {
+        let good = r#"{"version":1,"endpoint":"https://app.terraform.io","organization_id":null,"last_timestamp":"2026-01-02T03:00:01Z","boundary_start":"2026-01-02T02:50:01.000Z","boundary_ids":{"2026-01-02T03:00:01.000Z":["a"]},"completed_at":null}"#;
+        assert!(Checkpoint::parse(good.as_bytes(), ENDPOINT).is_ok());
+        let same = good.replace("https://app.terraform.io", "HTTPS://APP.terraform.io:443/");
+        assert!(Checkpoint::parse(same.as_bytes(), ENDPOINT).is_ok());
+        let faults = [
+            (r#""version":1"#, r#""version":2"#, "version 2"),
+            (r#""version":1,"#, "", "missing field `version`"),
+            (r#""version":1"#, r#""version":"1""#, "damaged"),
+            (
+                "app.terraform.io",
+                "tfe.example.com",
+                "belongs to https://tfe.example.com",
+            ),
+            (
+                r#""organization_id":null,"#,
+                "",
+                "missing field `organization_id`",
+            ),
+            (
+                r#""organization_id":null"#,
+                r#""organization_id":7"#,
+                "damaged",
+            ),
+            (
+                r#""2026-01-02T03:00:01Z""#,
+                r#""now""#,
+                "last_timestamp is not a time",
+            ),
+            (r#""2026-01-02T03:00:01Z""#, "null", "lie outside"),
+            ("02:50:01.000Z", "02:50:01.500Z", "not a whole second"),
+            ("02:50:01.000Z", "03:00:02.000Z", "lie outside"),
+            (
+                r#""2026-01-02T02:50:01.000Z""#,
+                "null",
+                "lack the event of last_timestamp",
+            ),
+            (
+                r#"{"2026-01-02T03:00:01.000Z":["a"]}"#,
+                "{}",
+                "lack the event of last_timestamp",
+            ),
+            (r#"["a"]"#, r#"[""]"#, "empty id"),
+            (r#"["a"]"#, "[7]", "damaged"),
+            (
+                r#""completed_at":null"#,
+                r#""completed_at":null,"x":1"#,
+                "unknown field",
+            ),
+            (
+                r#""completed_at":null"#,
+                r#""completed_at":"soon""#,
+                "completed_at is not a time",
+            ),
+            ("}", "", "damaged"),
+        ];
+        for (old, new, message) in faults {
+            let fault =
+                Checkpoint::parse(good.replacen(old, new, 1).as_bytes(), ENDPOINT).unwrap_err();
+            assert!(fault.contains(message), "{old} -> {new}: {fault}");
+            assert!(!fault.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn the_boundary_keeps_every_id_within_the_overlap() {
+        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+        advance(
+            &mut checkpoint,
+            &[("a", "03:00:00"), ("b", "03:05:00")],
+            None,
+            "04:00:00",
+        );
+        // In a later run, the same second and a late one.
+        advance(
+            &mut checkpoint,
+            &[("c", "03:01:00"), ("d", "03:05:00")],
+            None,
+            "04:00:00",
+        );
+        assert_eq!(ids(&checkpoint), "a c b d");
+        advance(&mut checkpoint, &[("e", "03:10:30")], None, "04:00:00");
+        assert_eq!(checkpoint.boundary_start, Some(time("03:00:30")));
+        assert_eq!(ids(&checkpoint), "c b d e");
+    }
+
+    #[test]
+    fn an_event_stamped_in_the_future_does_not_hide_the_present() {
+        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+        advance(
+            &mut checkpoint,
+            &[("a", "03:00:00"), ("future", "23:00:00")],
+            None,
+            "03:00:05",
+        );
+        assert_eq!(checkpoint.boundary_start, Some(time("02:50:05")));
+        assert_eq!(ids(&checkpoint), "a future");
+        checkpoint.complete(time("03:30:00"), time("03:30:00"), OVERLAP);
+        assert_eq!(ids(&checkpoint), "future");
+    }
+
+    #[test]
+    fn the_boundary_stays_behind_what_is_still_to_come() {
+        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+        advance(
+            &mut checkpoint,
+            &[("a", "03:00:00"), ("future", "23:00:00")],
+            Some("02:00:00"),
+            "04:00:00",
+        );
+        assert_eq!(checkpoint.boundary_start, Some(time("01:50:00")));
+    }
+
+    #[test]
+    fn the_boundary_never_moves_back() {
+        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+        advance(&mut checkpoint, &[("a", "03:00:00")], None, "04:00:00");
+        let events = [event("b", "03:00:01")];
+        let day = Duration::from_secs(86_400);
+        checkpoint.advance(&Acknowledged::of_test(&events), None, time("04:00:00"), day);
+        assert_eq!(checkpoint.boundary_start, Some(time("02:50:00")));
+    }
+
+    #[test]
+    fn the_earliest_start_counts_until_an_event_was_delivered() {
+        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), Some(time("03:00:00.9")));
+        assert_eq!(checkpoint.boundary_start, Some(time("03:00:00")));
+        assert!(checkpoint.start_at(time("04:00:00")));
+        assert_eq!(checkpoint.boundary_start, Some(time("03:00:00")));
+        assert!(checkpoint.start_at(time("02:00:00")));
+        assert_eq!(checkpoint.boundary_start, Some(time("02:00:00")));
+        advance(&mut checkpoint, &[("a", "03:00:00")], None, "04:00:00");
+        assert!(!checkpoint.start_at(time("01:00:00")));
     }
 }

@@ -1,5 +1,7 @@
 //! What was typed: the options as they stand on the command line, nothing decided yet.
 
+#![allow(rustdoc::bare_urls, reason = "the help texts are no Markdown")]
+
 use argh::FromArgs;
 
 /// Ship HCP Terraform's audit trail: every new event once, oldest first.
@@ -73,6 +75,51 @@ pub struct Args {
     /// how often a request is tried again after a passing failure (5)
     #[argh(option, arg_name = "n")]
     pub retries: Option<String>,
+
+    /// deliver by HTTP POST to this address instead of to standard output
+    #[argh(option, arg_name = "url")]
+    pub post: Option<String>,
+
+    /// for --post: ndjson, json-array, json, splunk-hec, elasticsearch or loki (ndjson)
+    #[argh(option, arg_name = "format")]
+    pub format: Option<String>,
+
+    /// for --post: add 'NAME: VALUE' to each request; @FILE reads them from a file, one a line;
+    /// may be repeated
+    #[argh(option, arg_name = "header")]
+    pub header: Vec<String>,
+
+    /// for --post: compress bodies
+    #[argh(switch)]
+    pub gzip: bool,
+
+    /// a label KEY=VALUE of the loki stream, or metadata or a field for splunk-hec; may be repeated
+    #[argh(option, arg_name = "label")]
+    pub label: Vec<String>,
+
+    /// let --header values go over plain http to a receiver that is not on this machine
+    #[argh(switch)]
+    pub allow_plain_http: bool,
+
+    /// deliver each batch to the standard input of sh -c COMMAND; exit 0 acknowledges it
+    #[argh(option, arg_name = "command")]
+    pub exec: Option<String>,
+
+    /// the most events in a batch (1000)
+    #[argh(option, arg_name = "n")]
+    pub batch_events: Option<String>,
+
+    /// the most bytes in a batch, before compression (1048576)
+    #[argh(option, arg_name = "n")]
+    pub batch_bytes: Option<String>,
+
+    /// put a single event that the receiver refuses for good into this file, and go on
+    #[argh(option, arg_name = "file")]
+    pub dead_letter: Option<String>,
+
+    /// give fields whose type varies between events one type (implied by elasticsearch)
+    #[argh(switch)]
+    pub normalize: bool,
 
     /// say on standard error what was done
     #[argh(switch, short = 'v')]

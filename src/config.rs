@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use ureq::http::Uri;
+use ureq::http::{HeaderName, HeaderValue, Uri};
 
 use crate::cli::Args;
+use crate::delivery::Limits;
+use crate::format::{FORMATS, Format, Label};
 use crate::timestamp;
 
 /// The environment, as far as it matters.
@@ -57,6 +59,18 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Takes it out of a text that came back, since some proxies and receivers answer with what
+    /// they were sent: the whole of it, and any longer word, for `Bearer` stands beside the token.
+    #[must_use]
+    pub fn mask(&self, text: &str) -> String {
+        let words = self.0.split_whitespace().filter(|word| word.len() > 3);
+        [self.0.trim()]
+            .into_iter()
+            .filter(|whole| !whole.is_empty())
+            .chain(words)
+            .fold(text.to_owned(), |text, word| text.replace(word, "[secret]"))
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -65,11 +79,13 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// An http or https address in one spelling: scheme and host in lower case, no default port, no
-/// slash at the end, and neither user, query nor fragment.
+/// An http or https address without credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
-    text: String,
+    /// Scheme, host and port, each in one spelling.
+    origin: String,
+    path: String,
+    query: Option<Secret>,
     loopback: bool,
     https: bool,
 }
@@ -92,8 +108,8 @@ impl Url {
         if authority.as_str().contains('@') {
             return Err("holds a user name; credentials are never part of an address".to_owned());
         }
-        if uri.query().is_some() || text.contains('#') {
-            return Err("has a query or a fragment".to_owned());
+        if text.contains('#') {
+            return Err("has a fragment".to_owned());
         }
         let host = authority.host().to_ascii_lowercase();
         if host.is_empty() {
@@ -104,12 +120,45 @@ impl Url {
             Some(port) if port != if https { 443 } else { 80 } => format!(":{port}"),
             _ => String::new(),
         };
-        let path = uri.path().trim_end_matches('/');
         Ok(Self {
-            text: format!("{scheme}://{host}{port}{path}"),
+            origin: format!("{scheme}://{host}{port}"),
+            path: uri.path().to_owned(),
+            query: uri.query().map(|query| Secret::new(query.to_owned())),
             loopback: is_loopback(&host),
             https,
         })
+    }
+
+    /// Reads the address of a service, which has no query, and for which a slash at the end makes no
+    /// difference.
+    ///
+    /// # Errors
+    /// As [`Url::parse`].
+    pub fn parse_endpoint(text: &str) -> Result<Self, String> {
+        let url = Self::parse(text)?;
+        if url.query.is_some() {
+            return Err("has a query".to_owned());
+        }
+        Ok(url.with_path(|path| path.trim_end_matches('/').to_owned()))
+    }
+
+    /// The same address with another path.
+    #[must_use]
+    pub fn with_path(self, path: impl FnOnce(&str) -> String) -> Self {
+        Self {
+            path: path(&self.path),
+            ..self
+        }
+    }
+
+    /// The whole address, query included, to be asked and not to be shown.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        let query = self
+            .query
+            .as_ref()
+            .map(|query| format!("?{}", query.expose()));
+        format!("{self}{}", query.unwrap_or_default())
     }
 
     /// Whether it names this machine.
@@ -125,9 +174,10 @@ impl Url {
     }
 }
 
+/// The address as it may be shown: without its query, which may hold a secret.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        write!(f, "{}{}", self.origin, self.path)
     }
 }
 
@@ -164,6 +214,74 @@ pub struct CheckpointPlace {
     pub lock_wait: Duration,
 }
 
+/// A header of a POST.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// Its name and value.
+    Given(String, Secret),
+    /// A file with headers, one a line.
+    File(PathBuf),
+}
+
+/// Reads `NAME: VALUE`; the message does not repeat it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_header(text: &str) -> Result<Header, &'static str> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("is not of the form 'NAME: VALUE'")?;
+    let value = value.trim();
+    if HeaderName::try_from(name).is_err() {
+        return Err("has a name that no header has");
+    }
+    if [
+        "content-length",
+        "content-encoding",
+        "transfer-encoding",
+        "host",
+    ]
+    .contains(&name.to_ascii_lowercase().as_str())
+    {
+        return Err("is one that the program itself sets");
+    }
+    if HeaderValue::try_from(value).is_err() {
+        return Err("has a value with a character that no header has");
+    }
+    Ok(Header::Given(
+        name.to_owned(),
+        Secret::new(value.to_owned()),
+    ))
+}
+
+/// Delivery by POST.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Post {
+    /// Where to.
+    pub url: Url,
+    /// In which format.
+    pub format: Format,
+    /// With which headers.
+    pub headers: Vec<Header>,
+    /// Whether bodies are compressed.
+    pub gzip: bool,
+    /// Labels for formats that have some.
+    pub labels: Vec<Label>,
+    /// Where refused events go.
+    pub dead_letter: Option<PathBuf>,
+}
+
+/// Where events go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To standard output.
+    Stdout,
+    /// To a receiver.
+    Post(Post),
+    /// To the standard input of a shell command.
+    Exec(String),
+}
+
 /// A run, as it was meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -187,6 +305,12 @@ pub struct Config {
     pub timeout: Duration,
     /// How often a request is tried again.
     pub retries: u32,
+    /// Where events go.
+    pub destination: Destination,
+    /// How large a batch may be.
+    pub limits: Limits,
+    /// Whether fields whose type varies get one type.
+    pub normalize: bool,
     /// Whether to say what was done.
     pub verbose: bool,
 }
@@ -235,6 +359,9 @@ impl Config {
             timeout: span("timeout", args.timeout.as_ref(), 30, 1, 24 * 60 * 60)?,
             retries: u32::try_from(number("retries", args.retries.as_ref(), 5, 0, 1000)?)
                 .unwrap_or(u32::MAX),
+            destination: destination(args)?,
+            limits: limits(args)?,
+            normalize: args.normalize,
             verbose: args.verbose,
         })
     }
@@ -294,13 +421,133 @@ fn number(
 }
 
 fn endpoint(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|fault| format!("--endpoint {fault}"))?;
+    let url = Url::parse_endpoint(text).map_err(|fault| format!("--endpoint {fault}"))?;
     if url.is_exposed() {
         return Err(
             "--endpoint: the token goes over https only; plain http is for this machine".to_owned(),
         );
     }
     Ok(url)
+}
+
+fn limits(args: &Args) -> Result<Limits, String> {
+    if args.post.is_none() && args.exec.is_none() {
+        goes_with(
+            args.batch_events.is_some(),
+            "batch-events",
+            "--post or --exec",
+        )?;
+        goes_with(
+            args.batch_bytes.is_some(),
+            "batch-bytes",
+            "--post or --exec",
+        )?;
+    }
+    let limit = |name, text: &Option<String>, default| {
+        number(name, text.as_ref(), default, 1, 1 << 30)
+            .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    };
+    Ok(Limits {
+        events: limit("batch-events", &args.batch_events, 1000)?,
+        bytes: limit("batch-bytes", &args.batch_bytes, 1 << 20)?,
+    })
+}
+
+/// Refuses an option that means nothing without another.
+fn goes_with(given: bool, name: &str, other: &str) -> Result<(), String> {
+    if given {
+        Err(format!("--{name} goes with {other}"))
+    } else {
+        Ok(())
+    }
+}
+
+fn destination(args: &Args) -> Result<Destination, String> {
+    let Some(post) = &args.post else {
+        goes_with(args.format.is_some(), "format", "--post")?;
+        goes_with(!args.header.is_empty(), "header", "--post")?;
+        goes_with(args.gzip, "gzip", "--post")?;
+        goes_with(!args.label.is_empty(), "label", "--post")?;
+        goes_with(args.dead_letter.is_some(), "dead-letter", "--post")?;
+        goes_with(args.allow_plain_http, "allow-plain-http", "--post")?;
+        return match args.exec.as_deref() {
+            None => Ok(Destination::Stdout),
+            Some(command) if command.trim().is_empty() => {
+                Err("--exec: the command is empty".to_owned())
+            }
+            Some(command) => Ok(Destination::Exec(command.to_owned())),
+        };
+    };
+    if args.exec.is_some() {
+        return Err("--post and --exec exclude each other".to_owned());
+    }
+    let name = args.format.as_deref().unwrap_or("ndjson");
+    let format = FORMATS
+        .iter()
+        .find(|format| format.0 == name)
+        .map(|format| format.1)
+        .ok_or_else(|| {
+            format!(
+                "--format: {name:?} is none of {}",
+                FORMATS.map(|format| format.0).join(", ")
+            )
+        })?;
+    let url = Url::parse(post).map_err(|fault| format!("--post {fault}"))?;
+    let headers: Vec<Header> = args
+        .header
+        .iter()
+        .map(|text| match text.strip_prefix('@') {
+            Some(file) => Ok(Header::File(file.into())),
+            None => parse_header(text).map_err(|fault| format!("--header: one {fault}")),
+        })
+        .collect::<Result<_, _>>()?;
+    if url.is_exposed() && !headers.is_empty() && !args.allow_plain_http {
+        return Err("--header values would go over plain http, where everybody on the way can read them; use https, or --allow-plain-http if that is meant".to_owned());
+    }
+    if !matches!(format, Format::SplunkHec | Format::Loki) {
+        goes_with(
+            !args.label.is_empty(),
+            "label",
+            "--format splunk-hec or loki",
+        )?;
+    }
+    let dead_letter = args.dead_letter.as_ref().map(PathBuf::from);
+    if dead_letter
+        .as_ref()
+        .is_some_and(|path| path.as_os_str().is_empty())
+    {
+        return Err("--dead-letter: the file's name is empty".to_owned());
+    }
+    let url = url.with_path(|path| format.path(path));
+    let labels = args
+        .label
+        .iter()
+        .map(|text| label(text, format))
+        .collect::<Result<_, _>>()?;
+    Ok(Destination::Post(Post {
+        url,
+        format,
+        headers,
+        gzip: args.gzip,
+        labels,
+        dead_letter,
+    }))
+}
+
+/// Reads `KEY=VALUE`. A name is what Loki takes for one:
+/// <https://grafana.com/docs/loki/latest/get-started/labels/>.
+fn label(text: &str, format: Format) -> Result<Label, String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("--label: {text:?} is not of the form KEY=VALUE"))?;
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let is_loki_name = name.chars().all(is_word) && !name.starts_with(|c: char| c.is_ascii_digit());
+    if name.is_empty() || format == Format::Loki && !is_loki_name {
+        return Err(format!(
+            "--label: {name:?} is no name for a label: letters, digits and _, no digit first"
+        ));
+    }
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn token_source(args: &Args, environment: &Environment) -> Result<TokenSource, String> {
@@ -492,6 +739,31 @@ mod tests {
             "--endpoint https://app.terraform.io/?token=hunter2",
             "--endpoint https://app.terraform.io/#x",
             "--token-file x",
+            "--post http://localhost:1 --exec cat",
+            "--format json",
+            "--exec cat --format json",
+            "--header a:b",
+            "--gzip",
+            "--label a=b",
+            "--dead-letter x",
+            "--exec cat --dead-letter x",
+            "--allow-plain-http",
+            "--batch-events 5",
+            "--batch-bytes 5",
+            "--exec=",
+            "--post localhost:1",
+            "--post https://user:hunter2@localhost",
+            "--post http://localhost:1 --format csv",
+            "--post http://localhost:1 --batch-events 0",
+            "--post http://localhost:1 --header hunter2",
+            "--post http://localhost:1 --header a:hünter2\u{7f}",
+            "--post http://localhost:1 --header a\u{e9}:hunter2",
+            "--post http://localhost:1 --header Content-Length:5",
+            "--post http://siem.example.com --header Authorization:hunter2",
+            "--post http://localhost:1 --label a=b",
+            "--post http://localhost:1 --format loki --label a-b=c",
+            "--post http://localhost:1 --format loki --label a",
+            "--post http://localhost:1 --dead-letter=",
         ];
         for line in lines {
             let message = config(line).expect_err(line);
@@ -500,6 +772,20 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn a_secret_that_comes_back_is_taken_out() {
+        let secret = Secret::new("Bearer hunter2".into());
+        assert_eq!(
+            secret.mask("you sent <Bearer hunter2>"),
+            "you sent <[secret]>"
+        );
+        assert_eq!(
+            secret.mask(r#"{"token":"hunter2"}"#),
+            r#"{"token":"[secret]"}"#
+        );
+        assert_eq!(Secret::new(String::new()).mask("a b"), "a b");
     }
 
     #[test]
@@ -516,7 +802,12 @@ mod tests {
 
     #[test]
     fn an_address_has_one_spelling() {
-        let spelling = |text: &str| Url::parse(text).unwrap().to_string();
+        let spelling = |text: &str| {
+            endpoint(text)
+                .or_else(|_| Url::parse(text))
+                .unwrap()
+                .to_string()
+        };
         for text in ["https://app.terraform.io", "HTTPS://App.Terraform.IO:443/"] {
             assert_eq!(spelling(text), "https://app.terraform.io", "{text}");
         }
@@ -525,6 +816,46 @@ mod tests {
         for text in ["http://localhost:1", "http://127.1.2.3", "http://[::1]:1"] {
             assert!(Url::parse(text).unwrap().is_loopback(), "{text}");
         }
+    }
+
+    #[test]
+    fn destinations() {
+        let post = |line: &str| match config(line).unwrap().destination {
+            Destination::Post(post) => post,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(config("").unwrap().destination, Destination::Stdout);
+        assert_eq!(
+            config("--exec cat").unwrap().destination,
+            Destination::Exec("cat".into())
+        );
+        let datadog =
+            post("--post https://intake.example.com/api/v2/logs?key=hunter2 --format json-array");
+        assert_eq!(
+            datadog.url.expose(),
+            "https://intake.example.com/api/v2/logs?key=hunter2"
+        );
+        assert_eq!(
+            datadog.url.to_string(),
+            "https://intake.example.com/api/v2/logs"
+        );
+        assert!(!format!("{datadog:?}").contains("hunter2"));
+        let loki = post("--post http://loki.example.com:3100 --format loki --label env=a=b");
+        assert_eq!(
+            loki.url.to_string(),
+            "http://loki.example.com:3100/loki/api/v1/push"
+        );
+        assert_eq!(loki.labels, [("env".to_owned(), "a=b".to_owned())]);
+        let plain = post(
+            "--post http://siem.example.com --header X-Key:hunter2 --allow-plain-http --header @file",
+        );
+        assert_eq!(
+            plain.headers,
+            [
+                Header::Given("X-Key".into(), Secret::new("hunter2".into())),
+                Header::File("file".into())
+            ]
+        );
     }
 
     #[test]

@@ -1,25 +1,72 @@
-//! Delivery: where events go, and what proves that they arrived.
+//! Delivery: where events go, what proves that they arrived, and what becomes of those that are
+//! refused.
+//!
+//! What holds, and why:
+//!
+//! - **In order.** One request at a time; a batch that has to be divided is sent from its older end.
+//! - **Nothing is committed that was not acknowledged.** Only [`Delivery`] makes an
+//!   [`Acknowledged`], from what a target has accepted or what lies, synced, in the file of dead
+//!   letters.
+//! - **No backlog becomes dead letters.** Only what a receiver refuses for what it holds can, alone
+//!   in its request, and only after the receiver has accepted some event in this run.
 
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Event;
+use crate::format::{Fate, Verdict};
+use crate::lines::LineFile;
+use crate::retry::{Failure, GaveUp, Patience, retry};
+
+/// How large a batch may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Events.
+    pub events: usize,
+    /// Bytes of the body, not compressed; a single larger event goes alone.
+    pub bytes: usize,
+}
 
 /// Somewhere to deliver to.
 pub trait Target {
-    /// Hands over these events in their order, and returns once they are safely there.
+    /// Makes a body of as many of the first events as the limits allow, at least one, and says of
+    /// how many. Standard output needs none and takes all.
+    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
+        let _ = limits;
+        (Vec::new(), events.len())
+    }
+
+    /// Whether a body holds one event only, so that committing after each would cost more than
+    /// delivering.
+    fn is_one_by_one(&self) -> bool {
+        false
+    }
+
+    /// Hands over these events with the body made of them, once, within `timeout`, and says what
+    /// became of them.
     ///
     /// # Errors
-    /// If it is not certain that all of them are.
-    fn send(&mut self, events: &[Event]) -> Result<(), Error>;
+    /// If the run has to end at once.
+    fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error>;
 }
 
-/// The proof that events were delivered: only [`deliver`] can make one, and only with one can they
-/// be put into the checkpoint.
+/// The proof that events need not be delivered again: a target has accepted them, or they lie among
+/// the dead letters. Only with one can they be put into the checkpoint.
 #[derive(Debug)]
 pub struct Acknowledged<'a> {
     events: &'a [Event],
 }
 
 impl<'a> Acknowledged<'a> {
+    /// For tests of what takes a proof.
+    #[cfg(test)]
+    pub(crate) fn of_test(events: &'a [Event]) -> Self {
+        Self { events }
+    }
+
     /// What was delivered, in this order.
     #[must_use]
     pub fn events(&self) -> &'a [Event] {
@@ -27,14 +74,385 @@ impl<'a> Acknowledged<'a> {
     }
 }
 
+/// Takes a proof and what is still to come of the same stride, and commits.
+pub type Commit<'c> = &'c mut dyn FnMut(Acknowledged, &[Event]) -> Result<(), Error>;
+
+/// What delivery has done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Requests that were tried again.
+    pub retries: u64,
+    /// Events that went to the file of dead letters.
+    pub dead_letters: u64,
+}
+
+/// Where single events go that the receiver refuses for good.
+#[derive(Debug)]
+pub struct DeadLetters {
+    path: PathBuf,
+    lines: LineFile,
+}
+
+impl DeadLetters {
+    /// Opens the file for appending, or makes it, for its owner only.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    pub fn open(path: PathBuf) -> Result<Self, Error> {
+        let mut options = OpenOptions::new();
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.append(true).create(true).open(&path);
+        let lines = file.and_then(|file| LineFile::new(file, path.clone()));
+        let lines = lines.map_err(|error| {
+            Error::Usage(format!(
+                "--dead-letter: cannot open {}: {error}",
+                path.display()
+            ))
+        })?;
+        Ok(Self { path, lines })
+    }
+}
+
 /// Delivers events to a target.
-///
-/// # Errors
-/// The target's own.
-pub fn deliver<'a>(
-    target: &mut dyn Target,
+pub struct Delivery<'a> {
+    target: &'a mut dyn Target,
+    clock: &'a dyn Clock,
+    patience: Patience,
+    limits: Limits,
+    dead_letters: Option<DeadLetters>,
+    /// Whether the receiver has accepted anything in this run.
+    has_accepted: bool,
+    /// The size of the largest body that was accepted, and of the smallest that was too large.
+    largest_accepted: usize,
+    smallest_refused: Option<usize>,
+    figures: Figures,
+}
+
+/// How far a stride has got.
+struct Ledger<'a> {
     events: &'a [Event],
-) -> Result<Acknowledged<'a>, Error> {
-    target.send(events)?;
-    Ok(Acknowledged { events })
+    /// This many are committed.
+    committed: usize,
+    /// This many are accepted or refused.
+    settled: usize,
+    /// The refused ones among those not yet committed, and why.
+    refused: Vec<(usize, String)>,
+}
+
+/// What became of a request after all its tries.
+enum Outcome {
+    /// Of each event; with the error that is to end the run, if some are worth another try still.
+    Fates(Vec<Fate>, Option<Error>),
+    TooLarge(String),
+    RefusedEvents(String),
+}
+
+impl<'a> Delivery<'a> {
+    /// Prepares delivery; nothing is sent yet.
+    pub fn new(
+        target: &'a mut dyn Target,
+        clock: &'a dyn Clock,
+        patience: Patience,
+        limits: Limits,
+        dead_letters: Option<DeadLetters>,
+    ) -> Self {
+        let figures = Figures::default();
+        Self {
+            target,
+            clock,
+            patience,
+            limits,
+            dead_letters,
+            has_accepted: false,
+            largest_accepted: 0,
+            smallest_refused: None,
+            figures,
+        }
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    /// Delivers events in their order, committing after each acknowledged request (where a request
+    /// holds one event only: after each full batch of them).
+    ///
+    /// # Errors
+    /// How it ended, if not all could be delivered. What was acknowledged until then is committed.
+    pub fn deliver(
+        &mut self,
+        events: &[Event],
+        commit: Commit,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<(), Error> {
+        let mut ledger = Ledger {
+            events,
+            committed: 0,
+            settled: 0,
+            refused: Vec::new(),
+        };
+        let delivered = self.drain(&mut ledger, commit, warn);
+        let committed = self.commit(&mut ledger, commit, warn);
+        // A commit that failed is the worse of the two: the next run repeats events.
+        committed.and(delivered)
+    }
+
+    fn drain(
+        &mut self,
+        ledger: &mut Ledger,
+        commit: Commit,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<(), Error> {
+        while ledger.settled < ledger.events.len() {
+            let limits = Limits {
+                bytes: self.most_bytes(),
+                ..self.limits
+            };
+            let (body, count) = self.target.encode(&ledger.events[ledger.settled..], limits);
+            self.settle(ledger, body, count, commit, warn)?;
+            let is_full = ledger.settled - ledger.committed >= self.limits.events
+                || ledger.settled == ledger.events.len();
+            if self.target.is_one_by_one() && !is_full {
+                continue;
+            }
+            self.commit(ledger, commit, warn)?;
+            if !self.has_accepted {
+                let why = ledger.refused.first().map_or("", |(_, why)| why);
+                return Err(Error::EventsRefused(format!(
+                    "the receiver refuses every event, so that the fault is not theirs: {why}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles the next `count` events, dividing them as far as necessary.
+    fn settle(
+        &mut self,
+        ledger: &mut Ledger,
+        body: Vec<u8>,
+        count: usize,
+        commit: Commit,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<(), Error> {
+        // The parts that are still to be sent, the oldest on top.
+        let mut parts = vec![(count, Some(body))];
+        while let Some((count, body)) = parts.pop() {
+            let events = &ledger.events[ledger.settled..ledger.settled + count];
+            let unlimited = Limits {
+                events: count,
+                bytes: usize::MAX,
+            };
+            let body = body.unwrap_or_else(|| self.target.encode(events, unlimited).0);
+            let size = body.len();
+            let halves = [(count - count / 2, None), (count / 2, None)];
+            if count > 1 && self.is_too_large(size) {
+                parts.extend(halves);
+                continue;
+            }
+            match self.request(events, body) {
+                Outcome::TooLarge(why) => {
+                    self.smallest_refused = Some(
+                        self.smallest_refused
+                            .map_or(size, |smallest| smallest.min(size)),
+                    );
+                    if count > 1 {
+                        parts.extend(halves);
+                    } else {
+                        self.refuse(ledger, why)?;
+                    }
+                }
+                Outcome::RefusedEvents(why) if self.dead_letters.is_none() => {
+                    return Err(Error::EventsRefused(why));
+                }
+                Outcome::RefusedEvents(_) if count > 1 => parts.extend(halves),
+                Outcome::RefusedEvents(why) => self.refuse(ledger, why)?,
+                Outcome::Fates(fates, error) => {
+                    for fate in fates {
+                        match fate {
+                            Fate::Accepted => {
+                                self.has_accepted = true;
+                                ledger.settled += 1;
+                            }
+                            Fate::Refused(why) => self.refuse(ledger, why)?,
+                            Fate::Again(why) => return Err(error.unwrap_or(Error::Receiver(why))),
+                        }
+                    }
+                    self.largest_accepted = self.largest_accepted.max(size);
+                    if !self.target.is_one_by_one() {
+                        self.commit(ledger, commit, warn)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a batch until there is nothing more to be gained: what is worth another try is sent
+    /// again alone.
+    fn request(&mut self, events: &[Event], body: Vec<u8>) -> Outcome {
+        let mut body = body;
+        // Of each event what is known of it; the waiting ones are those to be sent, with their place.
+        let mut fates: Vec<Fate> = events.iter().map(|_| Fate::Again(String::new())).collect();
+        let mut waiting: Vec<(usize, Event)> = Vec::new();
+        let mut refused = None;
+        let target = &mut *self.target;
+        let result = retry(
+            self.clock,
+            &self.patience,
+            &mut self.figures.retries,
+            |timeout| {
+                let subset: Vec<Event>;
+                let (places, sent): (Vec<usize>, &[Event]) = if waiting.is_empty() {
+                    ((0..events.len()).collect(), events)
+                } else {
+                    subset = waiting.iter().map(|(_, event)| event.clone()).collect();
+                    (waiting.iter().map(|(place, _)| *place).collect(), &subset)
+                };
+                match target
+                    .send(sent, &body, timeout)
+                    .map_err(Failure::lasting)?
+                {
+                    Verdict::Accepted => places
+                        .iter()
+                        .for_each(|&place| fates[place] = Fate::Accepted),
+                    Verdict::Each(verdicts) => {
+                        for (&place, fate) in places.iter().zip(verdicts) {
+                            fates[place] = fate;
+                        }
+                        waiting = places
+                            .iter()
+                            .zip(sent)
+                            .filter(|&(&place, _)| matches!(fates[place], Fate::Again(_)))
+                            .map(|(&place, event)| (place, event.clone()))
+                            .collect();
+                        if let Some(&(place, _)) = waiting.first() {
+                            let again: Vec<Event> =
+                                waiting.iter().map(|(_, event)| event.clone()).collect();
+                            body = target
+                                .encode(
+                                    &again,
+                                    Limits {
+                                        events: again.len(),
+                                        bytes: usize::MAX,
+                                    },
+                                )
+                                .0;
+                            let why = if let Fate::Again(why) = &fates[place] {
+                                why.clone()
+                            } else {
+                                String::new()
+                            };
+                            return Err(Failure::passing(Error::Receiver(why)));
+                        }
+                    }
+                    Verdict::Failed {
+                        message,
+                        passing,
+                        wait,
+                    } => {
+                        return Err(Failure {
+                            error: Error::Receiver(message),
+                            passing,
+                            wait,
+                        });
+                    }
+                    Verdict::Refused(why) => {
+                        return Err(Failure::lasting(Error::EventsRefused(why)));
+                    }
+                    // Of what is left of a divided batch, this says nothing about its events.
+                    Verdict::TooLarge(why) | Verdict::RefusedEvents(why) if !waiting.is_empty() => {
+                        return Err(Failure::lasting(Error::Receiver(why)));
+                    }
+                    Verdict::TooLarge(why) => refused = Some(Outcome::TooLarge(why)),
+                    Verdict::RefusedEvents(why) => refused = Some(Outcome::RefusedEvents(why)),
+                }
+                Ok(())
+            },
+        );
+        let error = match result {
+            Ok(()) => None,
+            Err(GaveUp::OutOfTime) => Some(Error::OutOfTime),
+            Err(GaveUp::Failed {
+                error: Error::Receiver(message),
+                why,
+            }) => Some(Error::Receiver(message + &why)),
+            Err(GaveUp::Failed { error, .. }) => Some(error),
+        };
+        refused.unwrap_or(Outcome::Fates(fates, error))
+    }
+
+    /// Notes that the next event was refused for good.
+    fn refuse(&mut self, ledger: &mut Ledger, why: String) -> Result<(), Error> {
+        if self.dead_letters.is_none() {
+            return Err(Error::EventsRefused(why));
+        }
+        ledger.refused.push((ledger.settled, why));
+        ledger.settled += 1;
+        Ok(())
+    }
+
+    /// Commits what is settled, dead letters first. As long as the receiver has accepted nothing,
+    /// refusals are not believed, and nothing is committed.
+    fn commit(
+        &mut self,
+        ledger: &mut Ledger,
+        commit: Commit,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<(), Error> {
+        if !self.has_accepted || ledger.settled == ledger.committed {
+            return Ok(());
+        }
+        if let Some(dead_letters) = self
+            .dead_letters
+            .as_mut()
+            .filter(|_| !ledger.refused.is_empty())
+        {
+            let path = dead_letters.path.display().to_string();
+            let events = ledger
+                .refused
+                .iter()
+                .map(|&(place, _)| &ledger.events[place]);
+            dead_letters
+                .lines
+                .append(events, false)
+                .map_err(|error| Error::DeadLetter(format!("{path}: {error}")))?;
+            for (place, why) in ledger.refused.drain(..) {
+                self.figures.dead_letters += 1;
+                let id = ledger.events[place].id.to_string();
+                warn(&format!(
+                    "the event {} was refused and is now in {path}: {why}",
+                    crate::text::excerpt(id.as_bytes())
+                ));
+            }
+        }
+        let events = &ledger.events[ledger.committed..ledger.settled];
+        commit(Acknowledged { events }, &ledger.events[ledger.settled..])?;
+        ledger.committed = ledger.settled;
+        Ok(())
+    }
+
+    /// Whether a body of this size was refused before, unless that contradicts what was accepted:
+    /// then its size was not the reason.
+    fn is_too_large(&self, size: usize) -> bool {
+        self.smallest_refused
+            .is_some_and(|refused| size >= refused && refused > self.largest_accepted)
+    }
+
+    /// How large the next batch may be: between the largest body that was accepted and the smallest
+    /// that was not, closing in on the limit until the difference is not worth a refusal.
+    fn most_bytes(&self) -> usize {
+        let accepted = self.largest_accepted;
+        let most = match self.smallest_refused {
+            None => self.limits.bytes,
+            Some(refused) if refused > accepted && refused - accepted > refused / 8 => {
+                accepted + (refused - accepted) / 2
+            }
+            Some(_) => accepted,
+        };
+        most.min(self.limits.bytes)
+    }
 }

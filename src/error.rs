@@ -59,6 +59,12 @@ pub enum Error {
     Incomplete(Missing),
     /// `--max-time` was reached.
     OutOfTime,
+    /// The receiver, or the program that events are given to, failed.
+    Receiver(String),
+    /// The receiver refused events for good.
+    EventsRefused(String),
+    /// An event that was refused could not be put aside.
+    DeadLetter(String),
     /// The reader of standard output went away.
     StdoutClosed,
     /// Standard output could not be written.
@@ -84,7 +90,9 @@ impl Error {
             Self::Source(_) | Self::Incomplete(_) => Exit::SourceFailed,
             Self::OutOfTime => Exit::OutOfTime,
             Self::StdoutClosed => Exit::StdoutClosed,
-            Self::Stdout(_) => Exit::Failure,
+            Self::Receiver(_) => Exit::ReceiverFailed,
+            Self::EventsRefused(_) => Exit::EventsRefused,
+            Self::Stdout(_) | Self::DeadLetter(_) => Exit::Failure,
         }
     }
 }
@@ -93,6 +101,14 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(message) | Self::Checkpoint(message) => f.write_str(message),
+            Self::Receiver(message) => write!(f, "{message}; the next run goes on from the last acknowledged batch"),
+            Self::EventsRefused(message) => write!(
+                f,
+                "{message}; refused for good: mend the receiver or the options, for every run will stop here (or, if single events are at fault, put those aside with --dead-letter FILE)"
+            ),
+            Self::DeadLetter(message) => {
+                write!(f, "cannot put refused events aside in {message}; the next run tries them again")
+            }
             Self::Locked(path) => write!(
                 f,
                 "another run holds the lock {}; nothing was done (--lock-wait SPAN waits for it)",
@@ -151,6 +167,9 @@ mod tests {
             (Error::Source(SourceError::Failed(text())), 5),
             (Error::Incomplete(missing), 5),
             (Error::OutOfTime, 3),
+            (Error::Receiver(text()), 6),
+            (Error::EventsRefused(text()), 7),
+            (Error::DeadLetter(text()), 1),
             (Error::StdoutClosed, 141),
             (Error::Stdout(io::Error::other("full")), 1),
             (

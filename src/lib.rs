@@ -8,7 +8,8 @@
 //! 3. [`page`], [`source`] and [`api`]: one page of the list, how pages are asked for, and how HTTP
 //!    gives them.
 //! 4. [`walk`]: which pages to read, and the proof that nothing was missed.
-//! 5. [`delivery`] and [`stdout`]: where events go, and what acknowledges them.
+//! 5. [`delivery`]: batches, and what acknowledges them; [`stdout`], [`post`] and [`exec`]: where
+//!    they go; [`format`](mod@format): what receivers read, and what their answers mean.
 //! 6. [`run`]: all of it in order; [`error`]: how it ends.
 //!
 //! The guarantee (complete, in order, at least once, never twice without a crash) rests on
@@ -22,7 +23,13 @@ pub mod config;
 pub mod delivery;
 pub mod error;
 pub mod event;
+pub mod exec;
+pub mod format;
+pub mod http;
+pub mod lines;
+pub mod normalize;
 pub mod page;
+pub mod post;
 pub mod retry;
 pub mod run;
 pub mod source;

@@ -8,7 +8,6 @@ use tfc_audit::clock::{Clock, SystemClock};
 use tfc_audit::config::{Config, Environment};
 use tfc_audit::error::{Error, Exit};
 use tfc_audit::run::{self, Report};
-use tfc_audit::stdout::Stdout;
 
 fn main() -> ExitCode {
     match run() {
@@ -38,22 +37,28 @@ fn run() -> Result<(), Error> {
     };
     let config =
         Config::new(&args, &Environment::of_process(), clock.now()).map_err(Error::Usage)?;
-    let mut stdout = Stdout::of_process().map_err(Error::Stdout)?;
     let mut report = Report::default();
-    let result = run::run(&config, &clock, &mut stdout, &mut report, &mut |warning| {
+    let result = run::run(&config, &clock, &mut report, &mut |warning| {
         say(&format!("warning: {warning}"));
     });
     if config.verbose {
-        let Report { delivered, figures } = report;
-        say(&format!(
-            "{delivered} events delivered; {} pages read, {} requests tried again; {:.1} s, {:.1} s of it reading",
-            figures.pages,
-            figures.retries,
-            clock.elapsed().as_secs_f64(),
-            figures.reading.as_secs_f64(),
-        ));
+        say(&summary(&report, &clock));
     }
     result
+}
+
+/// What a run did, in a line.
+fn summary(report: &Report, clock: &SystemClock) -> String {
+    format!(
+        "events delivered: {}, dead letters among them: {}; pages read: {}; tried again: {} pages, {} deliveries; {:.1} s, {:.1} s of it reading",
+        report.delivered,
+        report.delivery.dead_letters,
+        report.walk.pages,
+        report.walk.retries,
+        report.delivery.retries,
+        clock.elapsed().as_secs_f64(),
+        report.walk.reading.as_secs_f64(),
+    )
 }
 
 /// Writes a line to standard error. If even that is not possible, the exit code has to do.

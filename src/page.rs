@@ -11,7 +11,6 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::event::{Event, EventId};
-use crate::text::excerpt;
 use crate::timestamp;
 
 /// A page as the API gave it.
@@ -31,14 +30,30 @@ pub struct Page {
     pub date: Option<OffsetDateTime>,
 }
 
-/// Why a body is not a page.
+/// Why a body is not a page. Neither text is fit to be shown as it is.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed {
     /// What was wrong, and where.
-    pub message: String,
+    pub fault: String,
+    /// The beginning of what was found there.
+    pub found: String,
     /// The body just ends: a connection that broke without saying so, worth another try.
     pub truncated: bool,
 }
+
+impl Malformed {
+    fn new(fault: String, found: &[u8]) -> Self {
+        let found = String::from_utf8_lossy(&found[..found.len().min(LONGEST_FOUND)]).into_owned();
+        Self {
+            fault,
+            found,
+            truncated: false,
+        }
+    }
+}
+
+/// How many bytes of what was found are kept: more than a message shows.
+const LONGEST_FOUND: usize = 2048;
 
 #[derive(Deserialize)]
 struct Body<'a> {
@@ -72,43 +87,38 @@ struct Head<'a> {
 /// # Errors
 /// [`Malformed`] if the body is not of the documented shape.
 pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
-    let wrong = |message| Malformed {
-        message,
-        truncated: false,
-    };
     let text: Arc<str> = match String::from_utf8(body) {
         Ok(text) => text.into(),
         Err(error) => {
-            return Err(wrong(format!(
-                "the body is not UTF-8 from byte {} on: {}",
-                error.utf8_error().valid_up_to(),
-                excerpt(error.as_bytes())
-            )));
+            let place = error.utf8_error().valid_up_to();
+            return Err(Malformed::new(
+                format!("the body is not UTF-8 from byte {place} on"),
+                error.as_bytes(),
+            ));
         }
     };
     let body: Body = serde_json::from_str(&text).map_err(|error| Malformed {
-        message: format!(
-            "the body is not a page of the audit trail ({error}): {}",
-            excerpt(text.as_bytes())
-        ),
         truncated: error.is_eof(),
+        ..Malformed::new(
+            format!("the body is not a page of the audit trail ({error})"),
+            text.as_bytes(),
+        )
     })?;
     let events = body.data.iter().enumerate().map(|(place, raw)| {
         let json = raw.get();
-        let what = |fault: &dyn std::fmt::Display| {
-            wrong(format!(
-                "event {} of the page {fault}: {}",
-                place + 1,
-                excerpt(json.as_bytes())
-            ))
+        let malformed = |fault: &dyn std::fmt::Display| {
+            Malformed::new(
+                format!("event {} of the page {fault}", place + 1),
+                json.as_bytes(),
+            )
         };
         let head: Head = serde_json::from_str(json)
-            .map_err(|error| what(&format_args!("is not as documented ({error})")))?;
+            .map_err(|error| malformed(&format_args!("is not as documented ({error})")))?;
         if head.id.is_empty() {
-            return Err(what(&"has an empty id"));
+            return Err(malformed(&"has an empty id"));
         }
         let time = timestamp::parse(&head.timestamp)
-            .ok_or_else(|| what(&"has a timestamp that is not RFC 3339"))?;
+            .ok_or_else(|| malformed(&"has a timestamp that is not RFC 3339"))?;
         // `raw` borrows from `text`, so the difference of the addresses is its place there.
         let start = json.as_ptr().addr() - text.as_ptr().addr();
         Ok(Event::new(
@@ -149,7 +159,8 @@ mod tests {
     use super::*;
 
     fn message(body: &str) -> String {
-        parse(body.into()).unwrap_err().message
+        let Malformed { fault, found, .. } = parse(body.into()).unwrap_err();
+        format!("{fault}: {found}")
     }
 
     #[test]
@@ -212,7 +223,7 @@ mod tests {
         assert!(
             parse(b"{\"data\":[\xff]}".to_vec())
                 .unwrap_err()
-                .message
+                .fault
                 .contains("not UTF-8 from byte 9")
         );
     }

@@ -9,14 +9,18 @@ use time::OffsetDateTime;
 use crate::api::Client;
 use crate::checkpoint::{Checkpoint, CheckpointFile, NoStore, Store};
 use crate::clock::Clock;
-use crate::config::{Config, Secret, TokenSource, check_token};
-use crate::delivery::{Target, deliver};
+use crate::config::{Config, Destination, Secret, TokenSource, check_token};
+use crate::delivery::{self, Acknowledged, DeadLetters, Delivery, Target};
 use crate::error::Error;
+use crate::event::Event;
+use crate::exec::Exec;
 use crate::page::organization;
+use crate::post::Receiver;
 use crate::retry::Patience;
 use crate::source::Source;
+use crate::stdout::Stdout;
 use crate::timestamp;
-use crate::walk::{Figures, Missing, Scope, Walk};
+use crate::walk::{self, Missing, Scope, Walk};
 
 /// How long the service keeps events (documented).
 const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -31,21 +35,42 @@ pub struct Report {
     /// How many events were delivered and committed.
     pub delivered: u64,
     /// What reading took.
-    pub figures: Figures,
+    pub walk: walk::Figures,
+    /// What delivery took.
+    pub delivery: delivery::Figures,
 }
 
 /// Does what the configuration asks for: locks and reads the checkpoint, and drains the source into
-/// the target. `report` and `warn` hear of it as it happens, whatever the outcome.
+/// the destination. `report` and `warn` hear of it as it happens, whatever the outcome.
 ///
 /// # Errors
 /// How the run ended, if not well. What was delivered until then is committed.
 pub fn run(
     config: &Config,
     clock: &dyn Clock,
-    target: &mut dyn Target,
     report: &mut Report,
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), Error> {
+    let mut target: Box<dyn Target>;
+    let mut dead_letters = None;
+    match &config.destination {
+        Destination::Stdout => target = Box::new(Stdout::of_process(config.normalize)?),
+        Destination::Exec(command) => {
+            target = Box::new(Exec::new(
+                command.clone(),
+                config.normalize,
+                config.max_time.is_some(),
+            ));
+        }
+        Destination::Post(post) => {
+            target = Box::new(Receiver::new(post, config.normalize, config.timeout)?);
+            dead_letters = post
+                .dead_letter
+                .clone()
+                .map(DeadLetters::open)
+                .transpose()?;
+        }
+    }
     let patience = Patience {
         timeout: config.timeout,
         retries: config.retries,
@@ -87,6 +112,7 @@ pub fn run(
         }
     };
     let mut client = Client::new(&config.endpoint, &token, config.timeout);
+    let mut delivery = Delivery::new(&mut *target, clock, patience, config.limits, dead_letters);
     let drain = Drain {
         clock,
         patience,
@@ -97,7 +123,7 @@ pub fn run(
     };
     drain.run(
         &mut client,
-        target,
+        &mut delivery,
         &mut checkpoint,
         &mut *store,
         report,
@@ -130,29 +156,22 @@ impl Drain<'_> {
     pub fn run(
         &self,
         source: &mut dyn Source,
-        target: &mut dyn Target,
+        delivery: &mut Delivery,
         checkpoint: &mut Checkpoint,
         store: &mut dyn Store,
         report: &mut Report,
         warn: &mut dyn FnMut(&str),
     ) -> Result<(), Error> {
-        // Without a checkpoint's file nothing ever moved the boundary, and `since` counts to the
-        // fraction of a second.
-        let from = if checkpoint.last_timestamp.is_none() {
-            self.since.max(checkpoint.boundary_start)
-        } else {
-            checkpoint.boundary_start
-        };
         let scope = Scope {
             since: checkpoint
                 .boundary_start
                 .map(|start| timestamp::before(start, INCLUSIVE_EITHER_WAY)),
-            from,
+            from: checkpoint.boundary_start,
             until: self.until,
             page_size: self.page_size,
         };
         let mut walk = Walk::start(source, self.clock, self.patience, scope, checkpoint.known())?;
-        report.figures = walk.figures();
+        report.walk = walk.figures();
         let server_time = walk.server_time();
         let expects_known = checkpoint
             .last_timestamp
@@ -173,17 +192,25 @@ impl Drain<'_> {
         let mut is_empty = walk.first_events().is_empty();
         loop {
             let stride = walk.next_stride();
-            report.figures = walk.figures();
+            report.walk = walk.figures();
             let Some(stride) = stride? else { break };
             is_empty = is_empty && stride.events.is_empty();
             if !stride.events.is_empty() {
-                let delivered = deliver(target, &stride.events)?;
-                checkpoint.advance(&delivered, stride.rest, server_time, self.overlap);
-                let events = stride.events.len();
-                store
-                    .commit(checkpoint)
-                    .map_err(|fault| Error::NotCommitted { events, fault })?;
-                report.delivered += events as u64;
+                let delivered = &mut report.delivered;
+                let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
+                    let next = following.first().map(|next| next.time);
+                    let rest = next.into_iter().chain(stride.rest).min();
+                    checkpoint.advance(&acknowledged, rest, server_time, self.overlap);
+                    let events = acknowledged.events().len();
+                    store
+                        .commit(checkpoint)
+                        .map_err(|fault| Error::NotCommitted { events, fault })?;
+                    *delivered += events as u64;
+                    Ok(())
+                };
+                let result = delivery.deliver(&stride.events, &mut commit, warn);
+                report.delivery = delivery.figures();
+                result?;
             }
             missing = missing.or(stride.missing);
         }

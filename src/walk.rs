@@ -20,8 +20,10 @@
 //! - **Within a stride nothing is missed.** Events that share a timestamp and straddle a page
 //!   boundary can be missed if their order changes between two requests. So the number of distinct
 //!   events older than the cut is compared with what the counts of the answer promise
-//!   ([`Reading::promised`]) *before* the stride is delivered, and the stride is read again with
+//!   (`Numbered::promised`) *before* the stride is delivered, and the stride is read again with
 //!   page boundaries elsewhere until the number is reached.
+//!   (What the counts cannot tell: an event that appears late in the middle of a walk, or one that
+//!   was seen and that retention then removes, can each stand in for one that was missed.)
 //! - **It ends**, whatever the source answers: page numbers only grow within a reading, a reading
 //!   ends when pages bring nothing new, and a run reads a bounded number of pages.
 
@@ -443,7 +445,10 @@ impl<'a> Walk<'a> {
                     promised: promised_now,
                 });
             };
-            promised = self.read_again((start - 1) * start_size, size, &mut found)?;
+            // A reading that finds nothing proves nothing.
+            promised = self
+                .read_again((start - 1) * start_size, size, &mut found)?
+                .or(promised);
         };
         self.position = match cut {
             None => Position::Done,

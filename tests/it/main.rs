@@ -9,3 +9,4 @@ mod http;
 mod stdout;
 mod support;
 mod walk;
+mod model;

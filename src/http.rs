@@ -1,0 +1,133 @@
+//! What the API client and delivery by POST have in common: how ureq is set up, and how its errors
+//! and answers are put into words.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use ureq::http::{Response, header::HeaderMap};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Body, Error, Proxy, RequestBuilder};
+
+use crate::retry::named_wait;
+use crate::text::excerpt;
+
+/// The largest body of an answer that is read, after decompression. A page of 1,000 events is about
+/// 0.6 MB.
+const LARGEST_BODY: u64 = 64 * 1024 * 1024;
+/// How long connecting may take at most, the TLS handshake included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections to one side, kept alive between requests.
+#[derive(Debug)]
+pub struct Connection {
+    agent: Agent,
+    timeout: Duration,
+}
+
+impl Connection {
+    /// Prepares an agent that leaves every decision to us: statuses are answers, redirects are not
+    /// followed, every request has a time limit, and what goes to this machine goes through no
+    /// proxy. Nothing is sent yet.
+    #[must_use]
+    pub fn new(loopback: bool, timeout: Duration) -> Self {
+        let proxy = if loopback {
+            None
+        } else {
+            Proxy::try_from_env()
+        };
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_global(Some(timeout))
+            .timeout_connect(Some(CONNECT_TIMEOUT.min(timeout)))
+            .user_agent(concat!("tfc-audit/", env!("CARGO_PKG_VERSION")))
+            .proxy(proxy)
+            .tls_config(
+                TlsConfig::builder()
+                    .root_certs(RootCerts::PlatformVerifier)
+                    .build(),
+            )
+            .build()
+            .new_agent();
+        Self { agent, timeout }
+    }
+
+    /// The agent to make requests with.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Gives a request a shorter time limit, if it has to be. It then gets TLS settings of its own
+    /// on a new connection, so that only the last ones before `--max-time` are treated so.
+    #[must_use]
+    pub fn limit<B>(&self, request: RequestBuilder<B>, timeout: Duration) -> RequestBuilder<B> {
+        if timeout >= self.timeout {
+            request
+        } else {
+            request.config().timeout_global(Some(timeout)).build()
+        }
+    }
+}
+
+/// Reads an answer's body, up to a limit.
+///
+/// # Errors
+/// If it breaks off or is too large.
+pub fn read_body(response: Response<Body>) -> Result<Vec<u8>, Error> {
+    response
+        .into_body()
+        .into_with_config()
+        .limit(LARGEST_BODY)
+        .read_to_vec()
+}
+
+/// Whether a request that brought no whole answer is worth another try.
+#[must_use]
+pub fn is_passing(error: &Error) -> bool {
+    !matches!(
+        error,
+        Error::BodyExceedsLimit(_)
+            | Error::LargeResponseHeader(..)
+            | Error::Rustls(_)
+            | Error::Tls(_)
+            | Error::BadUri(_)
+            | Error::Http(_)
+    )
+}
+
+/// An error in words, safe to show.
+#[must_use]
+pub fn describe(error: &Error) -> String {
+    match error {
+        Error::BodyExceedsLimit(limit) => format!("the answer is larger than {} MiB", limit >> 20),
+        other => excerpt(other.to_string().as_bytes()),
+    }
+}
+
+/// A header's value, if it is there and is text.
+#[must_use]
+pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The wait that an answer asks for.
+#[must_use]
+pub fn wait(headers: &HeaderMap) -> Option<Duration> {
+    named_wait(|name| header(headers, name), OffsetDateTime::now_utc())
+}
+
+/// Where a redirect leads, as ` to ADDRESS`: without what follows `?` or `#`, which may be secret.
+/// Empty for any other answer.
+#[must_use]
+pub fn redirect(response: &Response<Body>) -> String {
+    let location = response
+        .status()
+        .is_redirection()
+        .then(|| header(response.headers(), "location"))
+        .flatten();
+    let address = location.and_then(|location| location.split(['?', '#']).next());
+    address
+        .map(|address| format!(" to {}", excerpt(address.as_bytes())))
+        .unwrap_or_default()
+}

@@ -1,0 +1,157 @@
+//! Delivery by HTTP POST.
+
+use std::fs;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::config::{Header, Post, Secret, parse_header};
+use crate::delivery::{Limits, Target};
+use crate::error::Error;
+use crate::event::Event;
+use crate::format::{Encoder, Format, Verdict};
+use crate::http::{self, Connection};
+use crate::text::excerpt;
+
+/// How many bytes of an answer are looked at for a message, which shows fewer.
+const MOST_SHOWN: usize = 2048;
+
+/// A receiver, as a target.
+pub struct Receiver {
+    connection: Connection,
+    url: Secret,
+    /// The address as it may be shown.
+    shown: String,
+    format: Format,
+    encoder: Encoder,
+    headers: Vec<(String, Secret)>,
+    gzip: bool,
+}
+
+impl Receiver {
+    /// Prepares a receiver and reads the files with headers; nothing is sent yet. `timeout` is for
+    /// one request.
+    ///
+    /// # Errors
+    /// If a header file cannot be read or holds something else; the message does not repeat it.
+    pub fn new(post: &Post, normalize: bool, timeout: Duration) -> Result<Self, Error> {
+        let mut headers = Vec::new();
+        for header in &post.headers {
+            match header {
+                Header::Given(name, value) => headers.push((name.clone(), value.clone())),
+                Header::File(path) => {
+                    let fault = |fault: &dyn std::fmt::Display| {
+                        Error::Usage(format!("--header: {}: {fault}", path.display()))
+                    };
+                    let text = fs::read_to_string(path).map_err(|error| fault(&error))?;
+                    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+                        match parse_header(line) {
+                            Ok(Header::Given(name, value)) => headers.push((name, value)),
+                            Ok(Header::File(_)) => {}
+                            Err(wrong) => return Err(fault(&format_args!("a line {wrong}"))),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            connection: Connection::new(post.url.is_loopback(), timeout),
+            url: Secret::new(post.url.expose()),
+            shown: post.url.to_string(),
+            format: post.format,
+            encoder: Encoder::new(post.format, normalize, &post.labels),
+            headers,
+            gzip: post.gzip,
+        })
+    }
+
+    /// A text from the receiver without our secrets, which some receivers send back.
+    fn masked(&self, text: &str) -> String {
+        let query = self
+            .url
+            .expose()
+            .split_once('?')
+            .map(|(_, query)| Secret::new(query.to_owned()));
+        let secrets = self.headers.iter().map(|header| &header.1).chain(&query);
+        secrets.fold(text.to_owned(), |text, secret| secret.mask(&text))
+    }
+
+    fn has_header(&self, name: &str) -> bool {
+        self.headers
+            .iter()
+            .any(|header| header.0.eq_ignore_ascii_case(name))
+    }
+}
+
+impl Target for Receiver {
+    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
+        self.encoder.encode(events, limits.events, limits.bytes)
+    }
+
+    fn is_one_by_one(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
+        let mut call = self.connection.agent().post(self.url.expose());
+        if !self.has_header("content-type") {
+            call = call.content_type(self.format.content_type());
+        }
+        for (name, value) in &self.headers {
+            call = call.header(name, value.expose());
+        }
+        let call = self.connection.limit(call, timeout);
+        let answer = if self.gzip {
+            let compressed = compress(body)
+                .map_err(|error| Error::Receiver(format!("cannot compress: {error}")))?;
+            call.header("content-encoding", "gzip").send(&compressed)
+        } else {
+            call.send(body)
+        };
+        let at = |what: String| format!("{}: {}", self.shown, self.masked(&what));
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) => {
+                let (message, passing) = (at(http::describe(&error)), http::is_passing(&error));
+                return Ok(Verdict::Failed {
+                    message,
+                    passing,
+                    wait: None,
+                });
+            }
+        };
+        let (status, wait) = (response.status().as_u16(), http::wait(response.headers()));
+        let leads = http::redirect(&response);
+        let body = http::read_body(response).ok();
+        let start = body
+            .as_deref()
+            .map_or(&[][..], |body| &body[..body.len().min(MOST_SHOWN)]);
+        let said = excerpt(self.masked(&String::from_utf8_lossy(start)).as_bytes());
+        Ok(
+            match self
+                .format
+                .judge(status, body.as_deref(), &said, events.len())
+            {
+                Verdict::Failed {
+                    message, passing, ..
+                } => Verdict::Failed {
+                    message: at(message),
+                    passing,
+                    wait,
+                },
+                Verdict::TooLarge(message) => Verdict::TooLarge(at(message)),
+                Verdict::RefusedEvents(message) => Verdict::RefusedEvents(at(message)),
+                Verdict::Refused(message) => Verdict::Refused(at(message + &leads)),
+                verdict => verdict,
+            },
+        )
+    }
+}
+
+fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    encoder.write_all(body)?;
+    encoder.finish()
+}
