@@ -1,12 +1,13 @@
-//! The integration tests: the built binary against the stand-in for the API.
+
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
 mod checkpoint;
 mod cli;
 mod defects;
+mod documents;
 mod http;
+mod model;
 mod stdout;
 mod support;
 mod walk;
-mod model;
