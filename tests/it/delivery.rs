@@ -1,0 +1,954 @@
+//! Delivery by POST, against a receiver that answers as told: what acknowledges, what is tried
+//! again, what is refused, and that whatever happens every event is acknowledged once, in order.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::receiver::{Format, Item, Receiver, Rules, Step};
+use crate::stand_in::{Event, events, events_from, sample_events};
+use crate::support::{Bench, Outcome, Running, TOKEN, minutes_ago, now};
+
+/// Given to every run as a header and in the receiver's address; no run may show it.
+const SECRET: &str = "hunter2-hidden";
+
+/// An API, a receiver, and runs that ship from one to the other.
+struct Delivery {
+    bench: Bench,
+    receiver: Receiver,
+    args: Vec<String>,
+}
+
+impl Delivery {
+    /// These events, for a receiver with these rules. Nothing is tried again.
+    fn new(format: Format, events: Vec<Event>, rules: Rules) -> Self {
+        let receiver = Receiver::start(format, rules);
+        let url = format!("{}?key={SECRET}", receiver.url());
+        let header = format!("Authorization: Bearer {SECRET}");
+        let args = ["--post", &url, "--header", &header, "--retries=0"];
+        let mut args = args.map(str::to_owned).to_vec();
+        if format != Format::Ndjson {
+            args.push(format!("--format={}", format.name()));
+        }
+        Self {
+            bench: Bench::of(events),
+            receiver,
+            args,
+        }
+    }
+
+    /// As many events, one a second, for a receiver that takes each of them but those that
+    /// `change` says.
+    fn of(format: Format, count: usize, change: impl FnOnce(&mut Rules, &[Event])) -> Self {
+        let events = events(count, now(), 1);
+        let mut rules = Rules::default();
+        change(&mut rules, &events);
+        Self::new(format, events, rules)
+    }
+
+    /// The same with these arguments in every run; they replace earlier ones of their name.
+    fn with(mut self, args: &[&str]) -> Self {
+        for &arg in args {
+            let name = arg.split_inclusive('=').next().unwrap_or_default();
+            self.args.retain(|given| !given.starts_with(name));
+            self.args.push(arg.to_owned());
+        }
+        self
+    }
+
+    /// The same with a place for dead letters.
+    fn with_dead_letters(self) -> Self {
+        let path = self.bench.path("dead.ndjson");
+        self.with(&[&format!("--dead-letter={}", path.display())])
+    }
+
+    /// What is among the dead letters.
+    fn dead_letters(&self) -> String {
+        fs::read_to_string(self.bench.path("dead.ndjson")).unwrap_or_default()
+    }
+
+    /// Runs the command with these arguments as well, to its end.
+    #[track_caller]
+    fn run_with(&self, more: &[&str]) -> Outcome {
+        let args = self.args.iter().map(String::as_str);
+        let args: Vec<_> = args.chain(more.iter().copied()).collect();
+        let run = self.bench.run(&args);
+        let shown = run.stdout.clone() + &run.stderr + &self.dead_letters();
+        run.holds(!shown.contains(SECRET), "the secret should not be shown");
+        run.prints_nothing();
+        for request in self.receiver.received() {
+            let sent = format!("{:?}", request.headers);
+            run.holds(!sent.contains(TOKEN), "the source's token should stay here");
+            run.holds(sent.contains(SECRET), "each request should have the header");
+        }
+        run
+    }
+
+    /// Starts the command.
+    fn start(&self) -> Running<'_> {
+        let args: Vec<_> = self.args.iter().map(String::as_str).collect();
+        self.bench.start(self.bench.command(&args))
+    }
+
+    #[track_caller]
+    fn run(&self) -> Outcome {
+        self.run_with(&[])
+    }
+
+    /// All events as they are to arrive, but for these.
+    fn expected_without(&self, ids: &[&str]) -> Vec<String> {
+        self.bench.api.with(|world| {
+            let all = world.in_order().into_iter();
+            let all = all.filter(|event| !ids.contains(&event.id.as_str()));
+            all.map(|event| event.id.clone()).collect()
+        })
+    }
+
+    /// The first so many events were acknowledged, in order, each once, and no other.
+    #[track_caller]
+    fn delivered(&self, count: usize) -> &Self {
+        let expected = self.expected_without(&[]);
+        self.has(&expected[..count])
+    }
+
+    /// These events were acknowledged, in order, each once, and no other.
+    #[track_caller]
+    fn has(&self, expected: &[String]) -> &Self {
+        let is = self.receiver.delivered_ids();
+        if is != expected {
+            let equal = is
+                .iter()
+                .zip(expected)
+                .take_while(|(is, should)| is == should);
+            panic!(
+                "{} events were acknowledged, not {}; they differ after {}. The receiver's requests:\n{}",
+                is.len(),
+                expected.len(),
+                equal.count(),
+                self.receiver.summary()
+            );
+        }
+        self
+    }
+
+    /// The receiver got so many requests.
+    #[track_caller]
+    fn requests(&self, count: usize) -> &Self {
+        let (is, summary) = (self.receiver.count(), self.receiver.summary());
+        assert_eq!(is, count, "the receiver's requests:\n{summary}");
+        self
+    }
+
+    /// Everything is well from now on, and runs bring what is missing until nothing is.
+    #[track_caller]
+    fn recovers(&self) {
+        self.receiver.with(|rules| rules.always = Step::Usual);
+        self.run().code(0).silent();
+        let all = self.bench.api.with(|world| world.events.len());
+        self.delivered(all).is_settled();
+    }
+
+    /// One more run delivers nothing and says nothing.
+    #[track_caller]
+    fn is_settled(&self) {
+        let before = self.receiver.count();
+        self.run().code(0).silent();
+        self.requests(before);
+    }
+
+    /// How many events the checkpoint has passed: those up to its `last_timestamp`.
+    fn committed(&self) -> usize {
+        let last = self.bench.checkpoint_field("last_timestamp");
+        let Some(last) = last.as_str().map(str::to_owned) else {
+            return 0;
+        };
+        self.bench.api.with(|world| {
+            let passed = |event: &&Event| {
+                let event: Value = serde_json::from_str(&event.text).expect("JSON");
+                event["timestamp"]
+                    .as_str()
+                    .is_some_and(|time| time <= last.as_str())
+            };
+            world.events.iter().filter(passed).count()
+        })
+    }
+}
+
+/// Everything is taken but these.
+fn poisoned(events: &[&Event]) -> Rules {
+    Rules {
+        poison: events.iter().map(|event| event.id.clone()).collect(),
+        ..Rules::default()
+    }
+}
+
+/// So many usual answers.
+fn usual(count: usize) -> impl Iterator<Item = Step> {
+    std::iter::repeat_n(Step::Usual, count)
+}
+
+fn splunk(status: u16, code: u32) -> Step {
+    let body = format!(r#"{{"text":"as scripted","code":{code}}}"#);
+    Step::answer(status, &[], &body)
+}
+
+#[test]
+fn every_format_takes_everything_in_order_on_one_connection() {
+    for format in Format::ALL {
+        for gzip in [false, true] {
+            let count = if format == Format::Json { 25 } else { 250 };
+            let delivery = Delivery::of(format, count, |_, _| ());
+            let delivery = delivery.with(&["--batch-events=100"]);
+            let delivery = if gzip {
+                delivery.with(&["--gzip"])
+            } else {
+                delivery
+            };
+            delivery.run().code(0).silent();
+            delivery.delivered(count).is_settled();
+            delivery.requests(if format == Format::Json { 25 } else { 3 });
+            for request in delivery.receiver.received() {
+                assert_eq!((request.connection, request.method.as_str()), (1, "POST"));
+                let content_type = match format {
+                    Format::Ndjson | Format::Bulk => "application/x-ndjson",
+                    _ => "application/json",
+                };
+                assert_eq!(request.header("content-type"), content_type);
+                assert_eq!(request.header("content-encoding") == "gzip", gzip);
+                let path = format!("{}?key={SECRET}", format.path());
+                assert_eq!(request.path, path);
+            }
+            if format != Format::Bulk {
+                let text = |item: Item| item.text + "\n";
+                let all: String = delivery
+                    .receiver
+                    .delivered()
+                    .into_iter()
+                    .map(text)
+                    .collect();
+                assert_eq!(all, delivery.bench.api.with(|world| world.expected()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_receiver_that_is_down_costs_little_and_nothing_is_lost_or_repeated() {
+    let down = Rules {
+        always: Step::status(503),
+        ..Rules::default()
+    };
+    let delivery = Delivery::new(Format::Ndjson, events(30_000, now(), 100), down);
+    let run = delivery.run();
+    run.code(6).says("503");
+    run.holds(run.asked.len() <= 16, "16 pages should be the most");
+    delivery.requests(1).delivered(0);
+    delivery
+        .receiver
+        .with(|rules| rules.script.extend(usual(8)));
+    delivery.run().code(6).says("503");
+    delivery.requests(10).delivered(8_000).recovers();
+}
+
+#[test]
+fn nobody_listens() {
+    let delivery = Delivery::of(Format::Ndjson, 3, |_, _| ());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let run = delivery
+        .bench
+        .run(&["--retries=0", "--post", &format!("http://{address}/in")]);
+    run.fails(6, &address.to_string());
+    delivery.recovers();
+}
+
+/// What one answer to a first batch means: the exit code, and what the message has to name.
+/// Nothing may be acknowledged, become a dead letter or be tried again, and the next run delivers.
+#[test]
+fn no_other_answer_acknowledges() {
+    use Format::{Bulk, JsonArray, Loki, Ndjson, Splunk};
+    let html = || Step::answer(200, &[], "<html>Sign in");
+    let passing = [408, 425, 429, 500, 502, 503, 504, 599];
+    let passing = passing.map(|code| (Ndjson, 6, code));
+    let as_such = [
+        300, 301, 302, 303, 307, 308, 401, 403, 404, 405, 407, 409, 410, 415, 431, 501,
+    ];
+    let as_such = as_such.map(|code| (Ndjson, 7, code));
+    let each = [JsonArray, Splunk, Bulk, Loki].map(|format| [(format, 7, 401), (format, 6, 503)]);
+    let statuses = passing.into_iter().chain(as_such).chain(each.concat());
+    let statuses =
+        statuses.map(|(format, exit, code)| (format, Step::status(code), exit, code.to_string()));
+    let others = [
+        (Ndjson, Step::Unread, 6, ""),
+        (Ndjson, Step::Unanswered, 6, ""),
+        (Splunk, Step::Half, 6, ""),
+        (Bulk, Step::Half, 6, ""),
+        (Splunk, splunk(200, 9), 6, "as scripted"),
+        (Splunk, splunk(503, 9), 6, "as scripted"),
+        (Splunk, splunk(200, 7), 7, "as scripted"),
+        (Splunk, splunk(400, 7), 7, "as scripted"),
+        (Splunk, splunk(403, 4), 7, "as scripted"),
+        (Splunk, splunk(401, 2), 7, "as scripted"),
+        (Splunk, splunk(400, 10), 7, "as scripted"),
+        (Splunk, html(), 7, "Sign in"),
+        (Bulk, html(), 7, "Sign in"),
+        (Bulk, Step::answer(200, &[], "{}"), 7, "{}"),
+        (
+            Bulk,
+            Step::answer(200, &[], r#"{"errors":true,"items":[]}"#),
+            7,
+            "items",
+        ),
+        (Loki, html(), 7, "200"),
+        (Loki, Step::answer(260, &[], "blocked"), 7, "260"),
+    ];
+    let others = others.map(|(format, step, exit, named)| (format, step, exit, named.to_owned()));
+    for (format, step, exit, named) in statuses.chain(others) {
+        let delivery = Delivery::of(format, 5, |rules, _| rules.script.push_back(step.clone()));
+        let delivery = delivery.with_dead_letters();
+        delivery.run().code(exit).says(&named);
+        let (letters, summary) = (delivery.dead_letters(), delivery.receiver.summary());
+        assert_eq!(letters, "", "{format:?} {step:?}");
+        assert_eq!(
+            delivery.receiver.count(),
+            1,
+            "{format:?} {step:?}: {summary}"
+        );
+        delivery.run().code(0).silent();
+        delivery.delivered(5);
+    }
+}
+
+/// The receiver has what it did not acknowledge: a bulk request again is harmless.
+#[test]
+fn half_an_answer() {
+    // The status alone counts, and it came.
+    for format in [Format::Ndjson, Format::JsonArray] {
+        let delivery = Delivery::of(format, 5, |rules, _| rules.script.push_back(Step::Half));
+        delivery.run().code(0).silent();
+        delivery.delivered(5).is_settled();
+    }
+    for format in [Format::Splunk, Format::Bulk] {
+        let delivery = Delivery::of(format, 5, |rules, _| rules.script.push_back(Step::Half));
+        delivery.with(&["--retries=1"]).run().code(0).silent();
+    }
+}
+
+/// A failure that passes is tried again, and a wait that the receiver names is honoured: one that
+/// is too long ends the run, which shows that it was understood without sitting it out.
+#[test]
+fn passing_failures_are_tried_again() {
+    let busy = Step::answer(503, &[("Retry-After", "0")], r#"{"text":"busy","code":9}"#);
+    let cases = [
+        (Format::Ndjson, vec![Step::status(408), Step::status(425)]),
+        (Format::Ndjson, vec![Step::Unread, Step::Unanswered]),
+        (Format::Splunk, vec![busy, splunk(200, 9)]),
+        (Format::Bulk, vec![Step::Half, Step::status(429)]),
+        (Format::Loki, vec![Step::status(500), Step::status(502)]),
+    ];
+    for (format, steps) in cases {
+        let delivery = Delivery::of(format, 5, |rules, _| rules.script.extend(steps));
+        let delivery = delivery.with(&["--retries=2"]);
+        delivery.run().code(0).silent();
+        delivery.delivered(5).requests(3).is_settled();
+    }
+    let date = ("Date", "Mon, 23 Nov 2026 20:00:00 GMT");
+    let named = [
+        (429, vec![("Retry-After", "7200")]),
+        (
+            503,
+            vec![date, ("Retry-After", "Mon, 23 Nov 2026 22:00:00 GMT")],
+        ),
+    ];
+    for (code, headers) in named {
+        let step = Step::answer(code, &headers, "later");
+        let delivery = Delivery::of(Format::Ndjson, 5, |rules, _| rules.script.push_back(step));
+        let delivery = delivery.with(&["--retries=5"]);
+        delivery.run().code(6).says("7200");
+        delivery.requests(1).recovers();
+    }
+}
+
+#[test]
+fn slow_and_stalled_answers() {
+    let slow = Step::Spread(Duration::from_millis(200));
+    let delivery = Delivery::of(Format::Bulk, 5, |rules, _| {
+        rules.script.extend([slow, Step::Stall]);
+    });
+    let delivery = delivery.with(&["--batch-events=2", "--timeout=1s"]);
+    delivery.run().code(6).says("timeout");
+    delivery.delivered(2).recovers();
+
+    let delivery = Delivery::of(Format::Ndjson, 5, |rules, _| {
+        rules.script.push_back(Step::Stall);
+    });
+    delivery.with(&["--max-time=2s"]).run().code(3);
+}
+
+#[test]
+fn a_refused_batch_stops_the_run_and_the_answer_is_shown_cut_and_escaped() {
+    for code in [400, 422] {
+        let body = format!("\u{1b}[2Jno\r\n{}", "x".repeat(5_000));
+        let step = Step::answer(code, &[], &body);
+        let delivery = Delivery::of(Format::Ndjson, 50, |rules, _| {
+            rules.script.extend([Step::Usual, step]);
+        });
+        let delivery = delivery.with(&["--batch-events=10"]);
+        let run = delivery.run();
+        run.code(7)
+            .says(&code.to_string())
+            .says(r"\u{1b}[2Jno\r\nxxx");
+        run.holds(run.stderr.len() < 800, "the answer should be cut");
+        delivery.requests(2).delivered(10).recovers();
+    }
+}
+
+#[test]
+fn one_poison_event_is_put_aside_and_the_others_arrive_in_order() {
+    use Format::{Bulk, Json, JsonArray, Loki, Ndjson, Splunk};
+    let cases = [
+        (Ndjson, 1_000, 0),
+        (Ndjson, 1_000, 617),
+        (Ndjson, 1_000, 999),
+        (JsonArray, 100, 50),
+        (Json, 20, 10),
+        (Json, 20, 0),
+        (Splunk, 100, 50),
+        (Bulk, 100, 50),
+        (Bulk, 100, 0),
+        (Loki, 100, 50),
+    ];
+    for (format, count, place) in cases {
+        let events = events(count, now(), 1);
+        let poison = events[place].clone();
+        let delivery = Delivery::new(format, events, poisoned(&[&poison])).with_dead_letters();
+        delivery.run().code(0);
+        delivery.has(&delivery.expected_without(&[&poison.id]));
+        assert_eq!(
+            delivery.dead_letters(),
+            poison.text + "\n",
+            "{format:?} {place}"
+        );
+        delivery.is_settled();
+    }
+}
+
+#[test]
+fn without_a_place_for_dead_letters_poison_stops_the_run() {
+    for format in [Format::Ndjson, Format::Splunk, Format::Bulk] {
+        let events = events(50, now(), 1);
+        let delivery = Delivery::new(format, events.clone(), poisoned(&[&events[25]]));
+        let delivery = delivery.with(&["--batch-events=20"]);
+        delivery.run().code(7).says("400");
+        delivery.requests(2);
+        let committed = if format == Format::Bulk { 25 } else { 20 };
+        assert_eq!(delivery.committed(), committed, "{format:?}");
+        delivery.receiver.with(|rules| rules.poison.clear());
+        delivery.run().code(0).silent();
+        let mut delivered = delivery.receiver.delivered_ids();
+        if format == Format::Bulk {
+            // Those behind it in its batch were taken before it.
+            let poison = delivered.remove(39);
+            delivered.insert(25, poison);
+        }
+        assert_eq!(delivered, delivery.expected_without(&[]), "{format:?}");
+        delivery.is_settled();
+    }
+}
+
+/// Dead letters that were written are not forgotten with the run that wrote them.
+#[test]
+fn many_poison_events_over_several_runs() {
+    let events = events(300, now(), 1);
+    let poison: Vec<_> = [7, 8, 99, 100, 101, 250].map(|place| &events[place]).into();
+    let rules = poisoned(&poison);
+    let letters: String = poison
+        .iter()
+        .map(|event| event.text.clone() + "\n")
+        .collect();
+    let ids: Vec<_> = poison.iter().map(|event| event.id.as_str()).collect();
+    let delivery = Delivery::new(Format::Ndjson, events.clone(), rules).with_dead_letters();
+    let delivery = delivery.with(&["--batch-events=50"]);
+    // Each of these runs ends somewhere in the middle of halving.
+    for requests in [3, 9, 17] {
+        delivery.receiver.with(|rules| {
+            rules.script.extend(usual(requests));
+            rules.script.push_back(Step::status(503));
+        });
+        delivery.run().code(6);
+    }
+    delivery.run().code(0);
+    delivery.has(&delivery.expected_without(&ids));
+    let mut written: Vec<_> = delivery.dead_letters().lines().map(str::to_owned).collect();
+    written.dedup(); // what a run wrote but could not commit may come again
+    assert_eq!(written.join("\n") + "\n", letters);
+    delivery.is_settled();
+}
+
+#[test]
+fn a_receiver_that_refuses_everything_makes_no_dead_letters() {
+    let everything = |code| Rules {
+        always: Step::status(code),
+        ..Rules::default()
+    };
+    for (code, most) in [(401, 1), (403, 1), (400, 20), (422, 20), (413, 20)] {
+        let rules = everything(code);
+        let delivery = Delivery::new(Format::Ndjson, events(30, now(), 1), rules);
+        let delivery = delivery.with(&["--batch-events=8"]).with_dead_letters();
+        delivery.run().code(7).says(&code.to_string());
+        let (count, summary) = (delivery.receiver.count(), delivery.receiver.summary());
+        assert!(count <= most, "{summary}");
+        assert_eq!(delivery.dead_letters(), "", "{code}");
+        assert_eq!(delivery.committed(), 0, "{code}");
+        delivery.recovers();
+    }
+    let events = events(30, now(), 1);
+    let rules = poisoned(&events.iter().collect::<Vec<_>>());
+    let delivery = Delivery::new(Format::Bulk, events, rules).with_dead_letters();
+    delivery.run().code(7).says("document_parsing_exception");
+    assert_eq!(delivery.dead_letters(), "");
+    delivery.receiver.with(|rules| rules.poison.clear());
+    delivery.recovers();
+}
+
+#[test]
+fn batches_are_halved_until_they_are_small_enough() {
+    let delivery = Delivery::of(Format::Ndjson, 3_000, |rules, _| {
+        rules.most_events = 400;
+        rules.script.extend(usual(4)); // 1,000 and 500 are too many, two of 250 are not
+        rules.script.push_back(Step::status(503));
+    });
+    delivery.run().code(6).says("503");
+    delivery.requests(5).delivered(500).recovers();
+    let refused = delivery.receiver.received();
+    let refused = refused
+        .iter()
+        .filter(|request| request.answered == Some(413));
+    let (refused, summary) = (refused.count(), delivery.receiver.summary());
+    assert!(refused <= 12, "the limit should be learnt:\n{summary}");
+}
+
+/// Many small events behind few large ones: it is their number that the receiver minds, so that
+/// sizes contradict each other.
+#[test]
+fn a_limit_that_is_none_of_bytes() {
+    let large = |event: Event| {
+        let version = format!(r#""version":"{}""#, "0".repeat(5_000));
+        Event::from_json(&event.text.replace(r#""version":"0""#, &version))
+    };
+    let mut all = events_from(1, 300, minutes_ago(10), 1);
+    all = all.into_iter().map(large).collect();
+    all.extend(events_from(1_000, 1_500, now(), 5));
+    let rules = Rules {
+        most_events: 100,
+        ..Rules::default()
+    };
+    let delivery = Delivery::new(Format::JsonArray, all, rules);
+    delivery.run().code(0).silent();
+    delivery.delivered(1_800).is_settled();
+}
+
+/// One event that no request can hold: it is refused, and the others travel in large batches.
+#[test]
+fn one_huge_event() {
+    let (mut all, huge) = (events(999, now(), 1), minutes_ago(5));
+    let huge = Event::new(5_000, huge).text;
+    let huge = huge.replace(
+        r#""version":"0""#,
+        &format!(r#""version":"{}""#, "0".repeat(90_000)),
+    );
+    let huge = Event::from_json(&huge);
+    all.push(huge.clone());
+    let rules = || Rules {
+        most_bytes: 60_000,
+        ..Rules::default()
+    };
+    let delivery = Delivery::new(Format::Ndjson, all.clone(), rules());
+    delivery.run().code(7).says("413");
+    let before = delivery.receiver.delivered_ids().len();
+    delivery.delivered(before);
+    assert!((600..=700).contains(&before), "{before} are before it");
+    delivery.with_dead_letters().run().code(0);
+
+    let delivery = Delivery::new(Format::Ndjson, all.clone(), rules()).with_dead_letters();
+    delivery.run().code(0);
+    delivery.has(&delivery.expected_without(&[&huge.id]));
+    assert_eq!(delivery.dead_letters(), huge.text.clone() + "\n");
+    let (count, summary) = (delivery.receiver.count(), delivery.receiver.summary());
+    assert!(count <= 60, "11 would do:\n{summary}");
+    delivery.is_settled();
+
+    // Where it is the batch that is limited, not the receiver, it goes alone.
+    let delivery = Delivery::new(Format::Ndjson, all, Rules::default());
+    delivery
+        .with(&["--batch-bytes=60000"])
+        .run()
+        .code(0)
+        .silent();
+}
+
+#[test]
+fn batches_keep_to_their_limits() {
+    for format in Format::ALL {
+        let delivery = Delivery::of(format, 60, |_, _| ());
+        let delivery = delivery.with(&["--batch-bytes=5000", "--batch-events=7", "--gzip"]);
+        delivery.run().code(0).silent();
+        delivery.delivered(60);
+        for request in delivery.receiver.received() {
+            assert!(
+                request.body.len() <= 5_000 && request.items.len() <= 7,
+                "{request}"
+            );
+        }
+    }
+}
+
+/// Each of these was acknowledged alone, and the run ends before a batch of them is full.
+#[test]
+fn single_events_are_committed_when_a_run_fails() {
+    let delivery = Delivery::of(Format::Json, 30, |rules, _| {
+        rules.script.extend(usual(13));
+        rules.script.push_back(Step::status(503));
+    });
+    let delivery = delivery.with(&["--batch-events=10"]);
+    delivery.run().code(6).says("503");
+    assert_eq!(delivery.committed(), 13);
+    delivery.delivered(13).recovers();
+}
+
+#[test]
+fn elasticsearch_again_creates_no_document_twice() {
+    let mut all = sample_events(minutes_ago(90));
+    all.extend(events(300, now(), 1));
+    let delivery = Delivery::new(Format::Bulk, all, Rules::default());
+    delivery.run().code(0).silent();
+    let count = delivery.expected_without(&[]).len();
+    delivery.delivered(count);
+    fs::remove_file(delivery.bench.path("checkpoint.json")).unwrap();
+    delivery.run().code(0).silent();
+    delivery.delivered(count).is_settled();
+    let documents = delivery.receiver.with(|rules| rules.documents.clone());
+    let mut workspaces = 0;
+    for (id, document) in documents {
+        assert_eq!(document["@timestamp"], document["timestamp"], "{id}");
+        assert!(document["version"].is_string(), "{id}: {document}");
+        for meta in [
+            &document["resource"]["meta"],
+            &document["resource"]["meta"]["payload"],
+        ] {
+            if let Some(workspace) = meta.get("workspace") {
+                workspaces += 1;
+                assert!(workspace["name"].is_string(), "{id}: {document}");
+            }
+        }
+    }
+    assert!(workspaces > 200, "{workspaces}");
+}
+
+#[test]
+fn a_bulk_request_is_judged_item_by_item() {
+    let all = events(10, now(), 1);
+    let id = |place: usize| all[place].id.clone();
+    // Two items are busy once, one of them twice.
+    let rules = Rules {
+        busy: [(id(3), 1), (id(7), 2)].into(),
+        ..Rules::default()
+    };
+    let delivery = Delivery::new(Format::Bulk, all.clone(), rules).with(&["--retries=2"]);
+    delivery.run().code(0).silent();
+    let again = |request: usize| {
+        let received = delivery.receiver.received();
+        let ids = received[request].items.iter().map(|item| item.id.clone());
+        ids.collect::<Vec<_>>()
+    };
+    delivery.requests(3);
+    assert_eq!([again(1), again(2)], [vec![id(3), id(7)], vec![id(7)]]);
+    delivery.is_settled();
+
+    // One stays busy: what comes before it is committed, and what comes behind it is there already.
+    let rules = Rules {
+        busy: [(id(4), usize::MAX)].into(),
+        ..Rules::default()
+    };
+    let delivery = Delivery::new(Format::Bulk, all.clone(), rules).with(&["--retries=1"]);
+    delivery
+        .run()
+        .code(6)
+        .says("es_rejected_execution_exception");
+    assert_eq!(delivery.committed(), 4);
+    delivery.receiver.with(|rules| rules.busy.clear());
+    delivery.run().code(0).silent();
+    assert_eq!(delivery.receiver.with(|rules| rules.documents.len()), 10);
+    delivery.is_settled();
+}
+
+#[test]
+fn loki_is_told_a_way_out_where_events_are_too_old() {
+    // The message of Loki 3.
+    let said = "entry for stream '{job=\"tfc-audit\"}' has timestamp too old: 2026-11-10T00:00:00Z, oldest acceptable timestamp is: 2026-11-16T00:00:00Z\n";
+    let delivery = Delivery::of(Format::Loki, 5, |rules, _| {
+        rules.always = Step::answer(400, &[], said);
+    });
+    delivery.run().code(7).says("--since 7d");
+    delivery.recovers();
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    for code in [301, 302, 303, 307, 308] {
+        let elsewhere = Receiver::start(Format::Ndjson, Rules::default());
+        let location = format!("{}?token=in-the-location", elsewhere.url());
+        let step = Step::answer(code, &[("Location", &location)], "");
+        let delivery = Delivery::of(Format::Ndjson, 5, |rules, _| rules.script.push_back(step));
+        let run = delivery.run();
+        run.code(7).says(&elsewhere.url());
+        run.holds(
+            !run.stderr.contains("in-the-location"),
+            "a query may be secret",
+        );
+        assert_eq!(elsewhere.count(), 0);
+        delivery.requests(1).recovers();
+    }
+}
+
+#[test]
+fn headers_come_from_arguments_and_files_and_are_never_shown() {
+    let delivery = Delivery::of(Format::Ndjson, 5, |rules, _| {
+        rules
+            .script
+            .extend([Step::status(401), Step::Unanswered, Step::Usual]);
+    });
+    let path = delivery.bench.path("headers");
+    let text = "X-Api-Key: hunter3-hidden\n\nX-Second:  b \r\nContent-Type: application/json\n";
+    fs::write(&path, text).unwrap();
+    let file = format!("@{}", path.display());
+    let more = ["-v", "--header=X-Third: c", "--header", &file];
+    for code in [7, 6, 0] {
+        let run = delivery.run_with(&more);
+        run.code(code);
+        run.holds(
+            !run.stderr.contains("hunter3"),
+            "the header should not be shown",
+        );
+    }
+    let received = delivery.receiver.received();
+    let headers = ["x-api-key", "x-second", "x-third", "content-type"];
+    let headers = headers.map(|name| received[2].header(name));
+    assert_eq!(headers, ["hunter3-hidden", "b", "c", "application/json"]);
+
+    fs::write(&path, "hunter3-hidden\n").unwrap();
+    let faulty = [
+        file.as_str(),
+        "@no-such-file",
+        "hunter3-hidden",
+        "X-\u{e9}: hunter3-hidden",
+    ];
+    for header in faulty
+        .into_iter()
+        .chain(["X-A: hunter3-hidden\r\nX-B: c", ": hunter3-hidden"])
+    {
+        let run = delivery.run_with(&["--header", header]);
+        run.code(2).asks(0);
+        run.holds(
+            !run.stderr.contains("hunter3"),
+            "the header should not be shown",
+        );
+    }
+}
+
+#[test]
+fn secrets_that_come_back_are_masked() {
+    let query = "?a=1&key=only-in-the-query";
+    let said = format!("c: no such key: only-in-the-query, a=1; Bearer {SECRET} [{query}]");
+    let delivery = Delivery::of(Format::Ndjson, 5, |rules, _| {
+        rules.always = Step::answer(401, &[], &said);
+    });
+    let url = delivery.receiver.url() + query;
+    let header = format!("--header=Authorization: Bearer {SECRET}");
+    let run = delivery
+        .bench
+        .run(&["--post", &url, &header, "--header=X-Short: c"]);
+    run.fails(7, "c: no such key: [");
+    let shown = run.stderr.contains(SECRET) || run.stderr.contains("only-in-the-query");
+    run.holds(!shown, "secrets should be masked");
+}
+
+#[test]
+fn switches_take_no_value() {
+    let delivery = Delivery::of(Format::Ndjson, 5, |_, _| ());
+    for switch in ["--gzip", "--normalize", "--allow-plain-http", "-v"] {
+        delivery.run_with(&[switch, "--timeout=5s"]).code(0);
+    }
+    delivery.delivered(5);
+}
+
+/// Nothing else changes: escapes, large numbers and the order of keys stay.
+#[test]
+fn fields_whose_types_vary_can_be_given_one() {
+    let mut all = events(6, now(), 1);
+    let number = all[0].text.replace(r#""version":"0""#, r#""version":0"#);
+    all[0] = Event::from_json(&number);
+    let changes = [
+        (r#""version":0"#, r#""version":"0""#),
+        (
+            r#""workspace":"caf\u00e9 \"prod\"""#,
+            r#""workspace":{"id":"ws-GGGGGGGGGGGGGGGG","name":"caf\u00e9 \"prod\""}"#,
+        ),
+    ];
+    let delivery = Delivery::new(Format::Ndjson, all, Rules::default());
+    delivery.run_with(&["--normalize"]).code(0).silent();
+    let mut expected = delivery.bench.api.with(|world| world.expected());
+    for (from, to) in changes {
+        assert!(expected.contains(from));
+        expected = expected.replace(from, to);
+    }
+    assert_eq!(delivery.receiver.received()[0].body, expected);
+}
+
+#[test]
+fn labels() {
+    let label = |text: &str| format!("--label={text}");
+    let delivery = Delivery::of(Format::Loki, 3, |_, _| ());
+    delivery
+        .run_with(&[&label("env=prod"), &label("team=a=b\"c")])
+        .code(0)
+        .silent();
+    let push: Value = serde_json::from_str(&delivery.receiver.received()[0].body).unwrap();
+    let stream = &push["streams"][0]["stream"];
+    assert_eq!(
+        [&stream["env"], &stream["team"]],
+        ["prod", "a=b\"c"],
+        "{stream}"
+    );
+    let nanoseconds = delivery.bench.api.with(|world| {
+        let times = world.in_order().into_iter();
+        times
+            .map(|event| event.time.unix_timestamp_nanos().to_string())
+            .collect::<Vec<_>>()
+    });
+    let values = push["streams"][0]["values"].as_array().unwrap();
+    let sent: Vec<_> = values
+        .iter()
+        .filter_map(|value| value[0].as_str())
+        .collect();
+    assert_eq!(sent, nanoseconds);
+
+    let delivery = Delivery::of(Format::Splunk, 1, |_, _| ());
+    let labels = [
+        "index=audit",
+        "source=s",
+        "sourcetype=t",
+        "host=h",
+        "env=prod",
+        "n=1",
+    ];
+    let labels = labels.map(label);
+    delivery
+        .run_with(&labels.each_ref().map(String::as_str))
+        .code(0)
+        .silent();
+    let event: Value = serde_json::from_str(&delivery.receiver.received()[0].body).unwrap();
+    let metadata = ["index", "source", "sourcetype", "host"].map(|name| &event[name]);
+    assert_eq!(metadata, ["audit", "s", "t", "h"]);
+    assert_eq!(
+        event["fields"],
+        serde_json::json!({"env": "prod", "n": "1"})
+    );
+}
+
+#[test]
+fn what_excludes_each_other_is_a_usage_error() {
+    let bench = Bench::of(Vec::new());
+    let post = ["--post", "http://127.0.0.1:1/in"];
+    let line = |more: &[&'static str]| [&post[..], more].concat();
+    let lines = [
+        vec!["--format=json"],
+        vec!["--header=A: b"],
+        vec!["--gzip"],
+        vec!["--label=a=b"],
+        vec!["--dead-letter=x"],
+        vec!["--batch-events=5"],
+        vec!["--batch-bytes=5000"],
+        vec!["--exec=cat", "--format=json"],
+        vec!["--exec=cat", "--header=A: b"],
+        vec!["--exec=cat", "--gzip"],
+        vec!["--exec=cat", "--dead-letter=x"],
+        vec!["--exec="],
+        line(&["--exec=cat"]),
+        line(&["--format=xml"]),
+        line(&["--label=a=b"]),
+        line(&["--format=loki", "--label=a"]),
+        line(&["--format=loki", "--label==b"]),
+        line(&["--batch-events=0"]),
+        line(&["--batch-bytes=0"]),
+        vec!["--post="],
+        vec!["--post=ftp://127.0.0.1/"],
+        vec!["--post=127.0.0.1:1"],
+        vec![
+            "--post=http://receiver.example/in",
+            "--header=Authorization: Bearer x",
+        ],
+    ];
+    for args in lines {
+        let run = bench.run(&args);
+        run.code(2).prints_nothing().asks(0);
+        run.holds(run.stderr.lines().count() == 1, "one line should say why");
+    }
+    assert!(bench.files().is_empty(), "{:?}", bench.files());
+}
+
+/// Also of a batch that had to be divided, each acknowledged part is committed before the next.
+#[test]
+fn a_run_that_is_killed_in_a_divided_batch_keeps_its_parts() {
+    let delivery = Delivery::of(Format::Ndjson, 1_000, |rules, _| {
+        rules.most_events = 250;
+        rules.script.extend(usual(4)); // 1,000 and 500 are too many, two of 250 are not
+        rules.script.push_back(Step::Stall);
+    });
+    let mut running = delivery.start();
+    delivery.receiver.wait_for(5);
+    running.child.kill().expect("it waits for an answer");
+    running.finish();
+    assert_eq!(delivery.committed(), 500);
+    delivery.delivered(500).recovers();
+}
+
+/// Runs are killed at random moments, and between them events arrive.
+#[test]
+fn whenever_a_run_is_killed_nothing_is_lost_and_at_most_one_batch_comes_again() {
+    const BATCH: usize = 5;
+    let began = minutes_ago(60);
+    let arrivals = |run: u32| {
+        let newest = began + run * Duration::from_secs(40);
+        events_from(u64::from(run) * 40, 40, newest, 1)
+    };
+    let delivery = Delivery::new(Format::Ndjson, arrivals(0), Rules::default());
+    let delivery = delivery.with(&["--batch-events=5", "--page-size=20"]);
+    let whole = delivery.run().took;
+    let mut random: u32 = 20_261_123;
+    for run in 1..=40 {
+        delivery.bench.api.with(|world| world.insert(arrivals(run)));
+        let all = delivery.expected_without(&[]);
+        let before = delivery.receiver.delivered_ids();
+        let known: BTreeSet<_> = before.iter().collect();
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let mut running = delivery.start();
+        thread::sleep(whole * (random >> 16) / (1 << 16));
+        let _ = running.child.kill(); // it may be done already
+        running.finish();
+        delivery.receiver.wait_until_left();
+        let came = delivery.receiver.delivered_ids().split_off(before.len());
+        let repeated = came.iter().take_while(|id| known.contains(id)).count();
+        assert!(repeated <= BATCH, "run {run} repeats {repeated} events");
+        let first = known.len() - repeated;
+        assert_eq!(came, all[first..first + came.len()], "run {run}: no gap");
+    }
+    delivery.run().code(0);
+    let delivered: BTreeSet<_> = delivery.receiver.delivered_ids().into_iter().collect();
+    assert_eq!(delivered.len(), delivery.expected_without(&[]).len());
+    delivery.is_settled();
+}

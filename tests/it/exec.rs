@@ -1,0 +1,173 @@
+//! Delivery to a program: its exit code alone says whether it took a batch.
+
+use std::fs;
+
+use crate::stand_in::{events, ids};
+use crate::support::{Bench, Outcome, TOKEN, now};
+
+/// So many events, one a second, and runs in which a shell command gets twenty at a time.
+struct Delivery(Bench);
+
+impl Delivery {
+    fn of(count: usize) -> Self {
+        Self(Bench::of(events(count, now(), 1)))
+    }
+
+    #[track_caller]
+    fn run(&self, command: &str) -> Outcome {
+        self.0.run(&["--exec", command, "--batch-events=20"])
+    }
+
+    /// What the commands wrote to this file.
+    fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.0.path(name)).unwrap_or_default()
+    }
+
+    /// All events were written to `out`, in order, each once, and another run has none.
+    #[track_caller]
+    fn is_complete(&self) {
+        let expected = self.0.api.with(|world| world.expected());
+        assert!(self.file("out") == expected, "{:?}", ids(&self.file("out")));
+        self.run("echo run again >> out").code(0).silent();
+        assert_eq!(self.file("out"), expected);
+    }
+}
+
+#[test]
+fn each_batch_goes_to_the_command_with_what_there_is_to_know_about_it() {
+    let delivery = Delivery::of(50);
+    let command = r#"cat >> out; env > env
+        echo "$TFC_AUDIT_BATCH_ID $TFC_AUDIT_COUNT $TFC_AUDIT_FIRST_TIMESTAMP $TFC_AUDIT_LAST_TIMESTAMP" >> batches
+        echo passed; echo through >&2"#;
+    let run = delivery.run(command);
+    run.code(0).prints("passed\npassed\npassed\n");
+    run.holds(
+        run.stderr == "through\nthrough\nthrough\n",
+        "stderr should pass through",
+    );
+    delivery.is_complete();
+    let environment = delivery.file("env");
+    assert!(
+        environment.contains("TFC_AUDIT_COUNT=10\n"),
+        "{environment}"
+    );
+    assert!(!environment.contains("TFC_ORG_TOKEN") && !environment.contains(TOKEN));
+
+    let times = delivery.0.api.with(|world| {
+        let all = world.in_order().into_iter();
+        all.map(|event| crate::stand_in::stamp(event.time))
+            .collect::<Vec<_>>()
+    });
+    let batches = delivery.file("batches");
+    let mut names = Vec::new();
+    for (line, (count, first)) in batches.lines().zip([(20, 0), (20, 20), (10, 40)]) {
+        let (name, rest) = line.split_once(' ').unwrap();
+        assert_eq!(
+            rest,
+            format!("{count} {} {}", times[first], times[first + count - 1])
+        );
+        assert!(
+            name.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
+            "{name}"
+        );
+        names.push(name.to_owned());
+    }
+    assert_eq!(names.len(), 3);
+    names.dedup();
+    assert_eq!(names.len(), 3);
+}
+
+#[test]
+fn what_does_not_exit_with_0_acknowledges_nothing_and_the_same_batch_comes_again() {
+    let failures = [
+        ("cat > /dev/null; exit 1", "exit status: 1"),
+        ("exit 255", "exit status: 255"),
+        ("cat > /dev/null; kill -9 $$", "signal: 9"),
+        ("kill -TERM $$", "signal: 15"),
+        ("head -c 10 > /dev/null; exit 3", "exit status: 3"),
+        ("no-such-program", "exit status: 127"),
+    ];
+    for (end, named) in failures {
+        let delivery = Delivery::of(50);
+        let name = r#"echo "$TFC_AUDIT_BATCH_ID" >> names"#;
+        let run = delivery.run(&format!("{name}; [ -e out ] || exec cat > out; {end}"));
+        run.code(6).prints_nothing();
+        run.holds(
+            run.stderr
+                .trim_end()
+                .lines()
+                .last()
+                .is_some_and(|line| line.contains(named)),
+            named,
+        );
+        delivery
+            .run(&format!("{name}; cat >> out"))
+            .code(0)
+            .silent();
+        let names = delivery.file("names");
+        let names: Vec<_> = names.lines().collect();
+        assert!(names.len() == 4 && names[1] == names[2], "{names:?}");
+        delivery.is_complete();
+    }
+}
+
+#[test]
+fn a_command_may_read_what_it_likes() {
+    for command in [
+        "true",
+        "head -c 10 > /dev/null",
+        "exec <&-",
+        "cat > /dev/null",
+    ] {
+        let delivery = Delivery(Bench::of(events(3_000, now(), 10)));
+        let run = delivery.0.run(&["--exec", command]);
+        run.code(0).silent();
+        let run = delivery.run("echo again");
+        run.code(0).prints_nothing();
+    }
+}
+
+#[test]
+fn a_command_may_write_a_lot_before_it_reads() {
+    let delivery = Delivery(Bench::of(events(2_000, now(), 10)));
+    let lots = "yes | head -c 2000000; cat >> out; yes | head -c 2000000 >&2";
+    let run = delivery.0.run(&["--exec", lots]);
+    run.code(0);
+    assert_eq!((run.stdout.len(), run.stderr.len()), (4_000_000, 4_000_000));
+    delivery.is_complete();
+}
+
+#[test]
+fn no_command_is_left_behind() {
+    let delivery = Delivery::of(100);
+    // The children of ours, ended ones that nobody waited for included.
+    let command = "cat >> out; cat /proc/$PPID/task/*/children >> children; echo >> children";
+    delivery.run(command).code(0);
+    for line in delivery
+        .file("children")
+        .lines()
+        .filter(|line| !line.is_empty())
+    {
+        assert_eq!(
+            line.split_whitespace().count(),
+            1,
+            "{}",
+            delivery.file("children")
+        );
+    }
+    delivery.is_complete();
+}
+
+/// The time is over while the command runs: it is ended, and its batch comes again.
+#[test]
+fn a_command_that_takes_too_long() {
+    let delivery = Delivery::of(50);
+    let slow = "[ -e second ] && exec sleep 40; touch second; cat >> out";
+    let run = delivery
+        .0
+        .run(&["--exec", slow, "--batch-events=20", "--max-time=2s"]);
+    run.code(3).prints_nothing();
+    delivery.run("cat >> out").code(0).silent();
+    delivery.is_complete();
+}

@@ -1,0 +1,626 @@
+//! A scriptable receiver of events over HTTP, for what real ones do not do on demand.
+//!
+//! A [`Receiver`] reads one [`Format`] strictly and answers as the products do that take it, within
+//! what its [`Rules`] say. It speaks HTTP over plain sockets, since cutting an answer short needs
+//! every byte in its own hand. What it acknowledged is kept event by event.
+
+#![allow(dead_code, reason = "each test target that includes this uses a part")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::{self, Write as _};
+use std::io::{self, BufRead, BufReader, Read, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use flate2::read::GzDecoder;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+/// A client that takes longer for its next step hangs.
+const TOO_LONG: Duration = Duration::from_secs(45);
+
+/// What a request's body has to be, and how an answer says that it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Ndjson,
+    JsonArray,
+    Json,
+    Splunk,
+    Bulk,
+    Loki,
+}
+
+impl Format {
+    pub const ALL: [Self; 6] = [
+        Self::Ndjson,
+        Self::JsonArray,
+        Self::Json,
+        Self::Splunk,
+        Self::Bulk,
+        Self::Loki,
+    ];
+
+    /// The value of `--format`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ndjson => "ndjson",
+            Self::JsonArray => "json-array",
+            Self::Json => "json",
+            Self::Splunk => "splunk-hec",
+            Self::Bulk => "elasticsearch",
+            Self::Loki => "loki",
+        }
+    }
+
+    /// The path at which the product takes events.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Ndjson | Self::JsonArray | Self::Json => "/in",
+            Self::Splunk => "/services/collector/event",
+            Self::Bulk => "/audit/_bulk",
+            Self::Loki => "/loki/api/v1/push",
+        }
+    }
+
+    /// The events of a body, or what is wrong with it.
+    pub fn read(self, body: &str) -> Result<Vec<Item>, String> {
+        let lines = || match body.strip_suffix('\n') {
+            Some(rest) => Ok(rest.split('\n')),
+            None => Err("the last line has no end"),
+        };
+        match self {
+            Self::Ndjson => lines()?.map(Item::new).collect(),
+            Self::Json => Ok(vec![Item::new(body)?]),
+            Self::JsonArray => {
+                let items: Vec<&RawValue> = parsed(body)?;
+                items.iter().map(|item| Item::new(item.get())).collect()
+            }
+            Self::Splunk => {
+                let envelopes = serde_json::Deserializer::from_str(body).into_iter();
+                let item = |envelope: serde_json::Result<BTreeMap<&str, &RawValue>>| {
+                    let envelope = envelope.map_err(|error| error.to_string())?;
+                    let time = envelope.get("time").ok_or("no time")?;
+                    parsed::<f64>(time.get())?;
+                    Item::new(envelope.get("event").ok_or("no event")?.get())
+                };
+                envelopes.map(item).collect()
+            }
+            Self::Bulk => {
+                let lines: Vec<&str> = lines()?.collect();
+                let (pairs, rest) = lines.as_chunks::<2>();
+                let item = |[action, document]: &[&str; 2]| {
+                    let item = Item::new(document)?;
+                    let expected = json!({"create": {"_id": item.id}});
+                    let document: Value = parsed(document)?;
+                    if parsed::<Value>(action)? != expected || document["@timestamp"].is_null() {
+                        return Err(format!("{action} before {document}"));
+                    }
+                    Ok(item)
+                };
+                if !rest.is_empty() {
+                    return Err(format!("an action alone: {rest:?}"));
+                }
+                pairs.iter().map(item).collect()
+            }
+            Self::Loki => {
+                #[derive(serde::Deserialize)]
+                struct Push {
+                    streams: Vec<Stream>,
+                }
+                #[derive(serde::Deserialize)]
+                struct Stream {
+                    stream: BTreeMap<String, String>,
+                    values: Vec<(String, String)>,
+                }
+                let mut items = Vec::new();
+                for Stream { stream, values } in parsed::<Push>(body)?.streams {
+                    if stream.is_empty() {
+                        return Err("a stream without labels".to_owned());
+                    }
+                    for (time, line) in values {
+                        parsed::<i64>(&time)?;
+                        items.push(Item::new(&line)?);
+                    }
+                }
+                Ok(items)
+            }
+        }
+    }
+}
+
+/// One event as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    pub id: String,
+    /// The event's own JSON.
+    pub text: String,
+}
+
+impl Item {
+    fn new(text: &str) -> Result<Self, String> {
+        #[derive(serde::Deserialize)]
+        struct Identified {
+            id: String,
+        }
+        let Identified { id } = parsed(text)?;
+        let text = text.to_owned();
+        Ok(Self { id, text })
+    }
+}
+
+/// What happens at one request.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// What the rules say.
+    Usual,
+    /// This answer, and nothing is taken.
+    Answer {
+        code: u16,
+        headers: Vec<(String, String)>,
+        body: String,
+    },
+    /// The request is read and never answered.
+    Stall,
+    /// The connection closes before the body was read.
+    Unread,
+    /// Everything is taken, and the connection closes without an answer.
+    Unanswered,
+    /// Everything is taken, and the connection closes in the middle of the answer's body: where
+    /// the status alone counts, that is an acknowledgement.
+    Half,
+    /// The usual answer, its bytes spread over this time.
+    Spread(Duration),
+}
+
+impl Step {
+    /// This status, with a body that says so.
+    pub fn status(code: u16) -> Self {
+        Self::answer(code, &[], &format!("status {code} as scripted"))
+    }
+
+    /// This answer.
+    pub fn answer(code: u16, headers: &[(&str, &str)], body: &str) -> Self {
+        let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        let headers = headers.iter().map(owned).collect();
+        let body = body.to_owned();
+        Self::Answer {
+            code,
+            headers,
+            body,
+        }
+    }
+}
+
+/// How a receiver behaves. [`Rules::default`] takes everything.
+#[derive(Debug)]
+pub struct Rules {
+    /// What happens at the next requests, one for each.
+    pub script: VecDeque<Step>,
+    /// What happens at every request behind them.
+    pub always: Step,
+    /// 413 for more events than this in a body.
+    pub most_events: usize,
+    /// 413 for a body of more bytes than this, after decompression.
+    pub most_bytes: usize,
+    /// These events are refused for what they hold, with everything else in the same body; only a
+    /// bulk answer tells them apart.
+    pub poison: BTreeSet<String>,
+    /// Bulk: how often each of these is still answered 429.
+    pub busy: BTreeMap<String, usize>,
+    /// Bulk: what was created, by `_id`.
+    pub documents: BTreeMap<String, Value>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            script: VecDeque::new(),
+            always: Step::Usual,
+            most_events: usize::MAX,
+            most_bytes: usize::MAX,
+            poison: BTreeSet::new(),
+            busy: BTreeMap::new(),
+            documents: BTreeMap::new(),
+        }
+    }
+}
+
+impl Rules {
+    /// What the product answers: the status, the body, and what it took.
+    fn usual(&mut self, format: Format, bytes: usize, items: &[Item]) -> (u16, String, Vec<Item>) {
+        let refused = |code, body: &str| (code, body.to_owned(), Vec::new());
+        if items.len() > self.most_events || bytes > self.most_bytes {
+            return refused(413, "too large");
+        }
+        if format == Format::Bulk {
+            return self.bulk(items);
+        }
+        if let Some(place) = items.iter().position(|item| self.poison.contains(&item.id)) {
+            let body =
+                json!({"text": "Invalid data format", "code": 6, "invalid-event-number": place});
+            return refused(400, &body.to_string());
+        }
+        let (code, body) = match format {
+            Format::Splunk => (200, r#"{"text":"Success","code":0}"#),
+            Format::Loki => (204, ""),
+            _ => (200, "taken"),
+        };
+        (code, body.to_owned(), items.to_vec())
+    }
+
+    fn bulk(&mut self, items: &[Item]) -> (u16, String, Vec<Item>) {
+        let (mut results, mut taken, mut errors) = (Vec::new(), Vec::new(), false);
+        for item in items {
+            let busy = self.busy.get_mut(&item.id).filter(|left| **left > 0);
+            let (status, kind) = if self.poison.contains(&item.id) {
+                (400, "document_parsing_exception")
+            } else if let Some(left) = busy {
+                *left -= 1;
+                (429, "es_rejected_execution_exception")
+            } else if self.documents.contains_key(&item.id) {
+                (409, "version_conflict_engine_exception")
+            } else {
+                let document = serde_json::from_str(&item.text).expect("it was parsed before");
+                self.documents.insert(item.id.clone(), document);
+                taken.push(item.clone());
+                (201, "")
+            };
+            let mut result = json!({"_index": "audit", "_id": item.id, "status": status});
+            if status == 201 {
+                result["result"] = "created".into();
+            } else {
+                errors = true;
+                result["error"] = json!({"type": kind, "reason": format!("[{}] so", item.id)});
+            }
+            results.push(json!({"create": result}));
+        }
+        let body = json!({"took": 3, "errors": errors, "items": results});
+        (200, body.to_string(), taken)
+    }
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Which connection it came on, the first being 1.
+    pub connection: usize,
+    pub method: String,
+    /// The path, with the query.
+    pub path: String,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// The body, decompressed; empty where it was not read.
+    pub body: String,
+    /// The events in it.
+    pub items: Vec<Item>,
+    /// The status of the answer, if it was to be sent whole.
+    pub answered: Option<u16>,
+    /// The events that the answer acknowledged. Bulk: those that were created, answered or not.
+    pub taken: Vec<Item>,
+}
+
+impl Received {
+    /// The value of the header `name` (in lower case), empty where it is absent.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// Reads a request's head, or `None` where the client is done.
+    fn read_head(reader: &mut impl BufRead, connection: usize) -> Option<Self> {
+        let mut lines = reader.lines().map_while(Result::ok);
+        let first = lines.next()?;
+        let mut headers = BTreeMap::new();
+        for line in lines.by_ref().take_while(|line| !line.is_empty()) {
+            let (name, value) = line.split_once(':').unwrap_or((&line, ""));
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+        let mut words = first.split(' ').map(str::to_owned);
+        Some(Self {
+            connection,
+            method: words.next()?,
+            path: words.next()?,
+            headers,
+            body: String::new(),
+            items: Vec::new(),
+            answered: None,
+            taken: Vec::new(),
+        })
+    }
+
+    /// Reads the body that the head announced.
+    fn read_body(&mut self, reader: &mut impl Read) -> io::Result<()> {
+        let length = self.header("content-length").parse();
+        let mut bytes = vec![0; length.map_err(io::Error::other)?];
+        reader.read_exact(&mut bytes)?;
+        if self.header("content-encoding") == "gzip" {
+            GzDecoder::new(&bytes[..]).read_to_string(&mut self.body)?;
+        } else {
+            self.body = String::from_utf8(bytes).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+/// One line: what was asked and what became of it.
+impl fmt::Display for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (connection, method, path) = (self.connection, &self.method, &self.path);
+        let (items, bytes, taken) = (self.items.len(), self.body.len(), self.taken.len());
+        let answered = self
+            .answered
+            .map_or("nothing".into(), |code| code.to_string());
+        write!(
+            f,
+            "(connection {connection}) {method} {path}, {items} events in {bytes} bytes: answered {answered}, {taken} taken"
+        )
+    }
+}
+
+/// What the threads share.
+struct Shared {
+    format: Format,
+    state: Mutex<State>,
+    /// A request came, a connection closed, or the receiver stops.
+    changed: Condvar,
+}
+
+/// What changes while the receiver runs.
+struct State {
+    rules: Rules,
+    received: Vec<Received>,
+    /// What was wrong with bodies.
+    faults: Vec<String>,
+    open: BTreeMap<usize, TcpStream>,
+    /// Who connected last.
+    latest: Option<SocketAddr>,
+    stopping: bool,
+}
+
+impl Shared {
+    /// The state, also after a test failed while it had it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits this long, or until the receiver stops.
+    fn wait(&self, time: Duration) {
+        let running = |state: &mut State| !state.stopping;
+        let _ = self.changed.wait_timeout_while(self.lock(), time, running);
+    }
+
+    /// Accepts connections until the receiver stops, and returns when all of them are done.
+    fn listen(&self, listener: &TcpListener) {
+        thread::scope(|scope| {
+            for connection in 1.. {
+                let accepted = listener.accept();
+                let mut state = self.lock();
+                if state.stopping {
+                    break;
+                }
+                let Ok((stream, peer)) = accepted else {
+                    continue;
+                };
+                let twin = stream.try_clone().expect("a socket can be cloned");
+                state.open.insert(connection, twin);
+                state.latest = Some(peer);
+                scope.spawn(move || {
+                    let _ = self.converse(&stream, connection); // the client may go at any time
+                    let _ = stream.shutdown(Shutdown::Both); // its twin would keep it open
+                    self.lock().open.remove(&connection);
+                    self.changed.notify_all();
+                });
+            }
+        });
+    }
+
+    /// Answers one connection's requests.
+    fn converse(&self, mut stream: &TcpStream, connection: usize) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut reader = BufReader::with_capacity(1024, stream);
+        while let Some(mut request) = Received::read_head(&mut reader, connection) {
+            let unread = {
+                let rules = &self.lock().rules;
+                let step = rules.script.front().unwrap_or(&rules.always);
+                matches!(step, Step::Unread)
+            };
+            if !unread {
+                request.read_body(&mut reader)?;
+            }
+            let (step, code, headers, body) = self.take(request);
+            let mut head = format!("HTTP/1.1 {code} Receiver\r\n");
+            for (name, value) in headers {
+                let _ = write!(head, "{name}: {value}\r\n");
+            }
+            if code != 204 {
+                let _ = write!(head, "Content-Length: {}\r\n", body.len());
+            }
+            let message = head + "\r\n" + &body;
+            match step {
+                Step::Usual | Step::Answer { .. } => stream.write_all(message.as_bytes())?,
+                Step::Spread(time) => {
+                    for piece in message.as_bytes().chunks(message.len().div_ceil(10)) {
+                        self.wait(time / 10);
+                        stream.write_all(piece)?;
+                    }
+                }
+                Step::Half => {
+                    let sent = message.len() - body.len().div_ceil(2);
+                    return stream.write_all(&message.as_bytes()[..sent]);
+                }
+                Step::Stall => self.wait(Duration::MAX),
+                Step::Unread | Step::Unanswered => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides what becomes of a request, and notes it.
+    fn take(&self, mut request: Received) -> (Step, u16, Vec<(String, String)>, String) {
+        let state = &mut *self.lock();
+        let rules = &mut state.rules;
+        let step = rules.script.pop_front().unwrap_or(rules.always.clone());
+        let (code, headers, body) = match &step {
+            Step::Unread | Step::Stall => Default::default(),
+            Step::Answer {
+                code,
+                headers,
+                body,
+            } => {
+                request.items = self.format.read(&request.body).unwrap_or_default();
+                (*code, headers.clone(), body.clone())
+            }
+            Step::Usual | Step::Unanswered | Step::Half | Step::Spread(_) => {
+                match self.format.read(&request.body) {
+                    Ok(items) => {
+                        let bytes = request.body.len();
+                        let (code, body, taken) = rules.usual(self.format, bytes, &items);
+                        request.items = items;
+                        let status_came = match step {
+                            Step::Half => !matches!(self.format, Format::Splunk | Format::Bulk),
+                            _ => matches!(step, Step::Usual | Step::Spread(_)),
+                        };
+                        if status_came || self.format == Format::Bulk {
+                            request.taken = taken;
+                        }
+                        (code, Vec::new(), body)
+                    }
+                    Err(fault) => {
+                        state.faults.push(fault.clone());
+                        (400, Vec::new(), fault)
+                    }
+                }
+            }
+        };
+        if matches!(step, Step::Usual | Step::Spread(_) | Step::Answer { .. }) {
+            request.answered = Some(code);
+        }
+        state.received.push(request);
+        self.changed.notify_all();
+        (step, code, headers, body)
+    }
+}
+
+/// The running receiver. Dropping it ends its threads, and panics if a body was not what its format
+/// demands or a scripted step was not reached: a test that did not get there has shown nothing.
+pub struct Receiver {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// Takes this format at a free port of the loopback address.
+    pub fn start(format: Format, rules: Rules) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = listener.local_addr();
+        let state = State {
+            rules,
+            received: Vec::new(),
+            faults: Vec::new(),
+            open: BTreeMap::new(),
+            latest: None,
+            stopping: false,
+        };
+        let shared = Arc::new(Shared {
+            format,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        let theirs = Arc::clone(&shared);
+        Self {
+            address: address.expect("a bound socket has an address"),
+            shared,
+            listening: Some(thread::spawn(move || theirs.listen(&listener))),
+        }
+    }
+
+    /// Where to post to.
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.address, self.shared.format.path())
+    }
+
+    /// The format that it takes.
+    pub fn format(&self) -> Format {
+        self.shared.format
+    }
+
+    /// Looks at the rules or changes them, between two requests.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Rules) -> T) -> T {
+        act(&mut self.shared.lock().rules)
+    }
+
+    /// The requests so far.
+    pub fn received(&self) -> Vec<Received> {
+        self.shared.lock().received.clone()
+    }
+
+    /// How many requests came so far.
+    pub fn count(&self) -> usize {
+        self.shared.lock().received.len()
+    }
+
+    /// Waits until so many requests came.
+    pub fn wait_for(&self, count: usize) {
+        self.wait_while(|state| state.received.len() < count);
+    }
+
+    /// Waits until all clients so far have closed their connections and what they sent is noted.
+    pub fn wait_until_left(&self) {
+        // Connections are accepted in their order.
+        let last = TcpStream::connect(self.address).and_then(|stream| stream.local_addr());
+        let last = last.expect("the receiver listens");
+        self.wait_while(|state| state.latest != Some(last) || !state.open.is_empty());
+    }
+
+    fn wait_while(&self, waiting: impl FnMut(&mut State) -> bool) {
+        let changed = &self.shared.changed;
+        let waited = changed.wait_timeout_while(self.shared.lock(), TOO_LONG, waiting);
+        let timed_out = waited.is_ok_and(|(_, result)| result.timed_out());
+        assert!(!timed_out, "what should have come:\n{}", self.summary());
+    }
+
+    /// The events that were acknowledged so far, in that order.
+    pub fn delivered(&self) -> Vec<Item> {
+        let taken = |request: Received| request.taken;
+        self.received().into_iter().flat_map(taken).collect()
+    }
+
+    /// Their ids.
+    pub fn delivered_ids(&self) -> Vec<String> {
+        let id = |item: Item| item.id;
+        self.delivered().into_iter().map(id).collect()
+    }
+
+    /// The requests so far, one a line.
+    pub fn summary(&self) -> String {
+        let lines: Vec<_> = self.received().iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.stopping = true;
+        for stream in state.open.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+        let _ = TcpStream::connect(self.address); // wakes the listener
+        let ended = self.listening.take().map(JoinHandle::join);
+        if !thread::panicking() {
+            assert!(matches!(ended, Some(Ok(()))), "the receiver panicked");
+            let state = self.shared.lock();
+            assert!(state.faults.is_empty(), "malformed: {:?}", state.faults);
+            let left = &state.rules.script;
+            assert!(left.is_empty(), "unused: {left:?}");
+        }
+    }
+}
+
+fn parsed<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))
+}
