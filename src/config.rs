@@ -61,17 +61,28 @@ impl Secret {
     }
 
     /// Takes it out of a text that came back, since some proxies and receivers answer with what
-    /// they were sent: the whole of it, and any longer word, for `Bearer` stands beside the token.
+    /// they were sent: the whole of it and any of its parts (`Bearer` stands beside the token, and
+    /// a query has several values). What has no more than three characters is no secret, and would
+    /// be found everywhere.
     #[must_use]
     pub fn mask(&self, text: &str) -> String {
-        let words = self.0.split_whitespace().filter(|word| word.len() > 3);
-        [self.0.trim()]
+        let parts = self
+            .0
+            .split(|c: char| c.is_whitespace() || matches!(c, '&' | '=' | ';' | ','));
+        let mut parts: Vec<&str> = parts
+            .chain([self.0.trim()])
+            .filter(|part| part.len() > 3)
+            .collect();
+        // The whole goes before its parts.
+        parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
+        parts
             .into_iter()
-            .filter(|whole| !whole.is_empty())
-            .chain(words)
-            .fold(text.to_owned(), |text, word| text.replace(word, "[secret]"))
+            .fold(text.to_owned(), |text, part| text.replace(part, MASK))
     }
 }
+
+/// What stands in the place of a secret: nothing that a part of another could be found in.
+const MASK: &str = "***";
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -777,15 +788,13 @@ mod tests {
     #[test]
     fn a_secret_that_comes_back_is_taken_out() {
         let secret = Secret::new("Bearer hunter2".into());
+        assert_eq!(secret.mask("you sent <Bearer hunter2>"), "you sent <***>");
+        assert_eq!(secret.mask(r#"{"token":"hunter2"}"#), r#"{"token":"***"}"#);
         assert_eq!(
-            secret.mask("you sent <Bearer hunter2>"),
-            "you sent <[secret]>"
+            Secret::new("a=1&key=hunter2x".into()).mask("your key=hunter2x"),
+            "your key=***"
         );
-        assert_eq!(
-            secret.mask(r#"{"token":"hunter2"}"#),
-            r#"{"token":"[secret]"}"#
-        );
-        assert_eq!(Secret::new(String::new()).mask("a b"), "a b");
+        assert_eq!(Secret::new("c".into()).mask("code c"), "code c");
     }
 
     #[test]

@@ -278,6 +278,7 @@ impl<'a> Delivery<'a> {
                                 ledger.settled += 1;
                             }
                             Fate::Refused(why) => self.refuse(ledger, why)?,
+                            Fate::Barred(why) => return Err(Error::EventsRefused(why)),
                             Fate::Again(why) => return Err(error.unwrap_or(Error::Receiver(why))),
                         }
                     }

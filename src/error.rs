@@ -119,10 +119,7 @@ impl fmt::Display for Error {
                 "{error}; check that the token is an organization or audit-trail token of the right organization, not expired, and that its plan has audit trails"
             ),
             Self::Source(error) => error.fmt(f),
-            Self::Incomplete(Missing { unseen, promised }) => write!(
-                f,
-                "the source counts {promised} events but {unseen} of them were on none of its pages, read five times; the others are delivered, and these are lost unless they appear within the overlap"
-            ),
+            Self::Incomplete(missing) => missing.fmt(f),
             Self::OutOfTime => f.write_str("--max-time was reached and more remains; the next run goes on from here"),
             Self::StdoutClosed => f.write_str(
                 "the reader of standard output went away; what it was not given stays undelivered for the next run (to have a program confirm what it took, use --exec)",

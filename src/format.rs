@@ -296,8 +296,10 @@ pub enum Fate {
     Accepted,
     /// It is worth another try.
     Again(String),
-    /// It was refused for good.
+    /// It was refused for what it holds.
     Refused(String),
+    /// It was refused, and any other would have been too.
+    Barred(String),
 }
 
 /// A 2xx that does not say what it has to say: passing if it broke off, else another kind of
@@ -376,7 +378,9 @@ fn bulk_verdict(body: Option<&[u8]>, count: usize) -> Option<Verdict> {
         match status {
             200..300 | 409 => Fate::Accepted,
             429 | 500..600 => Fate::Again(message()),
-            _ => Fate::Refused(message()),
+            400 | 413 | 422 => Fate::Refused(message()),
+            // A missing privilege or index, an index that takes no more writes.
+            _ => Fate::Barred(message()),
         }
     };
     let fates: Vec<_> = answer.items.iter().map(fate).collect();
@@ -610,7 +614,7 @@ mod tests {
 
     #[test]
     fn elasticsearch_is_judged_item_by_item() {
-        let bulk = |items: &str| Format::Elasticsearch.judge(200, Some(items.as_bytes()), "", 4);
+        let bulk = |items: &str| Format::Elasticsearch.judge(200, Some(items.as_bytes()), "", 5);
         assert_eq!(
             bulk(r#"{"took":1,"errors":false,"items":[]}"#),
             Verdict::Accepted
@@ -619,7 +623,8 @@ mod tests {
             {"create":{"_id":"a","status":201}},
             {"create":{"_id":"b","status":409,"error":{"type":"version_conflict_engine_exception"}}},
             {"create":{"_id":"c","status":429,"error":{"type":"es_rejected_execution_exception"}}},
-            {"create":{"_id":"d","status":400,"error":{"type":"document_parsing_exception"}}}]}"#;
+            {"create":{"_id":"d","status":400,"error":{"type":"document_parsing_exception"}}},
+            {"create":{"_id":"e","status":403,"error":{"type":"cluster_block_exception"}}}]}"#;
         let Verdict::Each(fates) = bulk(items) else {
             panic!()
         };
@@ -628,8 +633,9 @@ mod tests {
         assert!(
             matches!(&fates[3], Fate::Refused(message) if message.contains("document_parsing"))
         );
+        assert!(matches!(&fates[4], Fate::Barred(message) if message.contains("cluster_block")));
         assert!(matches!(
-            Format::Elasticsearch.judge(200, Some(items.as_bytes()), "", 5),
+            Format::Elasticsearch.judge(200, Some(items.as_bytes()), "", 6),
             Verdict::Refused(_)
         ));
         assert!(matches!(bulk("{}"), Verdict::Refused(_)));

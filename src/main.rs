@@ -13,7 +13,11 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => Exit::Success.into(),
         Err(error) => {
-            say(&error.to_string());
+            // Events that are missing were named when they were missed, before anything else could
+            // happen to the run.
+            if !matches!(error, Error::Incomplete(_)) {
+                say(&error.to_string());
+            }
             error.exit().into()
         }
     }

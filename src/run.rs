@@ -195,12 +195,18 @@ impl Drain<'_> {
             report.walk = walk.figures();
             let Some(stride) = stride? else { break };
             is_empty = is_empty && stride.events.is_empty();
+            if let Some(missing) = stride.missing {
+                // Said now, for the run may not live to its end.
+                warn(&missing.to_string());
+            }
+            missing = stride.missing.or(missing);
             if !stride.events.is_empty() {
                 let delivered = &mut report.delivered;
                 let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
                     let next = following.first().map(|next| next.time);
                     let rest = next.into_iter().chain(stride.rest).min();
-                    checkpoint.advance(&acknowledged, rest, server_time, self.overlap);
+                    let (rest, overlap) = self.look_back(rest, server_time);
+                    checkpoint.advance(&acknowledged, rest, server_time, overlap);
                     let events = acknowledged.events().len();
                     store
                         .commit(checkpoint)
@@ -212,9 +218,9 @@ impl Drain<'_> {
                 report.delivery = delivery.figures();
                 result?;
             }
-            missing = missing.or(stride.missing);
         }
-        if expects_known && !walk.known_met() {
+        let is_trusted = !expects_known || walk.known_met();
+        if !is_trusted {
             warn(
                 "the source no longer lists any event that it listed before: another kind of token, audit trails switched off, or data removed?",
             );
@@ -227,10 +233,36 @@ impl Drain<'_> {
         if let Some(missing) = missing {
             return Err(Error::Incomplete(missing));
         }
-        checkpoint.complete(self.clock.now(), server_time, self.overlap);
+        // An answer that leaves out what it should hold does not settle anything either.
+        if is_trusted {
+            checkpoint.complete(self.clock.now(), server_time, self.overlap);
+        }
         store
             .commit(checkpoint)
             .map_err(|fault| Error::NotCommitted { events: 0, fault })
+    }
+}
+
+impl Drain<'_> {
+    /// Up to which time everything is settled, as far as what is still to come goes, and how far to
+    /// look back from there.
+    ///
+    /// A run with `--max-time` in the middle of a backlog must not look back behind what it has
+    /// delivered: if the next one spent all its time on reading that again, none would ever get
+    /// further. It need not, either: what is older than the overlap by the server's clock is too
+    /// old to appear only now.
+    fn look_back(
+        &self,
+        rest: Option<OffsetDateTime>,
+        server_time: OffsetDateTime,
+    ) -> (Option<OffsetDateTime>, Duration) {
+        match rest.filter(|_| self.patience.deadline.is_some()) {
+            Some(next) => (
+                Some(next.min(timestamp::before(server_time, self.overlap))),
+                Duration::ZERO,
+            ),
+            None => (rest, self.overlap),
+        }
     }
 }
 

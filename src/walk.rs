@@ -28,6 +28,7 @@
 //!   ends when pages bring nothing new, and a run reads a bounded number of pages.
 
 use std::collections::{HashSet, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -87,8 +88,8 @@ pub struct Stride {
     pub events: Vec<Event>,
     /// No event that is still to come in this run is older than this; `None` if none is to come.
     pub rest: Option<OffsetDateTime>,
-    /// How many events the proof found missing, and of how many; `None` if it succeeded or none
-    /// was owed.
+    /// How many events the proof found missing in this walk so far, and of how many; `None` if this
+    /// stride's succeeded or none was owed.
     pub missing: Option<Missing>,
 }
 
@@ -99,6 +100,16 @@ pub struct Missing {
     pub unseen: u64,
     /// How many there should be.
     pub promised: u64,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the source counts {} events, but {} of them were on none of its pages, read five times: they are lost unless they appear within the overlap; all others are delivered",
+            self.promised, self.unseen
+        )
+    }
 }
 
 /// A walk over the pages of one run.
@@ -113,6 +124,8 @@ pub struct Walk<'a> {
     known_met: bool,
     /// Every event of the strides that are finished: all those older than the last cut.
     seen: HashSet<Identity>,
+    /// How many events of the strides that are finished were never seen.
+    unseen: u64,
     /// Seen already, but left to the next stride.
     carried: Vec<Event>,
     /// The oldest new event that was on a page left to a later stride.
@@ -210,6 +223,7 @@ impl<'a> Walk<'a> {
             known,
             known_met: false,
             seen: HashSet::new(),
+            unseen: 0,
             carried: Vec::new(),
             oldest_left: None,
             cut: None,
@@ -417,11 +431,23 @@ impl<'a> Walk<'a> {
             .front()
             .filter(|first| first.number > 1)
             .and_then(|first| first.newest);
-        let mut promised = match window.iter().collect::<Vec<_>>()[..] {
-            // One page that is not full is all there is, whatever the counts say.
-            [only] if only.number == 1 && only.page.next.is_none() && only.is_short() => None,
-            ref pages => Numbered::promised(pages, cut),
-        };
+        let is_whole = window.len() == 1 && window.iter().all(Numbered::is_whole_list);
+        // What arrives while the stride is read could stand in for what was missed, where there is
+        // no cut or it lies in the future: what is older than the first page's newest event and than
+        // the server's clock is proved by itself.
+        let settled = window.front().and_then(|first| {
+            first
+                .newest
+                .map(|newest| first.page.date.map_or(newest, |date| newest.min(date)))
+        });
+        let cuts = vec![cut, settled];
+        // One page that is not full is all there is, whatever the counts say.
+        let cuts = if is_whole { Vec::new() } else { cuts };
+        let pages: Vec<_> = window.iter().collect();
+        let mut owed: Vec<_> = cuts
+            .iter()
+            .map(|&cut| Numbered::promised(&pages, cut))
+            .collect();
         let mut found = Found::new(cut);
         for event in window
             .into_iter()
@@ -435,20 +461,35 @@ impl<'a> Walk<'a> {
             .map(|percent| start_size * percent / 100)
             .filter(|&size| size > 0);
         let missing = loop {
-            let have = (self.seen.len() + found.older.len()) as u64;
-            let Some(promised_now) = promised.filter(|&promised| promised > have) else {
+            let shortfall = cuts.iter().zip(&owed).filter_map(|(&cut, promise)| {
+                let older = found
+                    .older
+                    .iter()
+                    .filter(|event| cut.is_none_or(|cut| event.time < cut))
+                    .count();
+                // What an earlier stride did not find is missing from this one's number as well.
+                let have = (self.seen.len() + older) as u64 + self.unseen;
+                promise.map(|promised| (promised.saturating_sub(have), promised))
+            });
+            let Some((unseen, promised)) = shortfall.max().filter(|&(unseen, _)| unseen > 0) else {
                 break None;
             };
             let Some(size) = sizes.next() else {
+                self.unseen += unseen;
                 break Some(Missing {
-                    unseen: promised_now - have,
-                    promised: promised_now,
+                    unseen: self.unseen,
+                    promised,
                 });
             };
-            // A reading that finds nothing proves nothing.
-            promised = self
-                .read_again((start - 1) * start_size, size, &mut found)?
-                .or(promised);
+            for (promise, new) in owed.iter_mut().zip(self.read_again(
+                (start - 1) * start_size,
+                size,
+                &cuts,
+                &mut found,
+            )?) {
+                // A reading that finds nothing proves nothing.
+                *promise = new.or(*promise);
+            }
         };
         self.position = match cut {
             None => Position::Done,
@@ -484,13 +525,14 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads a stride again from `position` (the number of events before it) with pages of another
-    /// size, adds what was not found before, and gives the number promised by the new answers.
+    /// size, adds what was not found before, and gives what the new answers promise for each cut.
     fn read_again(
         &mut self,
         position: u64,
         size: u64,
+        cuts: &[Option<OffsetDateTime>],
         found: &mut Found,
-    ) -> Result<Option<u64>, Error> {
+    ) -> Result<Vec<Option<u64>>, Error> {
         let mut reading = Reading::new(position / size + 1, size, false, None);
         let mut first = self.advance(&mut reading)?;
         if let Some(effective) = first
@@ -502,9 +544,11 @@ impl<'a> Walk<'a> {
             reading = Reading::new(position / effective + 1, size, false, None);
             first = self.advance(&mut reading)?;
         }
-        let mut promised = None;
+        let mut owed = vec![None; cuts.len()];
         while let Some(numbered) = first {
-            promised = promised.or_else(|| Numbered::promised(&[&numbered], found.cut));
+            for (promise, &cut) in owed.iter_mut().zip(cuts) {
+                *promise = promise.or_else(|| Numbered::promised(&[&numbered], cut));
+            }
             for event in &numbered.page.events {
                 // The page around an event is not kept: only few events were missed.
                 if found.cut.is_none_or(|cut| event.time < cut)
@@ -518,7 +562,7 @@ impl<'a> Walk<'a> {
             }
             first = self.advance(&mut reading)?;
         }
-        Ok(promised)
+        Ok(owed)
     }
 
     /// Reads the next page of a reading; `None` at the end of the list.
@@ -679,6 +723,11 @@ impl Numbered {
     /// Not full: nothing can have been pushed over its end.
     fn is_short(&self) -> bool {
         (self.page.events.len() as u64) < self.size
+    }
+
+    /// The first page is all there is.
+    fn is_whole_list(&self) -> bool {
+        self.number == 1 && self.page.next.is_none() && self.is_short()
     }
 
     /// How many distinct events older than the cut there are in the whole list, by the counts of

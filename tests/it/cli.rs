@@ -81,13 +81,13 @@ fn verbose_is_one_line() {
     bench
         .run(&["-v"])
         .code(0)
-        .says("2500 events delivered; 3 pages read");
+        .says("events delivered: 2500, dead letters among them: 0; pages read: 3;");
     bench.has_all();
     bench
         .run(&["-v"])
         .code(0)
         .prints_nothing()
-        .says("0 events delivered;");
+        .says("events delivered: 0,");
 }
 
 #[test]
