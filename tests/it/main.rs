@@ -12,6 +12,7 @@ mod defects;
 mod delivery;
 mod documents;
 mod exec;
+mod fixtures;
 mod http;
 mod model;
 mod receivers;
