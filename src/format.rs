@@ -332,10 +332,8 @@ fn splunk_verdict(code: u64, success: bool, message: &str) -> Option<Verdict> {
         0 if success => Verdict::Accepted,
         // No data, invalid data format, event field required or blank, faulty indexed fields.
         5 | 6 | 12 | 13 | 15 => Verdict::RefusedEvents(message),
-        // Internal error, busy, unhealthy or full queues, shutting down.
-        8 | 9 | 18..=20 | 23..=26 => Verdict::passing(message),
-        // Request entity too large.
-        27 => Verdict::TooLarge(message),
+        // Internal error, busy.
+        8 | 9 => Verdict::passing(message),
         // The token, the index, the channel, the query string.
         1..=4 | 7 | 10 | 11 | 14 | 16 => Verdict::Refused(message),
         _ if success => Verdict::Refused(format!("{message}; only code 0 acknowledges")),

@@ -126,8 +126,6 @@ pub struct Walk<'a> {
     seen: HashSet<Identity>,
     /// How many events of the strides that are finished were never seen.
     unseen: u64,
-    /// Seen already, but left to the next stride.
-    carried: Vec<Event>,
     /// The oldest new event that was on a page left to a later stride.
     oldest_left: Option<OffsetDateTime>,
     /// The cut of the last stride.
@@ -197,8 +195,6 @@ struct Found {
     cut: Option<OffsetDateTime>,
     /// Distinct, not of an earlier stride, older than the cut.
     older: Vec<Event>,
-    /// Distinct, at or after the cut.
-    rest: Vec<Event>,
     identities: HashSet<Identity>,
 }
 
@@ -224,7 +220,6 @@ impl<'a> Walk<'a> {
             known_met: false,
             seen: HashSet::new(),
             unseen: 0,
-            carried: Vec::new(),
             oldest_left: None,
             cut: None,
             position: Position::Done,
@@ -449,12 +444,10 @@ impl<'a> Walk<'a> {
             .map(|&cut| Numbered::promised(&pages, cut))
             .collect();
         let mut found = Found::new(cut);
-        for event in window
-            .into_iter()
-            .flat_map(|numbered| numbered.page.events)
-            .chain(std::mem::take(&mut self.carried))
-        {
-            found.add(event, &self.seen);
+        for event in window.into_iter().flat_map(|numbered| numbered.page.events) {
+            if found.lacks(&event, &self.seen) {
+                found.add(event);
+            }
         }
         let mut sizes = OTHER_SIZES
             .iter()
@@ -496,7 +489,6 @@ impl<'a> Walk<'a> {
             Some(_) => Position::At(self.next_start(start, total_at_start)),
         };
         self.cut = cut;
-        self.carried = found.rest;
         self.seen
             .extend(found.older.iter().map(|event| event.id.identity()));
         let mut events = found.older;
@@ -551,10 +543,8 @@ impl<'a> Walk<'a> {
             }
             for event in &numbered.page.events {
                 // The page around an event is not kept: only few events were missed.
-                if found.cut.is_none_or(|cut| event.time < cut)
-                    && !found.identities.contains(&event.id.identity())
-                {
-                    found.add(event.detached(), &self.seen);
+                if found.lacks(event, &self.seen) {
+                    found.add(event.detached());
                 }
             }
             if self.is_past_cut(&numbered) {
@@ -757,23 +747,20 @@ impl Found {
         Self {
             cut,
             older: Vec::new(),
-            rest: Vec::new(),
             identities: HashSet::new(),
         }
     }
 
-    /// Adds an event that is neither here yet nor in `seen`.
-    fn add(&mut self, event: Event, seen: &HashSet<Identity>) {
+    /// Whether an event belongs to the stride, but is neither here yet nor in `seen`.
+    fn lacks(&self, event: &Event, seen: &HashSet<Identity>) -> bool {
         let identity = event.id.identity();
-        if !seen.contains(&identity) && self.identities.insert(identity) {
-            let is_older = self.cut.is_none_or(|cut| event.time < cut);
-            if is_older {
-                &mut self.older
-            } else {
-                &mut self.rest
-            }
-            .push(event);
-        }
+        let is_older = self.cut.is_none_or(|cut| event.time < cut);
+        is_older && !seen.contains(&identity) && !self.identities.contains(&identity)
+    }
+
+    fn add(&mut self, event: Event) {
+        self.identities.insert(event.id.identity());
+        self.older.push(event);
     }
 }
 
