@@ -299,7 +299,8 @@ impl<'a> Walk<'a> {
             // Too late a start: the counts were wrong, or one timestamp fills the pages.
             start = start.saturating_sub(pages).max(1);
             pages *= 2;
-            announced = false;
+            // The first page was there when the walk began.
+            announced = start == 1;
         };
         let stride = self.prove(window)?;
         Ok(Some(stride))
@@ -565,7 +566,8 @@ impl<'a> Walk<'a> {
                 Answer::Page(page) => page,
                 // A jump that leads nowhere is for the caller to mend.
                 Answer::Missing(message)
-                    if reading.more == More::Announced && !reading.seen.is_empty() =>
+                    if reading.more == More::Announced
+                        && (!reading.seen.is_empty() || number == 1) =>
                 {
                     return Err(Error::Source(SourceError::Failed(message)));
                 }

@@ -308,6 +308,20 @@ fn a_count_that_is_too_high_is_reported_after_all_is_delivered() {
     bench.is_settled();
 }
 
+/// A backlog ends at the first page. One that is suddenly empty is no end.
+#[test]
+fn the_first_page_is_empty_when_it_is_read_again() {
+    let bench = Bench::of(past(125, 2).events);
+    bench.api.with(|world| world.script(13, Step::EmptyPage));
+    let run = bench.run(&["--page-size=10", "--retries=0"]);
+    run.code(5)
+        .says("page 1 is empty, although it was announced");
+    run.holds(!run.ids().is_empty(), "the older stride was delivered");
+    bench.run(&["--page-size=10"]).code(0).silent();
+    bench.has_all();
+    bench.is_settled();
+}
+
 /// What a count that ignores `since` promises is not there: no reason for alarm, nor to look for it
 /// at every poll.
 #[test]
