@@ -101,6 +101,7 @@ pub fn is_passing(error: &Error) -> bool {
 pub fn describe(error: &Error) -> String {
     match error {
         Error::BodyExceedsLimit(limit) => format!("the answer is larger than {} MiB", limit >> 20),
+        Error::Io(error) => excerpt(error.to_string().as_bytes()),
         other => excerpt(other.to_string().as_bytes()),
     }
 }
