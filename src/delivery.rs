@@ -294,11 +294,11 @@ impl<'a> Delivery<'a> {
 
     /// Sends a batch until there is nothing more to be gained: what is worth another try is sent
     /// again alone.
-    fn request(&mut self, events: &[Event], body: Vec<u8>) -> Outcome {
-        let mut body = body;
-        // Of each event what is known of it; the waiting ones are those to be sent, with their place.
+    fn request(&mut self, events: &[Event], mut body: Vec<u8>) -> Outcome {
         let mut fates: Vec<Fate> = events.iter().map(|_| Fate::Again(String::new())).collect();
-        let mut waiting: Vec<(usize, Event)> = Vec::new();
+        // The places of the events that are to be sent, and these events once they are not all.
+        let mut places: Vec<usize> = (0..events.len()).collect();
+        let mut subset: Option<Vec<Event>> = None;
         let mut refused = None;
         let target = &mut *self.target;
         let result = retry(
@@ -306,13 +306,7 @@ impl<'a> Delivery<'a> {
             &self.patience,
             &mut self.figures.retries,
             |timeout| {
-                let subset: Vec<Event>;
-                let (places, sent): (Vec<usize>, &[Event]) = if waiting.is_empty() {
-                    ((0..events.len()).collect(), events)
-                } else {
-                    subset = waiting.iter().map(|(_, event)| event.clone()).collect();
-                    (waiting.iter().map(|(place, _)| *place).collect(), &subset)
-                };
+                let sent = subset.as_deref().unwrap_or(events);
                 match target
                     .send(sent, &body, timeout)
                     .map_err(Failure::lasting)?
@@ -321,18 +315,14 @@ impl<'a> Delivery<'a> {
                         .iter()
                         .for_each(|&place| fates[place] = Fate::Accepted),
                     Verdict::Each(verdicts) => {
-                        for (&place, fate) in places.iter().zip(verdicts) {
-                            fates[place] = fate;
-                        }
-                        waiting = places
+                        places
                             .iter()
-                            .zip(sent)
-                            .filter(|&(&place, _)| matches!(fates[place], Fate::Again(_)))
-                            .map(|(&place, event)| (place, event.clone()))
-                            .collect();
-                        if let Some(&(place, _)) = waiting.first() {
+                            .zip(verdicts)
+                            .for_each(|(&place, fate)| fates[place] = fate);
+                        places.retain(|&place| matches!(fates[place], Fate::Again(_)));
+                        if let Some(Fate::Again(why)) = places.first().map(|&place| &fates[place]) {
                             let again: Vec<Event> =
-                                waiting.iter().map(|(_, event)| event.clone()).collect();
+                                places.iter().map(|&place| events[place].clone()).collect();
                             body = target
                                 .encode(
                                     &again,
@@ -342,12 +332,8 @@ impl<'a> Delivery<'a> {
                                     },
                                 )
                                 .0;
-                            let why = if let Fate::Again(why) = &fates[place] {
-                                why.clone()
-                            } else {
-                                String::new()
-                            };
-                            return Err(Failure::passing(Error::Receiver(why)));
+                            subset = Some(again);
+                            return Err(Failure::passing(Error::Receiver(why.clone())));
                         }
                     }
                     Verdict::Failed {
@@ -365,7 +351,7 @@ impl<'a> Delivery<'a> {
                         return Err(Failure::lasting(Error::EventsRefused(why)));
                     }
                     // Of what is left of a divided batch, this says nothing about its events.
-                    Verdict::TooLarge(why) | Verdict::RefusedEvents(why) if !waiting.is_empty() => {
+                    Verdict::TooLarge(why) | Verdict::RefusedEvents(why) if subset.is_some() => {
                         return Err(Failure::lasting(Error::Receiver(why)));
                     }
                     Verdict::TooLarge(why) => refused = Some(Outcome::TooLarge(why)),
