@@ -22,8 +22,9 @@
 //!   events older than the cut is compared with what the counts of the answer promise
 //!   (`Numbered::promised`) *before* the stride is delivered, and the stride is read again with
 //!   page boundaries elsewhere until the number is reached.
-//!   (What the counts cannot tell: an event that appears late in the middle of a walk, or one that
-//!   was seen and that retention then removes, can each stand in for one that was missed.)
+//!   (What the counts cannot tell: an event that appears late in the middle of a walk, one that was
+//!   seen and that retention then removes, and, while the first page's stride is read, what arrives
+//!   faster than a page for each request, can each stand in for one that was missed.)
 //! - **It ends**, whatever the source answers: page numbers only grow within a reading, a reading
 //!   ends when pages bring nothing new, and a run reads a bounded number of pages.
 
@@ -428,22 +429,13 @@ impl<'a> Walk<'a> {
             .filter(|first| first.number > 1)
             .and_then(|first| first.newest);
         let is_whole = window.len() == 1 && window.iter().all(Numbered::is_whole_list);
-        // What arrives while the stride is read could stand in for what was missed, where there is
-        // no cut or it lies in the future: what is older than the first page's newest event and than
-        // the server's clock is proved by itself.
-        let settled = window.front().and_then(|first| {
-            first
-                .newest
-                .map(|newest| first.page.date.map_or(newest, |date| newest.min(date)))
-        });
-        let cuts = vec![cut, settled];
-        // One page that is not full is all there is, whatever the counts say.
-        let cuts = if is_whole { Vec::new() } else { cuts };
         let pages: Vec<_> = window.iter().collect();
-        let mut owed: Vec<_> = cuts
-            .iter()
-            .map(|&cut| Numbered::promised(&pages, cut))
-            .collect();
+        // One page that is not full is all there is, whatever the counts say.
+        let mut owed = if is_whole {
+            None
+        } else {
+            Numbered::promised(&pages, cut)
+        };
         let mut found = Found::new(cut);
         for event in window.into_iter().flat_map(|numbered| numbered.page.events) {
             if found.lacks(&event, &self.seen) {
@@ -455,35 +447,22 @@ impl<'a> Walk<'a> {
             .map(|percent| start_size * percent / 100)
             .filter(|&size| size > 0);
         let missing = loop {
-            let shortfall = cuts.iter().zip(&owed).filter_map(|(&cut, promise)| {
-                let older = found
-                    .older
-                    .iter()
-                    .filter(|event| cut.is_none_or(|cut| event.time < cut))
-                    .count();
-                // What an earlier stride did not find is missing from this one's number as well.
-                let have = (self.seen.len() + older) as u64 + self.unseen;
-                promise.map(|promised| (promised.saturating_sub(have), promised))
-            });
-            let Some((unseen, promised)) = shortfall.max().filter(|&(unseen, _)| unseen > 0) else {
+            // What an earlier stride did not find is missing from this one's number as well.
+            let have = (self.seen.len() + found.older.len()) as u64 + self.unseen;
+            let Some(promised) = owed.filter(|&promised| promised > have) else {
                 break None;
             };
             let Some(size) = sizes.next() else {
-                self.unseen += unseen;
+                self.unseen += promised - have;
                 break Some(Missing {
                     unseen: self.unseen,
                     promised,
                 });
             };
-            for (promise, new) in owed.iter_mut().zip(self.read_again(
-                (start - 1) * start_size,
-                size,
-                &cuts,
-                &mut found,
-            )?) {
-                // A reading that finds nothing proves nothing.
-                *promise = new.or(*promise);
-            }
+            // A reading that finds nothing proves nothing.
+            owed = self
+                .read_again((start - 1) * start_size, size, &mut found)?
+                .or(owed);
         };
         self.position = match cut {
             None => Position::Done,
@@ -518,14 +497,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads a stride again from `position` (the number of events before it) with pages of another
-    /// size, adds what was not found before, and gives what the new answers promise for each cut.
+    /// size, adds what was not found before, and gives the number promised by the new answers.
     fn read_again(
         &mut self,
         position: u64,
         size: u64,
-        cuts: &[Option<OffsetDateTime>],
         found: &mut Found,
-    ) -> Result<Vec<Option<u64>>, Error> {
+    ) -> Result<Option<u64>, Error> {
         let mut reading = Reading::new(position / size + 1, size, false, None);
         let mut first = self.advance(&mut reading)?;
         if let Some(effective) = first
@@ -537,11 +515,9 @@ impl<'a> Walk<'a> {
             reading = Reading::new(position / effective + 1, size, false, None);
             first = self.advance(&mut reading)?;
         }
-        let mut owed = vec![None; cuts.len()];
+        let mut promised = None;
         while let Some(numbered) = first {
-            for (promise, &cut) in owed.iter_mut().zip(cuts) {
-                *promise = promise.or_else(|| Numbered::promised(&[&numbered], cut));
-            }
+            promised = promised.or_else(|| Numbered::promised(&[&numbered], found.cut));
             for event in &numbered.page.events {
                 // The page around an event is not kept: only few events were missed.
                 if found.lacks(event, &self.seen) {
@@ -553,7 +529,7 @@ impl<'a> Walk<'a> {
             }
             first = self.advance(&mut reading)?;
         }
-        Ok(owed)
+        Ok(promised)
     }
 
     /// Reads the next page of a reading; `None` at the end of the list.
