@@ -365,22 +365,6 @@ impl CheckpointFile {
         }
     }
 
-    /// Proves that a commit will be possible, as far as that can be known: that a file as large as
-    /// the checkpoint can be written beside it.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] if it cannot.
-    pub fn prove_writable(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        self.write_temporary(&checkpoint.to_json())
-            .map(|_| ())
-            .map_err(|error| {
-                Error::Checkpoint(format!(
-                    "{}; nothing was fetched",
-                    self.cannot_write(&error)
-                ))
-            })
-    }
-
     fn cannot_write(&self, error: &io::Error) -> String {
         format!(
             "the checkpoint {} cannot be written: {error}",
@@ -416,7 +400,7 @@ impl Store for CheckpointFile {
 
 impl Drop for CheckpointFile {
     fn drop(&mut self) {
-        // Left over from the proof or a failed commit, if anything.
+        // Left over from a failed commit, if anything.
         let _ = fs::remove_file(&self.temporary);
     }
 }

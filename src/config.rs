@@ -172,6 +172,12 @@ impl Url {
         format!("{self}{}", query.unwrap_or_default())
     }
 
+    /// Scheme, host and port: of a receiver's address the path can be a secret, too.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// Whether it names this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
@@ -345,6 +351,9 @@ impl Config {
             return Err("--until goes with --no-checkpoint: a checkpoint would leave out what comes after it".to_owned());
         }
         let (since, until) = (when("since", &args.since)?, when("until", &args.until)?);
+        if since.is_some_and(|since| since > now) {
+            return Err("--since lies in the future".to_owned());
+        }
         if let (Some(since), Some(until)) = (since, until)
             && since >= until
         {
@@ -734,6 +743,7 @@ mod tests {
             "--checkpoint=",
             "--checkpoint dir/",
             "--since yesterday",
+            "--since 2030-01-01T00:00:00Z",
             "--overlap 0s",
             "--overlap 25h",
             "--page-size 0",

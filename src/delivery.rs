@@ -195,6 +195,9 @@ impl<'a> Delivery<'a> {
             refused: Vec::new(),
         };
         let delivered = self.drain(&mut ledger, commit, warn);
+        if let Err(Error::NotCommitted { .. } | Error::DeadLetter(_)) = delivered {
+            return delivered;
+        }
         let committed = self.commit(&mut ledger, commit, warn);
         // A commit that failed is the worse of the two: the next run repeats events.
         committed.and(delivered)

@@ -58,7 +58,10 @@ impl LineFile {
                 .metadata()
                 .is_ok_and(|now| now.len() == start + written)
             {
-                let _ = self.file.set_len(start);
+                let _ = self
+                    .file
+                    .set_len(start)
+                    .and_then(|()| self.file.seek(SeekFrom::Start(start)));
             }
         }
         result

@@ -1,6 +1,6 @@
 //! The command: what was typed, what was meant, one run, and how it ended.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use tfc_audit::cli::{self, Command};
@@ -36,7 +36,10 @@ fn run() -> Result<(), Error> {
         Command::Print(text) => {
             return std::io::stdout()
                 .write_all(text.as_bytes())
-                .map_err(Error::Stdout);
+                .map_err(|error| match error.kind() {
+                    ErrorKind::BrokenPipe => Error::StdoutClosed,
+                    _ => Error::Stdout(error),
+                });
         }
     };
     let config =

@@ -52,6 +52,9 @@ impl Malformed {
     }
 }
 
+/// A `page_size` beyond this is not believed.
+const LARGEST_PAGE: u64 = 1_000_000;
+
 /// How many bytes of what was found are kept: more than a message shows.
 const LONGEST_FOUND: usize = 2048;
 
@@ -133,7 +136,10 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
         next: body.pagination.next_page,
         total_pages: body.pagination.total_pages,
         total_count: body.pagination.total_count,
-        size: body.pagination.page_size.filter(|&size| size > 0),
+        size: body
+            .pagination
+            .page_size
+            .filter(|size| (1..=LARGEST_PAGE).contains(size)),
         date: None,
     })
 }

@@ -11,7 +11,7 @@ use crate::config::{Header, Post, Secret, parse_header};
 use crate::delivery::{Limits, Target};
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Encoder, Format, Verdict};
+use crate::format::{Encoder, Fate, Format, Verdict};
 use crate::http::{self, Connection};
 use crate::text::excerpt;
 
@@ -59,7 +59,7 @@ impl Receiver {
         Ok(Self {
             connection: Connection::new(post.url.is_loopback(), timeout),
             url: Secret::new(post.url.expose()),
-            shown: post.url.to_string(),
+            shown: post.url.origin().to_owned(),
             format: post.format,
             encoder: Encoder::new(post.format, normalize, &post.labels),
             headers,
@@ -144,7 +144,18 @@ impl Target for Receiver {
                 Verdict::TooLarge(message) => Verdict::TooLarge(at(message)),
                 Verdict::RefusedEvents(message) => Verdict::RefusedEvents(at(message)),
                 Verdict::Refused(message) => Verdict::Refused(at(message + &leads)),
-                verdict => verdict,
+                Verdict::Each(fates) => Verdict::Each(
+                    fates
+                        .into_iter()
+                        .map(|fate| match fate {
+                            Fate::Accepted => Fate::Accepted,
+                            Fate::Again(message) => Fate::Again(at(message)),
+                            Fate::Refused(message) => Fate::Refused(at(message)),
+                            Fate::Barred(message) => Fate::Barred(at(message)),
+                        })
+                        .collect(),
+                ),
+                Verdict::Accepted => Verdict::Accepted,
             },
         )
     }

@@ -124,9 +124,9 @@ pub fn retry<T, E>(
                 if tries == 1 { "try" } else { "tries" }
             ));
         }
-        let wait = failure
-            .wait
-            .unwrap_or_else(|| backoff(tries).mul_f64(clock.chance()));
+        // Never less than our own wait: some answers name one of no seconds.
+        let own = backoff(tries).mul_f64(clock.chance());
+        let wait = failure.wait.map_or(own, |named| named.max(own));
         if wait > LONGEST_NAMED_WAIT {
             return failed(format!(
                 "; gave up because it asked for a wait of {} s",

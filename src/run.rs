@@ -84,16 +84,13 @@ pub fn run(
             let mut file = CheckpointFile::lock(place, clock, config.max_time)?;
             let checkpoint = match file.read(&endpoint)? {
                 Some(mut checkpoint) => {
-                    let before = checkpoint.boundary_start;
                     let takes_since = config.since.is_some_and(|since| checkpoint.start_at(since));
                     if config.since.is_some() && !takes_since && config.verbose {
                         warn("--since has no effect: the checkpoint says where to go on");
                     }
-                    if checkpoint.boundary_start == before {
-                        file.prove_writable(&checkpoint)?;
-                    } else {
-                        file.commit(&checkpoint).map_err(Error::Checkpoint)?;
-                    }
+                    // What cannot be committed must not be delivered: the rename, too, has to be
+                    // tried before anything is fetched.
+                    file.commit(&checkpoint).map_err(Error::Checkpoint)?;
                     checkpoint
                 }
                 None if place.required => {
@@ -112,7 +109,18 @@ pub fn run(
         }
     };
     let mut client = Client::new(&config.endpoint, &token, config.timeout);
-    let mut delivery = Delivery::new(&mut *target, clock, patience, config.limits, dead_letters);
+    // The time limit of a request is none for a program.
+    let is_program = matches!(config.destination, Destination::Exec(_));
+    let timeout = if is_program {
+        Duration::MAX
+    } else {
+        config.timeout
+    };
+    let patient = Patience {
+        timeout,
+        ..patience
+    };
+    let mut delivery = Delivery::new(&mut *target, clock, patient, config.limits, dead_letters);
     let drain = Drain {
         clock,
         patience,

@@ -368,12 +368,15 @@ impl<'a> Walk<'a> {
         Ok(window)
     }
 
-    /// Whether nothing on this page belongs to a stride that comes after the last one.
+    /// Whether nothing on this page belongs to a stride that comes after the last one: it is older
+    /// than the last cut, and the last strides have seen it. The cut alone would not do: if one
+    /// event is stamped newer than its place, so is the cut.
     fn is_past_cut(&self, numbered: &Numbered) -> bool {
-        match (self.cut, numbered.newest) {
-            (Some(cut), Some(newest)) => newest < cut,
-            (Some(_), None) | (None, _) => false,
-        }
+        let (Some(cut), Some(newest)) = (self.cut, numbered.newest) else {
+            return false;
+        };
+        let is_seen = |event: &Event| self.seen.contains(&event.id.identity());
+        newest < cut && numbered.page.events.iter().all(is_seen)
     }
 
     /// Whether a stride with these pages would deliver something and leave no gap to the last one.
