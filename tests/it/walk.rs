@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::stand_in::{
     Counts, Event, Next, Order, PastEnd, Since, Sizes, Step, Ties, World, events, events_from,
-    sample_events,
+    sample_events, stamp,
 };
 use crate::support::{Bench, minutes_ago, now};
 
@@ -306,6 +306,24 @@ fn a_count_that_is_too_high_is_reported_after_all_is_delivered() {
     bench.has_all();
     bench.api.with(|world| world.counts = Counts::True);
     bench.is_settled();
+}
+
+/// The newest timestamp of a page is no measure of its place if one event is stamped newer: the
+/// next stride has to go on until it meets what the last one has seen.
+#[test]
+fn an_event_is_stamped_newer_than_its_place() {
+    let mut all = past(620, 2).events;
+    let misplaced = &mut all[99];
+    let later = stamp(misplaced.time + time::Duration::days(3));
+    misplaced.text = misplaced.text.replace(&stamp(misplaced.time), &later);
+    let bench = Bench::of(all.clone());
+    let run = bench.run(&["--page-size=10"]);
+    let delivered: std::collections::BTreeSet<_> = run.ids().into_iter().collect();
+    let missing = all
+        .iter()
+        .filter(|event| !delivered.contains(&event.id))
+        .count();
+    run.holds(missing == 0, format_args!("{missing} events are missing"));
 }
 
 /// A backlog ends at the first page. One that is suddenly empty is no end.
