@@ -96,11 +96,7 @@ impl Client {
 }
 
 impl Source for Client {
-    fn page(
-        &mut self,
-        request: &PageRequest,
-        timeout: Duration,
-    ) -> Result<Page, Failure<SourceError>> {
+    fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Page, Failure<SourceError>> {
         let mut call = self
             .connection
             .agent()
@@ -118,12 +114,17 @@ impl Source for Client {
             .call()
             .map_err(|error| self.broken(request, &error))?;
         let date = http::header(response.headers(), "date").and_then(timestamp::parse_http_date);
+        let pause = http::spent(response.headers());
         if response.status() != StatusCode::OK {
             return Err(self.refused(request, response));
         }
         let body = http::read_body(response).map_err(|error| self.broken(request, &error))?;
         page::parse(body)
-            .map(|page| Page { date, ..page })
+            .map(|page| Page {
+                date,
+                pause,
+                ..page
+            })
             .map_err(|malformed| Failure {
                 passing: malformed.truncated,
                 ..Failure::lasting(SourceError::Failed(format!(

@@ -60,6 +60,10 @@ pub struct Args {
     #[argh(option, arg_name = "n")]
     pub page_size: Option<String>,
 
+    /// how many pages of a backlog are asked for at once, 1 to 16 (4)
+    #[argh(option, arg_name = "n")]
+    pub connections: Option<String>,
+
     /// how long to wait for another run to end (0s)
     #[argh(option, arg_name = "span")]
     pub lock_wait: Option<String>,

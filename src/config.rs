@@ -316,6 +316,8 @@ pub struct Config {
     pub overlap: Duration,
     /// Events for each page.
     pub page_size: u64,
+    /// How many pages of a backlog are asked for at once.
+    pub connections: u64,
     /// How long the run may take.
     pub max_time: Option<Duration>,
     /// How long one request may take.
@@ -371,6 +373,7 @@ impl Config {
             until,
             overlap: span("overlap", args.overlap.as_ref(), 10 * 60, 1, 24 * 60 * 60)?,
             page_size: number("page-size", args.page_size.as_ref(), 1000, 1, 1000)?,
+            connections: number("connections", args.connections.as_ref(), 4, 1, 16)?,
             max_time: args
                 .max_time
                 .as_ref()

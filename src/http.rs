@@ -118,6 +118,14 @@ pub fn wait(headers: &HeaderMap) -> Option<Duration> {
     named_wait(|name| header(headers, name), OffsetDateTime::now_utc())
 }
 
+/// The wait after an answer that was the last one of the rate limit's window: HCP Terraform sends
+/// `x-ratelimit-remaining`, and `x-ratelimit-reset` in seconds.
+#[must_use]
+pub fn spent(headers: &HeaderMap) -> Option<Duration> {
+    let is_spent = header(headers, "x-ratelimit-remaining").is_some_and(|left| left.trim() == "0");
+    is_spent.then(|| wait(headers)).flatten()
+}
+
 /// Where a redirect leads, as ` to ADDRESS`: without what follows `?` or `#`, which may be secret.
 /// Empty for any other answer.
 #[must_use]

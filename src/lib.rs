@@ -7,7 +7,8 @@
 //! 2. [`checkpoint`]: the lock, what earlier runs delivered, and the commit.
 //! 3. [`page`], [`source`] and [`api`]: one page of the list, how pages are asked for, and how HTTP
 //!    gives them.
-//! 4. [`walk`]: which pages to read, and the proof that nothing was missed.
+//! 4. [`forward`]: pages one after the other, ahead of need; [`walk`]: which pages to read, and the
+//!    proof that nothing was missed.
 //! 5. [`delivery`]: batches, and what acknowledges them; [`stdout`], [`post`] and [`exec`]: where
 //!    they go; [`format`](mod@format): what receivers read, and what their answers mean.
 //! 6. [`run`]: all of it in order; [`error`]: how it ends.
@@ -25,6 +26,7 @@ pub mod error;
 pub mod event;
 pub mod exec;
 pub mod format;
+pub mod forward;
 pub mod http;
 pub mod lines;
 pub mod normalize;

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -28,6 +29,8 @@ pub struct Page {
     pub size: Option<u64>,
     /// The server's clock when it answered (the `Date` header).
     pub date: Option<OffsetDateTime>,
+    /// How long the source asks to be left alone after this answer.
+    pub pause: Option<Duration>,
 }
 
 /// Why a body is not a page. Neither text is fit to be shown as it is.
@@ -141,6 +144,7 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
             .page_size
             .filter(|size| (1..=LARGEST_PAGE).contains(size)),
         date: None,
+        pause: None,
     })
 }
 

@@ -17,7 +17,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// The longest wait named by the other side that is still sat out. A run that sleeps for longer
 /// only holds the lock: better to end, say so, and let the next run try.
-const LONGEST_NAMED_WAIT: Duration = Duration::from_secs(15 * 60);
+pub(crate) const LONGEST_NAMED_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// How long one side is given.
 #[derive(Clone, Copy, Debug)]

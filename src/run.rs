@@ -8,16 +8,16 @@ use time::OffsetDateTime;
 
 use crate::api::Client;
 use crate::checkpoint::{Checkpoint, CheckpointFile, NoStore, Store};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Destination, Secret, TokenSource, check_token};
 use crate::delivery::{self, Acknowledged, DeadLetters, Delivery, Target};
 use crate::error::Error;
 use crate::event::Event;
 use crate::exec::Exec;
+use crate::forward::{Readings, Threads};
 use crate::page::organization;
 use crate::post::Receiver;
 use crate::retry::Patience;
-use crate::source::Source;
 use crate::stdout::Stdout;
 use crate::timestamp;
 use crate::walk::{self, Missing, Scope, Walk};
@@ -47,7 +47,7 @@ pub struct Report {
 /// How the run ended, if not well. What was delivered until then is committed.
 pub fn run(
     config: &Config,
-    clock: &dyn Clock,
+    clock: &SystemClock,
     report: &mut Report,
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), Error> {
@@ -108,7 +108,8 @@ pub fn run(
             (checkpoint, Box::new(file))
         }
     };
-    let mut client = Client::new(&config.endpoint, &token, config.timeout);
+    let client = Client::new(&config.endpoint, &token, config.timeout);
+    let readings = Threads::new(client, clock.clone(), patience);
     // The time limit of a request is none for a program.
     let is_program = matches!(config.destination, Destination::Exec(_));
     let timeout = if is_program {
@@ -128,9 +129,10 @@ pub fn run(
         since: config.since,
         until: config.until,
         page_size: config.page_size,
+        connections: config.connections,
     };
     drain.run(
-        &mut client,
+        &readings,
         &mut delivery,
         &mut checkpoint,
         &mut *store,
@@ -153,6 +155,8 @@ pub struct Drain<'a> {
     pub until: Option<OffsetDateTime>,
     /// `--page-size`.
     pub page_size: u64,
+    /// `--connections`.
+    pub connections: u64,
 }
 
 impl Drain<'_> {
@@ -163,7 +167,7 @@ impl Drain<'_> {
     /// How the run ended, if not well. What was delivered until then is committed.
     pub fn run(
         &self,
-        source: &mut dyn Source,
+        readings: &dyn Readings,
         delivery: &mut Delivery,
         checkpoint: &mut Checkpoint,
         store: &mut dyn Store,
@@ -177,8 +181,15 @@ impl Drain<'_> {
             from: checkpoint.boundary_start,
             until: self.until,
             page_size: self.page_size,
+            connections: self.connections,
         };
-        let mut walk = Walk::start(source, self.clock, self.patience, scope, checkpoint.known())?;
+        let mut walk = Walk::start(
+            readings,
+            self.clock,
+            self.patience,
+            scope,
+            checkpoint.known(),
+        )?;
         report.walk = walk.figures();
         let server_time = walk.server_time();
         let expects_known = checkpoint
@@ -199,7 +210,7 @@ impl Drain<'_> {
         let mut missing: Option<Missing> = None;
         let mut is_empty = walk.first_events().is_empty();
         loop {
-            let stride = walk.next_stride();
+            let stride = walk.next_stride(report.delivered > 0);
             report.walk = walk.figures();
             let Some(stride) = stride? else { break };
             is_empty = is_empty && stride.events.is_empty();

@@ -21,17 +21,13 @@ pub struct PageRequest {
     pub size: u64,
 }
 
-/// Something that answers with pages.
+/// Something that answers with pages; several may be asked for at once.
 pub trait Source {
     /// Makes one request, with no second try, and returns within `timeout`.
     ///
     /// # Errors
     /// What went wrong, and whether another try may do better.
-    fn page(
-        &mut self,
-        request: &PageRequest,
-        timeout: Duration,
-    ) -> Result<Page, Failure<SourceError>>;
+    fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Page, Failure<SourceError>>;
 }
 
 /// Why the source gave no page.

@@ -14,9 +14,10 @@
 //!   the events of one timestamp may be spread over a page boundary and may come in another order
 //!   at each request.
 //! - **Two strides have no gap between them.** The next stride starts nearer to the newest and is
-//!   read forward until a page holds nothing at or after the last cut. Its end is found by what the
-//!   pages hold, not by arithmetic, so that arrivals cannot open a gap; if it turns out to have
-//!   started too late, it starts again earlier.
+//!   read forward until half a page holds nothing at or after the last cut, and nothing that is
+//!   not known from the strides before. Its end is found by what the pages hold, not by arithmetic,
+//!   so that arrivals cannot open a gap; if it turns out to have started too late, it starts again
+//!   earlier.
 //! - **Within a stride nothing is missed.** Events that share a timestamp and straddle a page
 //!   boundary can be missed if their order changes between two requests. So the number of distinct
 //!   events older than the cut is compared with what the counts of the answer promise
@@ -25,6 +26,9 @@
 //!   (What the counts cannot tell: an event that appears late in the middle of a walk, one that was
 //!   seen and that retention then removes, and, while the first page's stride is read, what arrives
 //!   faster than a page for each request, can each stand in for one that was missed.)
+//! - **Several readings at once change nothing of this.** Each is read forward ([`crate::forward`]),
+//!   and the strides are made of them one after the other, the oldest first. When a page was asked
+//!   for matters only in comparison with the other pages of its own reading.
 //! - **It ends**, whatever the source answers: page numbers only grow within a reading, a reading
 //!   ends when pages bring nothing new, and a run reads a bounded number of pages.
 
@@ -37,15 +41,18 @@ use time::OffsetDateTime;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{Event, Identity};
+use crate::forward::{Answer, Fetched, Forward, More, Readings, Stream};
 use crate::page::Page;
-use crate::retry::{Failure, GaveUp, Patience, retry};
-use crate::source::{PageRequest, Source, SourceError};
+use crate::retry::Patience;
+use crate::source::SourceError;
 
-/// How many pages a stride has. Fewer cost more requests (each stride reads about two pages of its
-/// neighbour), more cost memory.
-const STRIDE: u64 = 10;
+/// How many pages a stride has at most. Fewer cost more requests (each stride reads about a page of
+/// its neighbour), more cost memory.
+const LONGEST_STRIDE: u64 = 10;
+/// How many pages all readings together may hold: strides shorten as their number grows.
+const PAGES_IN_MEMORY: u64 = 24;
 /// How many pages of its older neighbour a stride reads until it knows where that one began.
-const OVERLAP: u64 = 2;
+const OVERLAP: u64 = 1;
 /// By how many pages a stride may outgrow its length before its newest pages are left to the next.
 const SLACK: u64 = 4;
 /// The sizes, in percent of the effective one, with which a stride is read again, so that page
@@ -69,6 +76,8 @@ pub struct Scope {
     pub until: Option<OffsetDateTime>,
     /// How many events to ask for in a page.
     pub page_size: u64,
+    /// How many strides may be read at once.
+    pub connections: u64,
 }
 
 /// What a walk has done so far.
@@ -115,7 +124,7 @@ impl fmt::Display for Missing {
 
 /// A walk over the pages of one run.
 pub struct Walk<'a> {
-    source: &'a mut dyn Source,
+    readings: &'a dyn Readings,
     clock: &'a dyn Clock,
     patience: Patience,
     scope: Scope,
@@ -131,7 +140,12 @@ pub struct Walk<'a> {
     oldest_left: Option<OffsetDateTime>,
     /// The cut of the last stride.
     cut: Option<OffsetDateTime>,
-    position: Position,
+    /// The first page, as long as nothing was made of it.
+    first: Option<Reading<'a>>,
+    /// The readings of the next strides, the oldest first.
+    ahead: VecDeque<Reading<'a>>,
+    /// Where the newest stride starts that was planned, and `total_count` at that time.
+    planned: (u64, Option<u64>),
     /// The effective page size.
     size: u64,
     /// `total_count` of the newest answer that has one.
@@ -140,55 +154,33 @@ pub struct Walk<'a> {
     figures: Figures,
 }
 
-/// Where the next stride starts.
-enum Position {
-    /// To be found from the first page, which is here already.
-    First(Page),
-    /// At the page of this number.
-    At(u64),
-    /// There is no next stride.
-    Done,
-}
-
-/// An answer to the request for a page.
-enum Answer {
-    Page(Page),
-    /// There is no such page, although one was announced or asked for; the text says how we know.
-    Missing(String),
-}
-
 /// A page with its place.
 struct Numbered {
     number: u64,
     /// The effective page size by this answer.
     size: u64,
+    /// Nobody had said that there is such a page.
+    is_guess: bool,
     newest: Option<OffsetDateTime>,
     oldest: Option<OffsetDateTime>,
     page: Page,
 }
 
-/// Reading forward, page after page.
-struct Reading {
-    /// The number of the next page.
-    number: u64,
-    /// The size that is asked for.
-    size: u64,
-    more: More,
-    /// A page that has been read already.
-    at_hand: Option<Page>,
+/// What a reading forward has brought so far.
+struct Reading<'a> {
+    stream: Box<dyn Stream + 'a>,
+    /// The number of its first page.
+    start: u64,
+    /// Whether pages may be read ahead of need.
+    is_ahead: bool,
+    /// A page that was taken from the stream already.
+    at_hand: Option<Numbered>,
+    has_ended: bool,
     seen: HashSet<Identity>,
     oldest: Option<OffsetDateTime>,
     stale: u32,
-}
-
-/// Whether a reading goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum More {
-    /// The source says that there is a page of this number.
-    Announced,
-    /// Perhaps: nobody has said so.
-    Perhaps,
-    No,
+    /// How many events in a row, up to the last one read, belong to earlier strides.
+    trailing: u64,
 }
 
 /// The events of a stride as they are found.
@@ -206,14 +198,14 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// If the first page cannot be had.
     pub fn start(
-        source: &'a mut dyn Source,
+        readings: &'a dyn Readings,
         clock: &'a dyn Clock,
         patience: Patience,
         scope: Scope,
         known: HashSet<Identity>,
     ) -> Result<Self, Error> {
         let mut walk = Self {
-            source,
+            readings,
             clock,
             patience,
             scope,
@@ -223,29 +215,30 @@ impl<'a> Walk<'a> {
             unseen: 0,
             oldest_left: None,
             cut: None,
-            position: Position::Done,
+            first: None,
+            ahead: VecDeque::new(),
+            planned: (1, None),
             size: scope.page_size,
             total: None,
             server_time: clock.now(),
             figures: Figures::default(),
         };
-        let page = match walk.fetch(1, scope.page_size, false)? {
-            Answer::Page(page) => page,
-            Answer::Missing(message) => return Err(Error::Source(SourceError::Failed(message))),
+        let mut reading = walk.open(1, scope.page_size, More::Perhaps);
+        let Some(first) = walk.take(&mut reading)? else {
+            return Err(broken("there is no first page"));
         };
-        walk.server_time = page.date.unwrap_or(walk.server_time);
-        walk.size = walk.effective_size(&page, scope.page_size);
-        walk.position = Position::First(page);
+        walk.server_time = first.page.date.unwrap_or(walk.server_time);
+        walk.size = first.size;
+        reading.at_hand = Some(first);
+        walk.first = Some(reading);
         Ok(walk)
     }
 
     /// The events on the first page, as long as the first stride was not asked for.
     #[must_use]
     pub fn first_events(&self) -> &[Event] {
-        match &self.position {
-            Position::First(page) => &page.events,
-            _ => &[],
-        }
+        let first = self.first.as_ref().and_then(|first| first.at_hand.as_ref());
+        first.map_or(&[], |first| &first.page.events)
     }
 
     /// The source's time when it first answered, else ours.
@@ -266,72 +259,112 @@ impl<'a> Walk<'a> {
         self.figures
     }
 
-    /// Reads and proves the next stride; `None` when the walk is over.
+    /// Reads and proves the next stride; `None` when the walk is over. Once something was
+    /// delivered, the strides after it are read meanwhile; until then no more than this one is,
+    /// so that a receiver that is down costs little.
     ///
     /// # Errors
     /// If a page cannot be had or breaks the source's contract, or if `--max-time` leaves no time
     /// for another stride. The strides that were given before stay valid.
-    pub fn next_stride(&mut self) -> Result<Option<Stride>, Error> {
+    pub fn next_stride(&mut self, has_delivered: bool) -> Result<Option<Stride>, Error> {
         let mut pages = self.stride_pages();
-        let (mut start, mut at_hand) = match std::mem::replace(&mut self.position, Position::Done) {
-            Position::Done => return Ok(None),
-            Position::First(page) => self.first_start(page, pages),
-            Position::At(number) => {
-                if self
-                    .patience
-                    .left(self.clock)
-                    .is_some_and(|left| left < self.page_time() * 3)
-                {
-                    return Err(Error::OutOfTime);
-                }
-                (number, None)
-            }
+        let mut reading = match self.first.take() {
+            Some(first) => self.first_stride(first, pages),
+            None => match self.ahead.pop_front() {
+                None => return Ok(None),
+                Some(_) if self.is_late() => return Err(Error::OutOfTime),
+                Some(reading) => reading,
+            },
         };
-        let mut announced = true;
+        reading.read_ahead(pages + OVERLAP);
+        let beside = if has_delivered {
+            self.scope.connections
+        } else {
+            0
+        };
+        self.plan(beside.saturating_sub(1));
         let window = loop {
-            let limit = pages + OVERLAP + SLACK;
-            let window = self.read_window(
-                Reading::new(start, self.scope.page_size, announced, at_hand.take()),
-                limit,
-            )?;
+            let start = reading.start;
+            let window = self.read_window(reading, pages + OVERLAP + SLACK)?;
             if start == 1 || self.is_far_enough(&window) {
                 break window;
             }
-            // Too late a start: the counts were wrong, or one timestamp fills the pages.
-            start = start.saturating_sub(pages).max(1);
+            // Too late a start: the counts were wrong, or one timestamp fills the pages. The
+            // strides after it would start too late as well.
+            self.ahead.clear();
+            let start = start.saturating_sub(pages).max(1);
             pages *= 2;
             // The first page was there when the walk began.
-            announced = start == 1;
+            let more = if start == 1 {
+                More::Announced
+            } else {
+                More::Perhaps
+            };
+            reading = self.open(start, self.scope.page_size, more);
+            reading.read_ahead(pages + OVERLAP);
         };
         let stride = self.prove(window)?;
+        if self.cut.is_some() {
+            self.plan(beside.max(1));
+        }
+        if beside > 0 {
+            let pages = self.stride_pages();
+            for reading in &mut self.ahead {
+                reading.read_ahead(pages + OVERLAP);
+            }
+        }
         Ok(Some(stride))
     }
 
-    /// Where the first stride starts. The first page is handed on if it is there, and else dropped:
-    /// it will be read again in its turn.
-    fn first_start(&mut self, page: Page, pages: u64) -> (u64, Option<Page>) {
-        let start = match (page.next, page.total_count, page.total_pages) {
+    /// Whether the time that is left is too short for another stride.
+    fn is_late(&self) -> bool {
+        self.patience
+            .left(self.clock)
+            .is_some_and(|left| left < self.page_time() * 3)
+    }
+
+    /// The reading of the first stride. That of the first page goes on if the stride starts there,
+    /// and is else dropped: the page will be read again in its turn.
+    fn first_stride(&mut self, reading: Reading<'a>, pages: u64) -> Reading<'a> {
+        let Some(first) = reading.at_hand.as_ref().map(|first| &first.page) else {
+            return reading;
+        };
+        let start = match (first.next, first.total_count, first.total_pages) {
             (None, ..) | (_, None, None) => 1,
             (_, Some(count), _) => count.saturating_sub(pages * self.size) / self.size + 1,
             (_, None, Some(total_pages)) => total_pages.saturating_sub(pages) + 1,
         };
+        self.planned = (start, self.total);
         if start == 1 {
-            return (1, Some(page));
+            return reading;
         }
-        self.leave(&page);
-        (start, None)
+        self.leave(first);
+        self.open(start, self.scope.page_size, More::Announced)
+    }
+
+    /// Plans so many strides ahead of the one that is read.
+    fn plan(&mut self, ahead: u64) {
+        while (self.ahead.len() as u64) < ahead && self.planned.0 > 1 {
+            let start = self.next_start();
+            self.planned = (start, self.total);
+            self.ahead
+                .push_back(self.open(start, self.scope.page_size, More::Announced));
+        }
     }
 
     /// How many pages the next stride has: fewer if a third of the time that is left is not enough.
     fn stride_pages(&self) -> u64 {
+        let longest = (PAGES_IN_MEMORY / self.scope.connections)
+            .saturating_sub(OVERLAP)
+            .clamp(1, LONGEST_STRIDE);
         let Some(left) = self.patience.left(self.clock) else {
-            return STRIDE;
+            return longest;
         };
         let affordable = (left / 3).as_nanos() / self.page_time().as_nanos().max(1);
         u64::try_from(affordable)
             .unwrap_or(u64::MAX)
             .saturating_sub(OVERLAP)
-            .clamp(1, STRIDE)
+            .clamp(1, longest)
     }
 
     /// How long a page takes, by those that were read.
@@ -348,12 +381,12 @@ impl<'a> Walk<'a> {
         limit: u64,
     ) -> Result<VecDeque<Numbered>, Error> {
         let mut window = VecDeque::new();
-        let is_jump = reading.number > 1;
+        let is_jump = reading.start > 1;
         while let Some(numbered) = self.advance(&mut reading)? {
             if is_jump || window.len() as u64 >= limit {
                 check_order(&numbered)?;
             }
-            let is_past = self.is_past_cut(&numbered);
+            let is_past = self.is_past_cut(&mut reading, &numbered);
             window.push_back(numbered);
             if is_past {
                 break;
@@ -368,15 +401,23 @@ impl<'a> Walk<'a> {
         Ok(window)
     }
 
-    /// Whether nothing on this page belongs to a stride that comes after the last one: it is older
-    /// than the last cut, and the last strides have seen it. The cut alone would not do: if one
-    /// event is stamped newer than its place, so is the cut.
-    fn is_past_cut(&self, numbered: &Numbered) -> bool {
-        let (Some(cut), Some(newest)) = (self.cut, numbered.newest) else {
+    /// Whether, after this page, nothing belongs to a stride that comes after the last one: half a
+    /// page in a row is older than the last cut, and the last strides have seen it. The cut alone
+    /// would not do: if one event is stamped newer than its place, so is the cut. One event would
+    /// do in a list that is strictly in order; half a page bears one that is not.
+    fn is_past_cut(&self, reading: &mut Reading, numbered: &Numbered) -> bool {
+        let Some(cut) = self.cut else {
             return false;
         };
-        let is_seen = |event: &Event| self.seen.contains(&event.id.identity());
-        newest < cut && numbered.page.events.iter().all(is_seen)
+        let events = &numbered.page.events;
+        let is_earlier =
+            |event: &&Event| event.time < cut && self.seen.contains(&event.id.identity());
+        let trailing = events.iter().rev().take_while(is_earlier).count();
+        if trailing < events.len() {
+            reading.trailing = 0;
+        }
+        reading.trailing += trailing as u64;
+        reading.trailing > 0 && reading.trailing * 2 >= numbered.size
     }
 
     /// Whether a stride with these pages would deliver something and leave no gap to the last one.
@@ -427,6 +468,9 @@ impl<'a> Walk<'a> {
             window.front().map_or((1, self.size, None), |first| {
                 (first.number, first.size, first.page.total_count)
             });
+        if self.ahead.is_empty() {
+            self.planned = (start, total_at_start);
+        }
         let cut = window
             .front()
             .filter(|first| first.number > 1)
@@ -434,17 +478,23 @@ impl<'a> Walk<'a> {
         let is_whole = window.len() == 1 && window.iter().all(Numbered::is_whole_list);
         let pages: Vec<_> = window.iter().collect();
         // One page that is not full is all there is, whatever the counts say.
-        let mut owed = if is_whole {
+        let promised = if is_whole {
             None
         } else {
             Numbered::promised(&pages, cut)
         };
         let mut found = Found::new(cut);
-        for event in window.into_iter().flat_map(|numbered| numbered.page.events) {
-            if found.lacks(&event, &self.seen) {
-                found.add(event);
+        let mut arrivals = Arrivals::default();
+        for numbered in window {
+            arrivals.answered(&numbered);
+            for event in numbered.page.events {
+                if found.lacks(&event, &self.seen) {
+                    arrivals.found(&event);
+                    found.add(event);
+                }
             }
         }
+        let mut owed = promised.map(|promised| (promised, arrivals.met()));
         let mut sizes = OTHER_SIZES
             .iter()
             .map(|percent| start_size * percent / 100)
@@ -452,24 +502,26 @@ impl<'a> Walk<'a> {
         let missing = loop {
             // What an earlier stride did not find is missing from this one's number as well.
             let have = (self.seen.len() + found.older.len()) as u64 + self.unseen;
-            let Some(promised) = owed.filter(|&promised| promised > have) else {
+            let Some((promised, _)) = owed.filter(|(promised, met)| promised + met > have) else {
                 break None;
             };
-            let Some(size) = sizes.next() else {
-                self.unseen += promised - have;
-                break Some(Missing {
-                    unseen: self.unseen,
-                    promised,
-                });
-            };
-            // A reading that finds nothing proves nothing.
-            owed = self
-                .read_again((start - 1) * start_size, size, &mut found)?
-                .or(owed);
-        };
-        self.position = match cut {
-            None => Position::Done,
-            Some(_) => Position::At(self.next_start(start, total_at_start)),
+            match sizes.next() {
+                // A reading that finds nothing proves nothing.
+                Some(size) => {
+                    owed = self
+                        .read_again((start - 1) * start_size, size, &mut found)?
+                        .or(owed);
+                }
+                None if promised > have => {
+                    self.unseen += promised - have;
+                    break Some(Missing {
+                        unseen: self.unseen,
+                        promised,
+                    });
+                }
+                // Arrivals all the time leave a doubt, which is no alarm.
+                None => break None,
+            }
         };
         self.cut = cut;
         self.seen
@@ -485,10 +537,11 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Where the stride after one that began at page `start` begins: about a stride nearer to the
-    /// newest, from where arrivals have pushed that page by now.
-    fn next_start(&self, start: u64, total_at_start: Option<u64>) -> u64 {
-        let pushed = match (self.total, total_at_start) {
+    /// Where the stride after the newest planned one begins: a stride nearer to the newest, from
+    /// where arrivals have pushed that one's first page by now.
+    fn next_start(&self) -> u64 {
+        let (start, total_then) = self.planned;
+        let pushed = match (self.total, total_then) {
             (Some(now), Some(then)) => now.saturating_sub(then) / self.size,
             _ => 0,
         };
@@ -500,14 +553,15 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads a stride again from `position` (the number of events before it) with pages of another
-    /// size, adds what was not found before, and gives the number promised by the new answers.
+    /// size, adds what was not found before, and gives the number promised by the new answers, and
+    /// how many arrivals were met.
     fn read_again(
         &mut self,
         position: u64,
         size: u64,
         found: &mut Found,
-    ) -> Result<Option<u64>, Error> {
-        let mut reading = Reading::new(position / size + 1, size, false, None);
+    ) -> Result<Option<(u64, u64)>, Error> {
+        let mut reading = self.open(position / size + 1, size, More::Perhaps);
         let mut first = self.advance(&mut reading)?;
         if let Some(effective) = first
             .as_ref()
@@ -515,176 +569,148 @@ impl<'a> Walk<'a> {
             .filter(|&effective| effective != size)
         {
             // The source chose a size of its own, so that this is another place in its list.
-            reading = Reading::new(position / effective + 1, size, false, None);
+            reading = self.open(position / effective + 1, size, More::Perhaps);
             first = self.advance(&mut reading)?;
         }
         let mut promised = None;
+        let mut arrivals = Arrivals::default();
         while let Some(numbered) = first {
             promised = promised.or_else(|| Numbered::promised(&[&numbered], found.cut));
+            arrivals.answered(&numbered);
             for event in &numbered.page.events {
                 // The page around an event is not kept: only few events were missed.
                 if found.lacks(event, &self.seen) {
+                    arrivals.found(event);
                     found.add(event.detached());
                 }
             }
-            if self.is_past_cut(&numbered) {
+            if self.is_past_cut(&mut reading, &numbered) {
                 break;
             }
             first = self.advance(&mut reading)?;
         }
-        Ok(promised)
+        Ok(promised.map(|promised| (promised, arrivals.met())))
     }
 
-    /// Reads the next page of a reading; `None` at the end of the list.
+    fn open(&self, start: u64, size: u64, more: More) -> Reading<'a> {
+        Reading {
+            stream: self.readings.open(Forward {
+                since: self.scope.since,
+                number: start,
+                size,
+                effective: size.min(self.size),
+                more,
+            }),
+            start,
+            is_ahead: false,
+            at_hand: None,
+            has_ended: false,
+            seen: HashSet::new(),
+            oldest: None,
+            stale: 0,
+            trailing: 0,
+        }
+    }
+
+    /// Takes the next page of a reading; `None` at the end of the list.
     fn advance(&mut self, reading: &mut Reading) -> Result<Option<Numbered>, Error> {
-        let number = reading.number;
-        let page = match reading.at_hand.take() {
-            Some(page) => page,
-            None if reading.more == More::No => return Ok(None),
-            None => match self.fetch(number, reading.size, reading.more == More::Announced)? {
-                Answer::Page(page) => page,
-                // A jump that leads nowhere is for the caller to mend.
-                Answer::Missing(message)
-                    if reading.more == More::Announced
-                        && (!reading.seen.is_empty() || number == 1) =>
-                {
-                    return Err(Error::Source(SourceError::Failed(message)));
-                }
-                Answer::Missing(_) => return Ok(None),
+        let numbered = match reading.at_hand.take() {
+            Some(numbered) => numbered,
+            None => match self.take(reading)? {
+                Some(numbered) => numbered,
+                None => return Ok(None),
             },
         };
-        let fresh = page.events.iter().filter(|event| {
+        let fresh = numbered.page.events.iter().filter(|event| {
             let is_new = reading.seen.insert(event.id.identity());
             is_new && reading.oldest.is_none_or(|oldest| event.time <= oldest)
         });
         let fresh = fresh.count();
-        if fresh == 0 && reading.more == More::Perhaps {
+        if fresh == 0 && numbered.is_guess {
             return Ok(None);
         }
         reading.stale = if fresh == 0 { reading.stale + 1 } else { 0 };
+        let number = numbered.number;
         if reading.stale > MOST_STALE_PAGES {
             return Err(broken(&format!(
                 "page {number} and {MOST_STALE_PAGES} pages before it hold nothing that was not on the pages before them"
             )));
         }
-        let numbered = Numbered::new(number, self.effective_size(&page, reading.size), page);
-        reading.more = match numbered.page.next {
-            Some(next) if next <= number => {
-                return Err(broken(&format!(
-                    "next_page of page {number} is {next}: it does not increase"
-                )));
-            }
-            Some(_) => More::Announced,
-            // Arrivals may have pushed something over the end of a full page.
-            None if numbered.is_short() => More::No,
-            None => More::Perhaps,
-        };
+        if let Some(next) = numbered.page.next.filter(|&next| next <= number) {
+            return Err(broken(&format!(
+                "next_page of page {number} is {next}: it does not increase"
+            )));
+        }
         reading.oldest = [reading.oldest, numbered.oldest]
             .into_iter()
             .flatten()
             .min();
-        reading.number += 1;
         Ok(Some(numbered))
     }
 
-    /// The page size in effect: what the answer says, else the length of a page that has a
-    /// successor, else what is known so far.
-    fn effective_size(&self, page: &Page, asked: u64) -> u64 {
-        let length = page.events.len() as u64;
-        page.size
-            .or(page.next.map(|_| length).filter(|&length| length > 0))
-            .unwrap_or(asked.min(self.size))
-    }
-
-    /// Asks for a page, again and again if need be. If the page was announced, an empty answer or
-    /// one that denies the page is a failure that may pass.
-    fn fetch(&mut self, number: u64, size: u64, announced: bool) -> Result<Answer, Error> {
+    /// Waits for the next page of a reading.
+    fn take(&mut self, reading: &mut Reading) -> Result<Option<Numbered>, Error> {
+        if reading.has_ended {
+            return Ok(None);
+        }
         if self.figures.pages == MOST_PAGES {
             return Err(broken(&format!(
                 "it has more than {MOST_PAGES} pages for one run"
             )));
         }
-        let request = PageRequest {
-            since: self.scope.since,
-            number,
-            size,
+        let Some(Fetched {
+            place,
+            answer,
+            retries,
+            took,
+        }) = reading.stream.next()
+        else {
+            reading.has_ended = true;
+            return Ok(None);
         };
-        let began = self.clock.elapsed();
-        let result = retry(
-            self.clock,
-            &self.patience,
-            &mut self.figures.retries,
-            |timeout| {
-                let denied = |message: String| Failure {
-                    passing: announced,
-                    ..Failure::lasting(SourceError::NoSuchPage(message))
-                };
-                match self.source.page(&request, timeout) {
-                    Ok(page) if announced && is_hole(&page, number) => Err(denied(format!(
-                        "page {number} is empty, although it was announced"
-                    ))),
-                    Err(Failure {
-                        error: SourceError::NoSuchPage(message),
-                        ..
-                    }) => Err(denied(message)),
-                    result => result,
-                }
-            },
-        );
-        self.figures.reading += self.clock.elapsed().saturating_sub(began);
-        match result {
-            Ok(page) => {
-                self.figures.pages += 1;
-                self.total = page.total_count.or(self.total);
-                self.known_met = self.known_met
-                    || page
-                        .events
-                        .iter()
-                        .any(|event| self.known.contains(&event.id.identity()));
-                Ok(Answer::Page(page))
+        self.figures.retries += retries;
+        self.figures.reading += took;
+        let page = match answer? {
+            Answer::Page(page) => page,
+            // A jump that leads nowhere is for the caller to mend.
+            Answer::Missing(message)
+                if place.number == 1
+                    || place.more == More::Announced && !reading.seen.is_empty() =>
+            {
+                return Err(Error::Source(SourceError::Failed(message)));
             }
-            Err(GaveUp::OutOfTime) => Err(Error::OutOfTime),
-            Err(GaveUp::Failed {
-                error: SourceError::NoSuchPage(message),
-                why,
-            }) => Ok(Answer::Missing(message + &why)),
-            Err(GaveUp::Failed {
-                error: SourceError::Refused(message),
-                why,
-            }) => Err(Error::Source(SourceError::Refused(message + &why))),
-            Err(GaveUp::Failed {
-                error: SourceError::Failed(message),
-                why,
-            }) => Err(Error::Source(SourceError::Failed(message + &why))),
-        }
+            Answer::Missing(_) => {
+                reading.has_ended = true;
+                return Ok(None);
+            }
+        };
+        self.figures.pages += 1;
+        self.total = page.total_count.or(self.total);
+        self.known_met = self.known_met
+            || page
+                .events
+                .iter()
+                .any(|event| self.known.contains(&event.id.identity()));
+        Ok(Some(Numbered::new(&place, page)))
     }
 }
 
-impl Reading {
-    fn new(number: u64, size: u64, announced: bool, at_hand: Option<Page>) -> Self {
-        let more = if announced {
-            More::Announced
-        } else {
-            More::Perhaps
-        };
-        Self {
-            number,
-            size,
-            more,
-            at_hand,
-            seen: HashSet::new(),
-            oldest: None,
-            stale: 0,
+impl Reading<'_> {
+    /// Lets a reading that is not yet reading ahead do so.
+    fn read_ahead(&mut self, pages: u64) {
+        if !std::mem::replace(&mut self.is_ahead, true) {
+            self.stream.read_ahead(pages);
         }
     }
 }
 
 impl Numbered {
-    fn new(number: u64, size: u64, page: Page) -> Self {
+    fn new(place: &Forward, page: Page) -> Self {
         let times = || page.events.iter().map(|event| event.time);
         Self {
-            number,
-            size,
+            number: place.number,
+            size: place.effective_size(&page),
+            is_guess: place.more == More::Perhaps,
             newest: times().max(),
             oldest: times().min(),
             page,
@@ -723,6 +749,45 @@ impl Numbered {
     }
 }
 
+/// How many of the events that a reading has found may have come after its first answer, so that
+/// they must not stand in for those which that answer counts: no more than the list has grown by
+/// since, and only events as new as that answer, on later pages.
+///
+/// Hardly ever any: arrivals are the newest, and stay behind a reading, unless more than a page of
+/// them comes between two requests, or other events are stamped as new as they are.
+#[derive(Default)]
+struct Arrivals {
+    /// The first answer's time and `total_count`.
+    first: Option<(Option<OffsetDateTime>, Option<u64>)>,
+    is_first: bool,
+    grown: u64,
+    new: u64,
+}
+
+impl Arrivals {
+    /// Takes in a page's counts.
+    fn answered(&mut self, numbered: &Numbered) {
+        let page = &numbered.page;
+        self.is_first = self.first.is_none();
+        let (_, then) = self.first.get_or_insert((page.date, page.total_count));
+        if let (Some(now), Some(then)) = (page.total_count, *then) {
+            self.grown = self.grown.max(now.saturating_sub(then));
+        }
+    }
+
+    /// Takes in an event of that page that was not known.
+    fn found(&mut self, event: &Event) {
+        let date = self.first.and_then(|first| first.0);
+        if !self.is_first && date.is_some_and(|date| event.time >= date) {
+            self.new += 1;
+        }
+    }
+
+    fn met(&self) -> u64 {
+        self.grown.min(self.new)
+    }
+}
+
 impl Found {
     fn new(cut: Option<OffsetDateTime>) -> Self {
         Self {
@@ -743,15 +808,6 @@ impl Found {
         self.identities.insert(event.id.identity());
         self.older.push(event);
     }
-}
-
-/// Whether an announced page is empty and does not itself say that the list has become shorter, as
-/// it does when retention has just removed the last event of the last page.
-fn is_hole(page: &Page, number: u64) -> bool {
-    let is_shorter_now = page
-        .total_pages
-        .is_some_and(|total| (1..number).contains(&total));
-    page.events.is_empty() && page.next.is_none() && !is_shorter_now
 }
 
 /// Refuses a page whose events are mostly oldest first: of a list in that order, a walk of several

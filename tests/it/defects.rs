@@ -81,15 +81,19 @@ fn defect_04_the_last_second_stays_open() {
 /// first would skip some of them at each step.
 #[test]
 fn defect_05_arrivals_push_no_event_past_the_walk() {
-    let bench = Bench::new(World {
-        arrivals_per_request: 3,
-        ..World::new(events(500, minutes_ago(1), 2))
-    });
-    bench.run(&["--page-size=10"]).code(0).silent();
-    bench.api.with(|world| world.arrivals_per_request = 0);
-    bench.run(&["--page-size=10"]).code(0).silent();
-    bench.has_all();
-    bench.is_settled();
+    // With readings side by side, one request sees the arrivals of four.
+    for (arrivals, connections) in [(3, "--connections=1"), (1, "--connections=4")] {
+        let bench = Bench::new(World {
+            arrivals_per_request: arrivals,
+            ..World::new(events(500, minutes_ago(1), 2))
+        });
+        let args = ["--page-size=10", connections];
+        bench.run(&args).code(0).silent();
+        bench.api.with(|world| world.arrivals_per_request = 0);
+        bench.run(&args).code(0).silent();
+        bench.has_all();
+        bench.is_settled();
+    }
 }
 
 /// A delivery that fails or never ends leaves the checkpoint where it was, so that the next run

@@ -1,5 +1,6 @@
 //! Every event once, oldest first, whatever the API does while it is read.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -109,7 +110,7 @@ fn ties_on_clamped_pages() {
 fn ties_and_a_source_that_fails_on_the_way() {
     let bench = Bench::new(shuffled(26_000, 12, 1));
     bench.script(41, Step::error(503, "unavailable"));
-    let cut_short = bench.run(&["--retries=0"]);
+    let cut_short = bench.run(&["--retries=0", "--connections=1"]);
     cut_short.code(5).says("503").asks(41);
     cut_short.holds(
         !cut_short.stdout.is_empty(),
@@ -331,7 +332,7 @@ fn an_event_is_stamped_newer_than_its_place() {
 fn the_first_page_is_empty_when_it_is_read_again() {
     let bench = Bench::of(past(125, 2).events);
     bench.api.with(|world| world.script(13, Step::EmptyPage));
-    let run = bench.run(&["--page-size=10", "--retries=0"]);
+    let run = bench.run(&["--page-size=10", "--retries=0", "--connections=1"]);
     run.code(5)
         .says("page 1 is empty, although it was announced");
     run.holds(!run.ids().is_empty(), "the older stride was delivered");
@@ -445,13 +446,16 @@ fn a_time_limit_ends_a_run_that_the_next_one_continues() {
 }
 
 #[test]
-fn one_connection_serves_a_whole_run() {
-    let bench = Bench::new(past(2_500, 2));
-    let run = bench.run(&["--page-size=100"]);
-    run.code(0).silent();
-    let first = run.asked[0].connection;
-    run.holds(
-        run.asked.iter().all(|asked| asked.connection == first),
-        "there should be one connection",
-    );
+fn as_many_connections_serve_a_run_as_it_may_have() {
+    for (option, most) in [("--connections=1", 1), ("--connections=4", 4)] {
+        let bench = Bench::new(past(2_500, 2));
+        let run = bench.run(&["--page-size=100", option]);
+        run.code(0).silent();
+        let connections: BTreeSet<_> = run.asked.iter().map(|asked| asked.connection).collect();
+        run.holds(
+            connections.len() <= most,
+            format_args!("there should be {most} connections at most"),
+        );
+        bench.has_all();
+    }
 }

@@ -1,0 +1,372 @@
+//! Reading forward: page after page towards higher numbers, ahead of need where that is allowed.
+//!
+//! A reading asks for a page only after the page before it has come. That is what keeps it without
+//! gaps: arrivals push events towards higher numbers, so that what is asked for later can only
+//! repeat. *When* pages are asked for beyond that does not matter to the walk, which takes them in
+//! their order, so that several readings can go on at once, each on a thread of its own, while the
+//! walk and the delivery deal with the oldest.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::page::Page;
+use crate::retry::{Failure, GaveUp, LONGEST_NAMED_WAIT, Patience, retry};
+use crate::source::{PageRequest, Source, SourceError};
+
+/// Where a reading is: which page comes next, as far as the pages before it tell.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// What is sent as `since`.
+    pub since: Option<OffsetDateTime>,
+    /// The number of the next page.
+    pub number: u64,
+    /// How many events to ask for in a page.
+    pub size: u64,
+    /// The page size in effect, as far as earlier answers have told it.
+    pub effective: u64,
+    /// Whether there is a next page.
+    pub more: More,
+}
+
+/// Whether there is a page to be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// The source says so.
+    Announced,
+    /// Perhaps: nobody has said so.
+    Perhaps,
+    /// The list has ended.
+    No,
+}
+
+impl Forward {
+    /// The page size in effect by this answer: what it says, else the length of a page that has a
+    /// successor, else what is known so far.
+    #[must_use]
+    pub fn effective_size(&self, page: &Page) -> u64 {
+        let length = page.events.len() as u64;
+        page.size
+            .or(page.next.map(|_| length).filter(|&length| length > 0))
+            .unwrap_or(self.effective)
+    }
+
+    /// Goes on to the page after this one.
+    fn follow(&mut self, page: &Page) {
+        self.effective = self.effective_size(page);
+        self.more = match page.next {
+            Some(next) if next > self.number => More::Announced,
+            // Arrivals may have pushed something over the end of a full page.
+            None if page.events.len() as u64 >= self.effective => More::Perhaps,
+            _ => More::No,
+        };
+        self.number += 1;
+    }
+}
+
+/// An answer to the request for a page.
+#[derive(Debug)]
+pub enum Answer {
+    /// The page.
+    Page(Page),
+    /// There is no such page; the text says how we know.
+    Missing(String),
+}
+
+/// A page of a reading, and what it took.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Where the reading was before this page: its number and whether it was announced.
+    pub place: Forward,
+    /// The answer, or how the run ends.
+    pub answer: Result<Answer, Error>,
+    /// How often the request was tried again.
+    pub retries: u64,
+    /// How long the request took, with its tries.
+    pub took: Duration,
+}
+
+/// The pages of one reading, in their order.
+pub trait Stream {
+    /// Lets so many further pages be read before they are asked for.
+    fn read_ahead(&mut self, pages: u64);
+
+    /// Waits for the next page; `None` where the list has ended or after an answer that was no page.
+    fn next(&mut self) -> Option<Fetched>;
+}
+
+/// Something that opens readings.
+pub trait Readings {
+    /// Begins a reading. Nothing is asked for yet; dropping the stream ends it.
+    fn open(&self, from: Forward) -> Box<dyn Stream + '_>;
+}
+
+/// A pause that the source has asked for, by [`Clock::elapsed`]. It holds for all readings, since
+/// the rate limit is one for all that a token asks.
+#[derive(Debug, Default)]
+pub struct Gate {
+    shut_until: Mutex<Duration>,
+}
+
+impl Gate {
+    /// Waits until the pause is over, or the deadline is reached.
+    fn pass(&self, clock: &dyn Clock, deadline: Option<Duration>) {
+        loop {
+            let until = *self.lock();
+            let until = deadline.map_or(until, |deadline| until.min(deadline));
+            let wait = until.saturating_sub(clock.elapsed());
+            if wait.is_zero() {
+                return;
+            }
+            clock.sleep(wait);
+        }
+    }
+
+    fn shut(&self, clock: &dyn Clock, pause: Duration) {
+        let mut until = self.lock();
+        *until = (*until).max(clock.elapsed() + pause);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Duration> {
+        self.shut_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What asking for a page takes.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    /// Whom to ask.
+    pub source: &'a dyn Source,
+    /// The clock.
+    pub clock: &'a dyn Clock,
+    /// How long the source is given.
+    pub patience: Patience,
+    /// The pause that all readings keep.
+    pub gate: &'a Gate,
+}
+
+impl Asking<'_> {
+    /// Asks for the next page of a reading, again and again if need be, and takes the reading
+    /// there; `None` if there is none. If the page was announced, an empty answer or one that
+    /// denies the page is a failure that may pass.
+    pub fn next(&self, reading: &mut Forward) -> Option<Fetched> {
+        if reading.more == More::No {
+            return None;
+        }
+        let place = reading.clone();
+        let (mut retries, began) = (0, self.clock.elapsed());
+        let answer = self.ask(&place, &mut retries);
+        match &answer {
+            Ok(Answer::Page(page)) => reading.follow(page),
+            _ => reading.more = More::No,
+        }
+        Some(Fetched {
+            place,
+            answer,
+            retries,
+            took: self.clock.elapsed().saturating_sub(began),
+        })
+    }
+
+    fn ask(&self, place: &Forward, retries: &mut u64) -> Result<Answer, Error> {
+        let (number, is_announced) = (place.number, place.more == More::Announced);
+        let request = PageRequest {
+            since: place.since,
+            number,
+            size: place.size,
+        };
+        let result = retry(self.clock, &self.patience, retries, |timeout| {
+            self.gate.pass(self.clock, self.patience.deadline);
+            let left = self.patience.left(self.clock);
+            let timeout = left.map_or(timeout, |left| left.min(timeout));
+            let denied = |message: String| Failure {
+                passing: is_announced,
+                ..Failure::lasting(SourceError::NoSuchPage(message))
+            };
+            let answer = self.source.page(&request, timeout);
+            let pause = match &answer {
+                Ok(page) => page.pause,
+                Err(failure) => failure.wait,
+            };
+            if let Some(pause) = pause.filter(|&pause| pause <= LONGEST_NAMED_WAIT) {
+                self.gate.shut(self.clock, pause);
+            }
+            match answer {
+                Ok(page) if is_announced && is_hole(&page, number) => Err(denied(format!(
+                    "page {number} is empty, although it was announced"
+                ))),
+                Err(Failure {
+                    error: SourceError::NoSuchPage(message),
+                    ..
+                }) => Err(denied(message)),
+                result => result,
+            }
+        });
+        match result {
+            Ok(page) => Ok(Answer::Page(page)),
+            Err(GaveUp::OutOfTime) => Err(Error::OutOfTime),
+            Err(GaveUp::Failed { error, why }) => match error {
+                SourceError::NoSuchPage(message) => Ok(Answer::Missing(message + &why)),
+                SourceError::Refused(message) => {
+                    Err(Error::Source(SourceError::Refused(message + &why)))
+                }
+                SourceError::Failed(message) => {
+                    Err(Error::Source(SourceError::Failed(message + &why)))
+                }
+            },
+        }
+    }
+}
+
+/// Whether an announced page is empty and does not itself say that the list has become shorter, as
+/// it does when retention has just removed the last event of the last page.
+fn is_hole(page: &Page, number: u64) -> bool {
+    let is_shorter_now = page
+        .total_pages
+        .is_some_and(|total| (1..number).contains(&total));
+    page.events.is_empty() && page.next.is_none() && !is_shorter_now
+}
+
+/// Readings of a source, each on a thread of its own as soon as it may read ahead.
+///
+/// The threads are not waited for: one that is in the middle of a request when the run ends ends
+/// with the process.
+pub struct Threads {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    source: Box<dyn Source + Send + Sync>,
+    clock: Box<dyn Clock + Send + Sync>,
+    patience: Patience,
+    gate: Gate,
+}
+
+impl Shared {
+    fn next(&self, reading: &mut Forward) -> Option<Fetched> {
+        let asking = Asking {
+            source: &*self.source,
+            clock: &*self.clock,
+            patience: self.patience,
+            gate: &self.gate,
+        };
+        asking.next(reading)
+    }
+}
+
+impl Threads {
+    /// Prepares readings; nothing is asked for yet.
+    pub fn new(
+        source: impl Source + Send + Sync + 'static,
+        clock: impl Clock + Send + Sync + 'static,
+        patience: Patience,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                source: Box::new(source),
+                clock: Box::new(clock),
+                patience,
+                gate: Gate::default(),
+            }),
+        }
+    }
+}
+
+impl Readings for Threads {
+    fn open(&self, from: Forward) -> Box<dyn Stream + '_> {
+        Box::new(ThreadStream {
+            shared: Arc::clone(&self.shared),
+            from,
+            worker: None,
+        })
+    }
+}
+
+/// A reading that is taken on by a thread when it may read ahead, and is made here until then: the
+/// one request of a run that finds nothing new needs no thread.
+struct ThreadStream {
+    shared: Arc<Shared>,
+    from: Forward,
+    worker: Option<Worker>,
+}
+
+struct Worker {
+    /// The thread reads a page for each; it ends when this is dropped.
+    permits: Sender<()>,
+    /// The pages, and `None` behind the last.
+    pages: Receiver<Option<Fetched>>,
+    /// How many pages were permitted and not yet taken.
+    permitted: u64,
+}
+
+impl Stream for ThreadStream {
+    fn read_ahead(&mut self, pages: u64) {
+        if self.worker.is_none() && self.from.more != More::No {
+            self.worker = Worker::start(&self.shared, &self.from).ok();
+        }
+        if let Some(worker) = &mut self.worker {
+            worker.permit(pages);
+        }
+    }
+
+    fn next(&mut self) -> Option<Fetched> {
+        let Some(worker) = &mut self.worker else {
+            return self.shared.next(&mut self.from);
+        };
+        if worker.permitted == 0 {
+            worker.permit(1);
+        }
+        worker.permitted -= 1;
+        match worker.pages.recv() {
+            Ok(fetched) => fetched,
+            // Never taken for the end of the list.
+            Err(_) => Some(Fetched {
+                place: self.from.clone(),
+                answer: Err(Error::Source(SourceError::Failed(
+                    "the thread that was reading pages broke off".to_owned(),
+                ))),
+                retries: 0,
+                took: Duration::ZERO,
+            }),
+        }
+    }
+}
+
+impl Worker {
+    fn start(shared: &Arc<Shared>, from: &Forward) -> std::io::Result<Self> {
+        let (permits, permitted) = channel();
+        let (send, pages) = channel();
+        let (shared, mut reading) = (Arc::clone(shared), from.clone());
+        thread::Builder::new()
+            .name("reading".to_owned())
+            .spawn(move || {
+                while permitted.recv().is_ok() {
+                    let fetched = shared.next(&mut reading);
+                    // Nobody is there any more, or there is nothing more.
+                    if fetched.is_none() | send.send(fetched).is_err() {
+                        break;
+                    }
+                }
+            })?;
+        Ok(Self {
+            permits,
+            pages,
+            permitted: 0,
+        })
+    }
+
+    fn permit(&mut self, pages: u64) {
+        self.permitted += pages;
+        for _ in 0..pages {
+            // Where the thread has ended, what it has sent tells why.
+            let _ = self.permits.send(());
+        }
+    }
+}
