@@ -835,8 +835,8 @@ fn one_run(
         )));
     }
     let percent = run.percent;
-    let is_eventful =
-        percent.failure + percent.empty + percent.retention > 0 || run.max_time.is_some();
+    let is_eventful = percent.failure + percent.empty + percent.retention + percent.burst > 0
+        || run.max_time.is_some();
     let is_bound_to_fail = run.failing_commit.is_some() || run.failing_delivery.is_some();
     if was_cut_short && run.kill.is_none() && !is_eventful && !is_bound_to_fail {
         return Err(what("nothing was in its way".to_owned()));
