@@ -463,6 +463,8 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::event::Event;
 
@@ -475,7 +477,12 @@ mod tests {
 
     fn event(id: &str, at: &str) -> Event {
         let json = r#"{"auth":{"organization_id":"org-A"}}"#;
-        Event::new(&json.into(), 0..json.len(), EventId::new(id), time(at))
+        Event::new(
+            &Arc::new(json.into()),
+            0..json.len(),
+            EventId::new(id),
+            time(at),
+        )
     }
 
     /// Advances by events that are given as (id, time), with the server's clock far ahead.

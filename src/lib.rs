@@ -5,8 +5,8 @@
 //!
 //! 1. [`cli`] and [`config`]: what was typed, and what was meant by it.
 //! 2. [`checkpoint`]: the lock, what earlier runs delivered, and the commit.
-//! 3. [`page`], [`source`] and [`api`]: one page of the list, how pages are asked for, and how HTTP
-//!    gives them.
+//! 3. [`page`] (fast by [`scan`]), [`source`] and [`api`]: one page of the list, how pages are asked
+//!    for, and how HTTP gives them.
 //! 4. [`walk`]: which pages to read, and the proof that nothing was missed.
 //! 5. [`delivery`]: batches, and what acknowledges them; [`stdout`], [`post`] and [`exec`]: where
 //!    they go; [`format`](mod@format): what receivers read, and what their answers mean.
@@ -26,12 +26,14 @@ pub mod event;
 pub mod exec;
 pub mod format;
 pub mod http;
+pub mod identities;
 pub mod lines;
 pub mod normalize;
 pub mod page;
 pub mod post;
 pub mod retry;
 pub mod run;
+pub mod scan;
 pub mod source;
 pub mod stdout;
 pub mod text;
