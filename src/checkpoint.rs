@@ -16,7 +16,7 @@
 //!   behind the newest delivered event and the server's clock, and never past an event that was
 //!   seen or may be waiting and is not delivered.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,8 @@ use crate::clock::Clock;
 use crate::config::CheckpointPlace;
 use crate::delivery::Acknowledged;
 use crate::error::Error;
-use crate::event::{EventId, Identity};
+use crate::event::EventId;
+use crate::identities::IdentitySet;
 use crate::page::organization;
 use crate::text::excerpt;
 use crate::timestamp;
@@ -182,7 +183,7 @@ impl Checkpoint {
 
     /// The identities of the boundary's events.
     #[must_use]
-    pub fn known(&self) -> HashSet<Identity> {
+    pub fn known(&self) -> IdentitySet {
         self.boundary
             .values()
             .flatten()
@@ -463,6 +464,8 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::event::Event;
 
@@ -475,7 +478,12 @@ mod tests {
 
     fn event(id: &str, at: &str) -> Event {
         let json = r#"{"auth":{"organization_id":"org-A"}}"#;
-        Event::new(&json.into(), 0..json.len(), EventId::new(id), time(at))
+        Event::new(
+            &Arc::new(json.into()),
+            0..json.len(),
+            EventId::new(id),
+            time(at),
+        )
     }
 
     /// Advances by events that are given as (id, time), with the server's clock far ahead.

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 /// events does.
 #[derive(Clone, Debug)]
 pub struct Event {
-    page: Arc<str>,
+    page: Arc<Text>,
     extent: Range<usize>,
     /// The event's `id`.
     pub id: EventId,
@@ -25,7 +25,7 @@ pub struct Event {
 impl Event {
     /// The event that stands at `extent` (in bytes) of a page's text.
     #[must_use]
-    pub fn new(page: &Arc<str>, extent: Range<usize>, id: EventId, time: OffsetDateTime) -> Self {
+    pub fn new(page: &Arc<Text>, extent: Range<usize>, id: EventId, time: OffsetDateTime) -> Self {
         Self {
             page: Arc::clone(page),
             extent,
@@ -37,7 +37,7 @@ impl Event {
     /// The event's JSON, byte for byte as the API sent it.
     #[must_use]
     pub fn json(&self) -> &str {
-        &self.page[self.extent.clone()]
+        &self.page.json[self.extent.clone()]
     }
 
     /// The event's JSON on one line: its own bytes, or without the white space between its tokens
@@ -45,7 +45,7 @@ impl Event {
     #[must_use]
     pub fn line(&self) -> std::borrow::Cow<'_, str> {
         let json = self.json();
-        if json.contains(['\n', '\r']) {
+        if self.page.has_line_breaks && json.contains(['\n', '\r']) {
             compact(json).into()
         } else {
             json.into()
@@ -55,12 +55,36 @@ impl Event {
     /// The same event without the page around it, for one that is kept alone.
     #[must_use]
     pub fn detached(&self) -> Self {
-        let page: Arc<str> = self.json().into();
+        let json = self.json();
         Self {
-            extent: 0..page.len(),
-            page,
+            extent: 0..json.len(),
+            page: Arc::new(json.into()),
             id: self.id.clone(),
             time: self.time,
+        }
+    }
+}
+
+/// A page's text.
+#[derive(Debug)]
+pub struct Text {
+    json: String,
+    /// Looked for once for all events, of which nearly none has any.
+    has_line_breaks: bool,
+}
+
+impl<T: Into<String>> From<T> for Text {
+    fn from(json: T) -> Self {
+        let json = json.into();
+        let is_line_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
+        // All of it is looked at, since the processor does that many bytes at a time.
+        let has_line_breaks = json
+            .as_bytes()
+            .iter()
+            .fold(false, |found, byte| found | is_line_break(byte));
+        Self {
+            json,
+            has_line_breaks,
         }
     }
 }
@@ -121,40 +145,44 @@ impl EventId {
 /// Reads `11111111-2222-4333-8444-555555555501` in exactly that spelling, so that writing it gives
 /// the same text again.
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let text = text.as_bytes();
-    if text.len() != 36 {
-        return None;
-    }
+    let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
     let mut bytes = [0; 16];
-    let mut digits = 0;
-    for (place, &character) in text.iter().enumerate() {
-        let digit = match (place, character) {
-            (8 | 13 | 18 | 23, b'-') => continue,
-            (8 | 13 | 18 | 23, _) => return None,
-            (_, b'0'..=b'9') => character - b'0',
-            (_, b'a'..=b'f') => character - b'a' + 10,
-            _ => return None,
-        };
-        bytes[digits / 2] = bytes[digits / 2] << 4 | digit;
-        digits += 1;
+    // No digit has a bit above the fourth.
+    let mut all = 0;
+    for (byte, place) in bytes.iter_mut().zip(PLACES) {
+        let digits = [place, place + 1].map(|place| VALUES[usize::from(text[place])]);
+        *byte = digits[0] << 4 | digits[1];
+        all |= digits[0] | digits[1];
     }
-    Some(bytes)
+    let has_hyphens = [8, 13, 18, 23].iter().all(|&place| text[place] == b'-');
+    (all <= 0xf && has_hyphens).then_some(bytes)
 }
+
+/// Where the two digits of each byte stand in a UUID's text.
+const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// What each byte is as a digit; `u8::MAX` if it is none.
+const VALUES: [u8; 256] = {
+    let mut values = [u8::MAX; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        values[DIGITS[digit as usize] as usize] = digit;
+        digit += 1;
+    }
+    values
+};
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Other(text) => f.write_str(text),
             Self::Uuid(bytes) => {
-                for (place, byte) in bytes.iter().enumerate() {
-                    let hyphen = if matches!(place, 4 | 6 | 8 | 10) {
-                        "-"
-                    } else {
-                        ""
-                    };
-                    write!(f, "{hyphen}{byte:02x}")?;
+                let mut text = [b'-'; 36];
+                for (&byte, place) in bytes.iter().zip(PLACES) {
+                    text[place] = DIGITS[usize::from(byte >> 4)];
+                    text[place + 1] = DIGITS[usize::from(byte & 0xf)];
                 }
-                Ok(())
+                f.write_str(std::str::from_utf8(&text).unwrap_or_default())
             }
         }
     }
@@ -171,6 +199,10 @@ mod tests {
             "6513270E-269E-4D37-B2A7-4DE452E6B438",
             "6513270e-269e-4d37-b2a7-4de452e6b43",
             "6513270e0269e04d370b2a704de452e6b438",
+            "6513270e-269e-4d37-b2a7-4de452e6b43g",
+            "6513270e-269e-4d37-b2a7-4de452e6b4é",
+            "00000000-0000-0000-0000-000000000000",
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
             "ae-123",
             "é",
         ];
@@ -188,9 +220,14 @@ mod tests {
     fn only_an_event_with_line_breaks_is_written_anew() {
         let time = OffsetDateTime::UNIX_EPOCH;
         let line = |json: &str| {
-            Event::new(&json.into(), 0..json.len(), EventId::new("x"), time)
-                .line()
-                .into_owned()
+            Event::new(
+                &Arc::new(json.into()),
+                0..json.len(),
+                EventId::new("x"),
+                time,
+            )
+            .line()
+            .into_owned()
         };
         let odd = r#"{ "a" : 1.50, "b":"\" \\" }"#;
         assert_eq!(line(odd), odd);
@@ -204,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_detached_event_is_the_same_event() {
-        let page: Arc<str> = r#"[{"id":"x"}]"#.into();
+        let page = Arc::new(r#"[{"id":"x"}]"#.into());
         let event = Event::new(&page, 1..11, EventId::new("x"), OffsetDateTime::UNIX_EPOCH);
         assert_eq!(event.detached().json(), r#"{"id":"x"}"#);
         drop(event);

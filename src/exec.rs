@@ -121,13 +121,15 @@ fn batch_id(events: &[Event]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::event::EventId;
 
     #[test]
     fn a_batch_id_names_its_events() {
         let time = timestamp::parse("2026-01-02T03:04:05.678Z").unwrap();
-        let event = |id: &str| Event::new(&"{}".into(), 0..2, EventId::new(id), time);
+        let event = |id: &str| Event::new(&Arc::new("{}".into()), 0..2, EventId::new(id), time);
         let name = batch_id(&[event("a"), event("b")]);
         // Objects are named by it: it has to stay what it is.
         assert_eq!(name, "20260102T030405Z-697155c3c6757277b806e97707114c16");

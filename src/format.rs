@@ -427,12 +427,19 @@ fn pairs(labels: &[Label]) -> impl Iterator<Item = (&str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::event::EventId;
 
     fn event(json: &str) -> Event {
         let time = timestamp::parse("2023-11-14T22:13:20.5Z").unwrap();
-        Event::new(&json.into(), 0..json.len(), EventId::new("id\"1"), time)
+        Event::new(
+            &Arc::new(json.into()),
+            0..json.len(),
+            EventId::new("id\"1"),
+            time,
+        )
     }
 
     fn body(format: Format, labels: &[(&str, &str)]) -> String {

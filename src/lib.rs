@@ -5,10 +5,10 @@
 //!
 //! 1. [`cli`] and [`config`]: what was typed, and what was meant by it.
 //! 2. [`checkpoint`]: the lock, what earlier runs delivered, and the commit.
-//! 3. [`page`], [`source`] and [`api`]: one page of the list, how pages are asked for, and how HTTP
-//!    gives them.
+//! 3. [`page`] (fast by [`scan`]), [`source`] and [`api`]: one page of the list, how pages are asked
+//!    for, and how HTTP gives them.
 //! 4. [`forward`]: pages one after the other, ahead of need; [`walk`]: which pages to read, and the
-//!    proof that nothing was missed.
+//!    proof that nothing was missed, with [`identities`].
 //! 5. [`delivery`]: batches, and what acknowledges them; [`stdout`], [`post`] and [`exec`]: where
 //!    they go; [`format`](mod@format): what receivers read, and what their answers mean.
 //! 6. [`run`]: all of it in order; [`error`]: how it ends.
@@ -28,12 +28,14 @@ pub mod exec;
 pub mod format;
 pub mod forward;
 pub mod http;
+pub mod identities;
 pub mod lines;
 pub mod normalize;
 pub mod page;
 pub mod post;
 pub mod retry;
 pub mod run;
+pub mod scan;
 pub mod source;
 pub mod stdout;
 pub mod text;

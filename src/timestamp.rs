@@ -5,11 +5,50 @@
 use std::time::Duration;
 
 use time::format_description::well_known::{Rfc2822, Rfc3339};
-use time::{OffsetDateTime, Time, UtcOffset};
+use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 
 /// Reads a time in any RFC 3339 form and gives it in UTC, or `None` if it is not one.
 #[must_use]
 pub fn parse(text: &str) -> Option<OffsetDateTime> {
+    parse_usual(text).or_else(|| parse_any(text))
+}
+
+/// Reads `2026-01-02T03:04:05.000Z`, the form in which the API writes each event's, with up to nine
+/// digits after the point or none; several times as fast.
+fn parse_usual(text: &str) -> Option<OffsetDateTime> {
+    let (whole, fraction) = text
+        .as_bytes()
+        .strip_suffix(b"Z")?
+        .split_first_chunk::<19>()?;
+    let separators = [4, 7, 10, 13, 16].map(|place| whole[place]);
+    (separators == *b"--T::").then_some(())?;
+    let two = |place| small(number(&whole[place..place + 2])?);
+    let year = number(&whole[..4])?.cast_signed();
+    let date = Date::from_calendar_date(year, Month::try_from(two(5)?).ok()?, two(8)?).ok()?;
+    let nanosecond = match fraction {
+        [] => 0,
+        [b'.', digits @ ..] if (1..=9).contains(&digits.len()) => {
+            number(digits)? * 10_u32.pow(9 - u32::from(small(digits.len())?))
+        }
+        _ => return None,
+    };
+    let time = Time::from_hms_nano(two(11)?, two(14)?, two(17)?, nanosecond).ok()?;
+    Some(OffsetDateTime::new_utc(date, time))
+}
+
+/// A number of nine digits at most.
+fn number(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0, |number, digit| {
+        let is_digit = digit.is_ascii_digit();
+        is_digit.then(|| number * 10 + u32::from(digit - b'0'))
+    })
+}
+
+fn small(number: impl TryInto<u8>) -> Option<u8> {
+    number.try_into().ok()
+}
+
+fn parse_any(text: &str) -> Option<OffsetDateTime> {
     let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     time.checked_to_offset(UtcOffset::UTC)
         .filter(|time| time.year() >= 0)
@@ -43,7 +82,7 @@ pub fn floor_second(time: OffsetDateTime) -> OffsetDateTime {
 /// The time `span` before `time`; never before the year 0, which RFC 3339 cannot write.
 #[must_use]
 pub fn before(time: OffsetDateTime, span: Duration) -> OffsetDateTime {
-    let start = time::Date::MIN.replace_year(0).unwrap_or(time::Date::MIN);
+    let start = Date::MIN.replace_year(0).unwrap_or(Date::MIN);
     let earliest = OffsetDateTime::new_utc(start, Time::MIDNIGHT);
     time::Duration::try_from(span)
         .ok()
@@ -86,7 +125,35 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_usual_form_is_read_as_any_other_is(
+            numbers in (0..10_000_u32, 0..14_u32, 0..33_u32, 0..25_u32, 0..61_u32, 0..62_u32),
+            fraction in prop_oneof![Just(String::new()), "\\.[0-9]{0,11}"],
+            place in 0..40_usize,
+            change in prop::option::of(any::<char>()),
+        ) {
+            let (year, month, day, hour, minute, second) = numbers;
+            let mut text = format!(
+                "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z"
+            );
+            if let (Some(change), true) = (change, place < text.len()) {
+                text.replace_range(place..=place, &change.to_string());
+            }
+            let (usual, any) = (parse_usual(&text), parse_any(&text));
+            prop_assert!(usual.is_none() || usual == any, "{text}: {usual:?}, {any:?}");
+            // A leap second is not usual.
+            if change.is_none() && second < 60 && fraction.len() <= 10 {
+                prop_assert_eq!(usual, any, "{}", text);
+            }
+        }
+    }
 
     #[test]
     fn every_form_of_rfc_3339_is_the_same_instant() {

@@ -32,7 +32,7 @@
 //! - **It ends**, whatever the source answers: page numbers only grow within a reading, a reading
 //!   ends when pages bring nothing new, and a run reads a bounded number of pages.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
@@ -40,8 +40,9 @@ use time::OffsetDateTime;
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::event::{Event, Identity};
+use crate::event::Event;
 use crate::forward::{Answer, Fetched, Forward, More, Readings, Stream};
+use crate::identities::IdentitySet;
 use crate::page::Page;
 use crate::retry::Patience;
 use crate::source::SourceError;
@@ -129,11 +130,11 @@ pub struct Walk<'a> {
     patience: Patience,
     scope: Scope,
     /// Delivered by earlier runs.
-    known: HashSet<Identity>,
+    known: IdentitySet,
     /// Whether one of the known events was met again.
     known_met: bool,
     /// Every event of the strides that are finished: all those older than the last cut.
-    seen: HashSet<Identity>,
+    seen: IdentitySet,
     /// How many events of the strides that are finished were never seen.
     unseen: u64,
     /// The oldest new event that was on a page left to a later stride.
@@ -176,7 +177,7 @@ struct Reading<'a> {
     /// A page that was taken from the stream already.
     at_hand: Option<Numbered>,
     has_ended: bool,
-    seen: HashSet<Identity>,
+    seen: IdentitySet,
     oldest: Option<OffsetDateTime>,
     stale: u32,
     /// How many events in a row, up to the last one read, belong to earlier strides.
@@ -188,7 +189,7 @@ struct Found {
     cut: Option<OffsetDateTime>,
     /// Distinct, not of an earlier stride, older than the cut.
     older: Vec<Event>,
-    identities: HashSet<Identity>,
+    identities: IdentitySet,
 }
 
 impl<'a> Walk<'a> {
@@ -202,7 +203,7 @@ impl<'a> Walk<'a> {
         clock: &'a dyn Clock,
         patience: Patience,
         scope: Scope,
-        known: HashSet<Identity>,
+        known: IdentitySet,
     ) -> Result<Self, Error> {
         let mut walk = Self {
             readings,
@@ -211,7 +212,7 @@ impl<'a> Walk<'a> {
             scope,
             known,
             known_met: false,
-            seen: HashSet::new(),
+            seen: IdentitySet::default(),
             unseen: 0,
             oldest_left: None,
             cut: None,
@@ -411,7 +412,7 @@ impl<'a> Walk<'a> {
         };
         let events = &numbered.page.events;
         let is_earlier =
-            |event: &&Event| event.time < cut && self.seen.contains(&event.id.identity());
+            |event: &&Event| event.time < cut && self.seen.contains(event.id.identity());
         let trailing = events.iter().rev().take_while(is_earlier).count();
         if trailing < events.len() {
             reading.trailing = 0;
@@ -459,7 +460,7 @@ impl<'a> Walk<'a> {
     fn is_wanted(&self, event: &Event) -> bool {
         self.scope.from.is_none_or(|from| event.time >= from)
             && self.scope.until.is_none_or(|until| event.time < until)
-            && !self.known.contains(&event.id.identity())
+            && !self.known.contains(event.id.identity())
     }
 
     /// Makes a stride of its pages, after trying hard to find what is missing.
@@ -605,7 +606,7 @@ impl<'a> Walk<'a> {
             is_ahead: false,
             at_hand: None,
             has_ended: false,
-            seen: HashSet::new(),
+            seen: IdentitySet::default(),
             oldest: None,
             stale: 0,
             trailing: 0,
@@ -690,7 +691,7 @@ impl<'a> Walk<'a> {
             || page
                 .events
                 .iter()
-                .any(|event| self.known.contains(&event.id.identity()));
+                .any(|event| self.known.contains(event.id.identity()));
         Ok(Some(Numbered::new(&place, page)))
     }
 }
@@ -793,15 +794,15 @@ impl Found {
         Self {
             cut,
             older: Vec::new(),
-            identities: HashSet::new(),
+            identities: IdentitySet::default(),
         }
     }
 
     /// Whether an event belongs to the stride, but is neither here yet nor in `seen`.
-    fn lacks(&self, event: &Event, seen: &HashSet<Identity>) -> bool {
+    fn lacks(&self, event: &Event, seen: &IdentitySet) -> bool {
         let identity = event.id.identity();
         let is_older = self.cut.is_none_or(|cut| event.time < cut);
-        is_older && !seen.contains(&identity) && !self.identities.contains(&identity)
+        is_older && !seen.contains(identity) && !self.identities.contains(identity)
     }
 
     fn add(&mut self, event: Event) {

@@ -578,15 +578,20 @@ impl Asked {
     }
 }
 
-/// How much of an answer is sent. After all but the first the connection closes.
+/// How much of an answer is sent. After all but the first two the connection closes.
+#[derive(Default)]
 enum Sending {
+    #[default]
     Whole,
+    /// This message, rendered before.
+    Rendered(Arc<[u8]>),
     Half,
     Spread(Duration),
     Nothing(Duration),
 }
 
 /// An answer and how it is to be sent.
+#[derive(Default)]
 struct Reply {
     code: u16,
     headers: Vec<(String, String)>,
@@ -597,23 +602,33 @@ struct Reply {
 }
 
 impl Reply {
-    /// Sends it; gives whether the connection can serve another request.
-    fn send(mut self, mut stream: &TcpStream, shared: &Shared) -> io::Result<bool> {
-        shared.wait(self.delay);
-        let mut body = self.body.into_bytes();
+    /// The answer's bytes up to the body, and the body.
+    fn parts(&self) -> (String, Vec<u8>) {
+        let (mut headers, mut body) = (self.headers.clone(), self.body.as_bytes().to_vec());
         if self.gzip {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(&body)?;
-            body = encoder.finish()?;
-            add_header(&mut self.headers, "Content-Encoding", "gzip");
+            let compressed = encoder.write_all(&body).and_then(|()| encoder.finish());
+            body = compressed.expect("writing to memory cannot fail");
+            add_header(&mut headers, "Content-Encoding", "gzip");
         }
-        add_header(&mut self.headers, "Content-Length", &body.len().to_string());
+        add_header(&mut headers, "Content-Length", &body.len().to_string());
         let mut head = format!("HTTP/1.1 {} Stand-in\r\n", self.code);
-        for (name, value) in &self.headers {
+        for (name, value) in &headers {
             let _ = write!(head, "{name}: {value}\r\n");
         }
-        let mut message = (head + "\r\n").into_bytes();
+        (head + "\r\n", body)
+    }
+
+    /// Sends it; gives whether the connection can serve another request.
+    fn send(self, mut stream: &TcpStream, shared: &Shared) -> io::Result<bool> {
+        shared.wait(self.delay);
+        let (head, body) = self.parts();
+        let mut message = head.into_bytes();
         match self.sending {
+            Sending::Rendered(message) => {
+                stream.write_all(&message)?;
+                return Ok(true);
+            }
             Sending::Whole => {
                 message.extend(body);
                 stream.write_all(&message)?;
@@ -643,15 +658,43 @@ struct Shared {
     stopped: Condvar,
 }
 
+/// What an answer of an unchanging world depends on: page number, page size, `since`, and whether it is
+/// compressed.
+type Place = (Option<usize>, Option<usize>, Option<String>, bool);
+
 /// What changes while the stand-in runs.
 struct State {
     world: World,
     asked: Vec<Asked>,
     /// How many requests came, also those that were cleared from `asked`.
     count: usize,
+    /// The answers that were rendered, if the world is frozen.
+    frozen: Option<BTreeMap<Place, Arc<[u8]>>>,
     /// The open connections, to be shut when the stand-in stops.
     open: BTreeMap<usize, TcpStream>,
     stopping: bool,
+}
+
+impl State {
+    /// What becomes of the latest request.
+    fn respond(&mut self, asked: &Asked) -> Reply {
+        let (world, count) = (&mut self.world, self.count);
+        let Some(rendered) = &mut self.frozen else {
+            return world.respond(count, asked);
+        };
+        let gzip = world.gzip && asked.header("accept-encoding").contains("gzip");
+        let (number, size) = (asked.page_number, asked.page_size);
+        let place = (number, size, asked.since.clone(), gzip);
+        let message = rendered.entry(place).or_insert_with(|| {
+            let (head, body) = world.respond(count, asked).parts();
+            [head.into_bytes(), body].concat().into()
+        });
+        Reply {
+            sending: Sending::Rendered(Arc::clone(message)),
+            delay: world.delay,
+            ..Reply::default()
+        }
+    }
 }
 
 impl Shared {
@@ -697,7 +740,7 @@ impl Shared {
                 let state = &mut *self.lock();
                 state.count += 1;
                 state.asked.push(asked.clone());
-                state.world.respond(state.count, &asked)
+                state.respond(&asked)
             };
             let more = reply.send(stream, self)?;
             if !more || asked.method != "GET" || asked.header("connection") == "close" {
@@ -729,6 +772,7 @@ impl StandIn {
                 world,
                 asked: Vec::new(),
                 count: 0,
+                frozen: None,
                 open: BTreeMap::new(),
                 stopping: false,
             }),
@@ -746,6 +790,12 @@ impl StandIn {
     /// What to give as the endpoint: scheme, address and port, without a trailing slash.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Has nothing change any more, every request taken for a proper one: each answer is rendered
+    /// once, kept, and sent in one write, so that a bench does not measure the stand-in.
+    pub fn freeze(&self) {
+        self.shared.lock().frozen = Some(BTreeMap::new());
     }
 
     /// The requests so far, or since [`StandIn::clear_requests`], in the order of their numbers.

@@ -1,0 +1,593 @@
+//! `cargo bench`: how fast the program is and how much memory it takes, beside the goals.
+//!
+//! Every time is compared with that of another program in the same run, mostly `curl` reading the
+//! same pages over one connection, the two taking turns, since no two machines are alike and no
+//! machine is quiet. `cargo bench -- memory` runs only the parts that are named;
+//! `cargo bench -- --program FILE` measures that program rather than building this one.
+//!
+//! Each program runs under a child of this one that does nothing but wait for it, so that the
+//! processor time and the peak memory that the system accounts to that child's children are those
+//! of one program.
+
+#![expect(clippy::print_stdout, reason = "to show something is what it is for")]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "figures are shown with few digits"
+)]
+
+use std::error::Error;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use stand_in::{Event, PATH, StandIn, World, events};
+use time::OffsetDateTime;
+
+#[path = "../support/stand_in.rs"]
+#[allow(unused_imports, reason = "its tests belong to the integration tests")]
+mod stand_in;
+
+type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// What measures some of the goals.
+type Part = fn(&mut Bench) -> Result;
+
+/// The parts, in the order of a run.
+const PARTS: [(&str, Part); 8] = [
+    ("file", file),
+    ("requests", requests),
+    ("idle", idle),
+    ("memory", memory),
+    ("latency", latency),
+    ("receiver", receiver),
+    ("binary", binary),
+    ("instructions", instructions),
+];
+
+/// How often each of two programs that take turns is run.
+const TURNS: usize = 15;
+/// How long each answer is held back where the network is slow.
+const LATENCY: Duration = Duration::from_millis(250);
+/// How long the receiver takes for a batch.
+const POST_LATENCY: Duration = Duration::from_millis(20);
+const PAGE: usize = 1000;
+const MIB: f64 = 1024.0 * 1024.0;
+
+fn main() -> Result {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.next_if(|first| first == "measure").is_some() {
+        return measure(arguments);
+    }
+    let (mut program, mut chosen) = (None, Vec::new());
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--bench") => {} // from cargo
+            Some("--program") => program = arguments.next(),
+            Some(part) if PARTS.iter().any(|(name, _)| *name == part) => {
+                chosen.push(part.to_owned());
+            }
+            _ => {
+                let names = PARTS.map(|(name, _)| name).join(", ");
+                return Err(format!("{} is none of {names}", argument.display()).into());
+            }
+        }
+    }
+    let program = match program {
+        Some(program) => program.into(),
+        None => build()?,
+    };
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
+    let directory = place.join(format!("tfc-audit-bench-{}", std::process::id()));
+    fs::create_dir(&directory)?;
+    let mut bench = Bench::new(program, directory.clone())?;
+    println!("{}", machine(&place)?);
+    let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|part| part == name);
+    let result = PARTS
+        .iter()
+        .filter(|(name, _)| wanted(name))
+        .try_for_each(|(name, part)| {
+            println!("\n{name}");
+            part(&mut bench)
+        });
+    fs::remove_dir_all(&directory)?;
+    result?;
+    bench.print_goals();
+    Ok(())
+}
+
+/// The program under test, and what was found out about it.
+struct Bench {
+    program: PathBuf,
+    /// Where everything is that is written.
+    directory: PathBuf,
+    /// The numbers of connections that can be asked for; none if there is no such option yet.
+    connections: Vec<&'static str>,
+    goals: Vec<Goal>,
+}
+
+/// A figure beside what it is to be.
+struct Goal {
+    what: String,
+    most: f64,
+    reached: f64,
+}
+
+/// What one run of a program took.
+struct Trial {
+    wall: Duration,
+    cpu: Duration,
+    /// In bytes.
+    peak: f64,
+}
+
+impl Bench {
+    fn new(program: PathBuf, directory: PathBuf) -> Result<Self> {
+        let help = Command::new(&program).arg("--help").output()?;
+        let has_connections = String::from_utf8_lossy(&help.stdout).contains("--connections");
+        Ok(Self {
+            program,
+            directory,
+            connections: if has_connections {
+                vec!["1", "4", "16"]
+            } else {
+                Vec::new()
+            },
+            goals: Vec::new(),
+        })
+    }
+
+    fn goal(&mut self, what: impl Into<String>, most: f64, reached: f64) {
+        self.goals.push(Goal {
+            what: what.into(),
+            most,
+            reached,
+        });
+    }
+
+    fn print_goals(&self) {
+        println!("\n{:62} {:>9} {:>9}", "goal", "at most", "reached");
+        for goal in &self.goals {
+            let verdict = if goal.reached <= goal.most {
+                "met"
+            } else {
+                "missed"
+            };
+            println!(
+                "{:62} {:9.2} {:9.2} {verdict}",
+                goal.what, goal.most, goal.reached
+            );
+        }
+    }
+
+    /// Where output goes that is to be kept for as long as the bench runs.
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Runs a program to its end, its standard output going to the file `out`.
+    fn run<A: AsRef<OsStr>>(
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = A>,
+        out: &Path,
+    ) -> Result<Trial> {
+        let program = program.as_ref();
+        let output = Command::new(std::env::current_exe()?)
+            .arg("measure")
+            .arg(out)
+            .arg(program)
+            .args(arguments)
+            .env("TFC_ORG_TOKEN", "test-token")
+            .stderr(Stdio::inherit())
+            .output()?;
+        let said = String::from_utf8(output.stdout)?;
+        let figures: Vec<u64> = said
+            .split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        match figures[..] {
+            [wall, cpu, peak] if output.status.success() => Ok(Trial {
+                wall: Duration::from_micros(wall),
+                cpu: Duration::from_micros(cpu),
+                peak: peak as f64 * 1024.0,
+            }),
+            _ => Err(format!("{} failed", program.display()).into()),
+        }
+    }
+
+    /// Drains the source into the file `out`. Without a `checkpoint` as of a first run.
+    fn drain(
+        &self,
+        api: &StandIn,
+        checkpoint: Option<&Path>,
+        more: &[&str],
+        out: &Path,
+    ) -> Result<Trial> {
+        Self::run(&self.program, self.arguments(api, checkpoint, more)?, out)
+    }
+
+    fn arguments(
+        &self,
+        api: &StandIn,
+        checkpoint: Option<&Path>,
+        more: &[&str],
+    ) -> Result<Vec<OsString>> {
+        let new = self.path("new-checkpoint.json");
+        if checkpoint.is_none() && new.exists() {
+            fs::remove_file(&new)?;
+        }
+        let url = api.url();
+        let mut arguments = vec!["--endpoint".into(), url.into(), "--checkpoint".into()];
+        arguments.push(checkpoint.unwrap_or(&new).into());
+        arguments.extend(more.iter().map(OsString::from));
+        Ok(arguments)
+    }
+
+    /// Has curl read the same pages.
+    fn curl(api: &StandIn, pages: usize, out: &Path) -> Result<Trial> {
+        let url = format!(
+            "{}{PATH}?page%5Bnumber%5D=[1-{pages}]&page%5Bsize%5D={PAGE}",
+            api.url()
+        );
+        let token = "Authorization: Bearer test-token";
+        Self::run(
+            "curl",
+            ["-q", "-sSf", "--noproxy", "*", "-H", token, &url],
+            out,
+        )
+    }
+}
+
+/// Runs a program for [`Bench::run`] and prints what it took: microseconds, microseconds, KiB.
+fn measure(mut arguments: impl Iterator<Item = OsString>) -> Result {
+    let (Some(out), Some(program)) = (arguments.next(), arguments.next()) else {
+        return Err("measure FILE PROGRAM".into());
+    };
+    let out = File::create(out)?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(out);
+    let start = Instant::now();
+    let status = command.status()?;
+    let wall = start.elapsed().as_micros();
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let cpu = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    println!("{wall} {cpu} {}", usage.max_rss());
+    if status.success() {
+        Ok(())
+    } else {
+        Err(status.to_string().into())
+    }
+}
+
+/// A server of `count` events, five a second, that has all pages ready after the first time.
+fn source(count: usize) -> StandIn {
+    let now = OffsetDateTime::now_utc();
+    frozen(now, events(count, now, 5))
+}
+
+/// A server of these events at the time `now`, and at no other.
+fn frozen(now: OffsetDateTime, events: Vec<Event>) -> StandIn {
+    let api = StandIn::start(World {
+        now: Some(now),
+        ..World::new(events)
+    });
+    api.freeze();
+    api
+}
+
+/// 100,000 events to a file.
+fn file(bench: &mut Bench) -> Result {
+    let (api, out) = (source(100 * PAGE), bench.path("out"));
+    let (mut curl, mut own) = (Vec::new(), Vec::new());
+    for turn in 0..=TURNS {
+        let trials = [
+            Bench::curl(&api, 100, &out)?,
+            bench.drain(&api, None, &[], &out)?,
+        ];
+        let lines = BufReader::new(File::open(&out)?).split(b'\n').count();
+        assert_eq!(lines, 100 * PAGE, "not everything was delivered");
+        // The first turn is for the server to render its pages.
+        if turn > 0 {
+            let [theirs, ours] = trials;
+            curl.push(theirs);
+            own.push(ours);
+        }
+    }
+    show("curl", &curl);
+    show("tfc-audit", &own);
+    let ratio = |of: fn(&Trial) -> f64| median(&own, of) / median(&curl, of);
+    bench.goal("100,000 events to a file: wall, × curl", 1.3, ratio(wall));
+    bench.goal("100,000 events to a file: CPU, × curl", 2.5, ratio(cpu));
+    Ok(())
+}
+
+/// Requests for a backlog.
+fn requests(bench: &mut Bench) -> Result {
+    let api = source(100 * PAGE);
+    bench.drain(&api, None, &[], Path::new("/dev/null"))?;
+    bench.goal(
+        "requests for 100 pages",
+        1.3 * 100.0 + 4.0,
+        api.count() as f64,
+    );
+    Ok(())
+}
+
+/// A run that finds nothing new.
+fn idle(bench: &mut Bench) -> Result {
+    for (listed, seconds_each) in [(1, 3600), (600, 1)] {
+        let now = OffsetDateTime::now_utc();
+        let event = |n: u64| Event::new(n, now - Duration::from_secs(n * seconds_each));
+        let api = frozen(now, (0..PAGE as u64).map(event).collect());
+        let (checkpoint, nothing) = (bench.path("idle.json"), Path::new("/dev/null"));
+        bench.drain(&api, Some(&checkpoint), &[], nothing)?;
+        bench.drain(&api, Some(&checkpoint), &[], nothing)?;
+        let before = api.count();
+        let trial = |_| bench.drain(&api, Some(&checkpoint), &[], nothing);
+        let trials = (0..TURNS).map(trial).collect::<Result<Vec<_>>>()?;
+        fs::remove_file(&checkpoint)?;
+        show("tfc-audit", &trials);
+        let what = format!("idle poll, {listed} events listed");
+        bench.goal(
+            format!("{what}: requests"),
+            1.0,
+            (api.count() - before) as f64 / TURNS as f64,
+        );
+        bench.goal(
+            format!("{what}: CPU, ms"),
+            5.0,
+            median(&trials, cpu) * 1000.0,
+        );
+    }
+    Ok(())
+}
+
+/// The peak memory of a backlog.
+fn memory(bench: &mut Bench) -> Result {
+    let connections = if bench.connections.is_empty() {
+        vec![None]
+    } else {
+        bench.connections.iter().copied().map(Some).collect()
+    };
+    for count in [10_000, 100_000, 1_000_000] {
+        let api = source(count);
+        for number in &connections {
+            let more = number.map(|number| ["--connections", number]);
+            let more = more.as_ref().map_or(&[][..], |more| &more[..]);
+            let trial = bench.drain(&api, None, more, Path::new("/dev/null"))?;
+            show("tfc-audit", &[&trial]);
+            bench.goal(
+                format!(
+                    "peak memory, {count} events, {} connections: MiB",
+                    number.unwrap_or("1")
+                ),
+                24.0 + 40.0 * count as f64 / MIB,
+                trial.peak / MIB,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A backlog behind a slow network.
+fn latency(bench: &mut Bench) -> Result {
+    if bench.connections.is_empty() {
+        println!("  skipped: there is no --connections yet");
+        return Ok(());
+    }
+    let (api, out) = (source(100 * PAGE), Path::new("/dev/null"));
+    bench.drain(&api, None, &[], out)?;
+    api.with(|world| world.delay = LATENCY);
+    let one = bench.drain(&api, None, &["--connections", "1"], out)?;
+    let several = bench.drain(&api, None, &[], out)?;
+    show("one connection", &[&one]);
+    show("as by default", &[&several]);
+    bench.goal(
+        "100 pages behind 250 ms each: wall, × one connection",
+        0.4,
+        wall(&several) / wall(&one),
+    );
+    Ok(())
+}
+
+/// 100,000 events to a receiver that takes its time.
+fn receiver(bench: &mut Bench) -> Result {
+    let (api, nothing) = (source(100 * PAGE), Path::new("/dev/null"));
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let url = format!("http://{}/", listener.local_addr()?);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || accept_batches(&stream));
+        }
+    });
+    let batch = bench.path("batch");
+    let first = api.with(|world| {
+        let texts = world.events[..PAGE].iter().map(|event| event.text.as_str());
+        texts.collect::<Vec<_>>().join("\n") + "\n"
+    });
+    fs::write(&batch, first)?;
+    let data = format!("@{}", batch.display());
+    let all = format!("{url}[1-100]");
+    let posts = [
+        "-q",
+        "-sSf",
+        "--noproxy",
+        "*",
+        "-H",
+        "Expect:",
+        "--data-binary",
+        &data,
+        &all,
+    ];
+    let (mut reading, mut posting, mut both) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..=3 {
+        let trials = [
+            bench.drain(&api, None, &[], &bench.path("out"))?,
+            Bench::run("curl", posts, nothing)?,
+            bench.drain(&api, None, &["--post", &url], nothing)?,
+        ];
+        if turn > 0 {
+            let [read, post, whole] = trials;
+            reading.push(read);
+            posting.push(post);
+            both.push(whole);
+        }
+    }
+    show("reading alone", &reading);
+    show("posting alone (curl)", &posting);
+    show("both", &both);
+    let larger = median(&reading, wall).max(median(&posting, wall));
+    bench.goal(
+        "100,000 events, 20 ms a batch: wall, × the slower side alone",
+        1.15,
+        median(&both, wall) / larger,
+    );
+    Ok(())
+}
+
+/// Takes requests with a `Content-Length` and answers each after [`POST_LATENCY`].
+fn accept_batches(mut stream: &TcpStream) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let mut reader = BufReader::with_capacity(256 * 1024, stream);
+    loop {
+        let (mut length, mut line) = (0, String::new());
+        while reader.read_line(&mut line).ok()? > 2 {
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().ok()?;
+            }
+            line.clear();
+        }
+        if line.is_empty() {
+            return None;
+        }
+        std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink()).ok()?;
+        std::thread::sleep(POST_LATENCY);
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).ok()?;
+    }
+}
+
+/// The size of the program, and how long it takes to start.
+fn binary(bench: &mut Bench) -> Result {
+    let size = fs::metadata(&bench.program)?.len() as f64 / MIB;
+    let version = |_| Bench::run(&bench.program, ["--version"], Path::new("/dev/null"));
+    let trials = (0..TURNS).map(version).collect::<Result<Vec<_>>>()?;
+    show("--version", &trials);
+    bench.goal("the binary: MiB", 3.0, size);
+    bench.goal("--version: CPU, ms", 3.0, median(&trials, cpu) * 1000.0);
+    Ok(())
+}
+
+/// Instructions, which are the same at every run, unlike times.
+fn instructions(bench: &mut Bench) -> Result {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        println!("  skipped: valgrind is not installed");
+        return Ok(());
+    }
+    let count = |arguments: Vec<OsString>| -> Result<f64> {
+        let output = Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg(&bench.program)
+            .args(arguments)
+            .env("TFC_ORG_TOKEN", "test-token")
+            .stdout(File::create(bench.path("out"))?)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let collected = said.lines().find_map(|line| line.split_once("Collected :"));
+        let collected = collected.filter(|_| output.status.success());
+        let (_, collected) = collected.ok_or_else(|| format!("valgrind failed: {said}"))?;
+        Ok(collected.trim().parse()?)
+    };
+    println!("  --version: {:.0}", count(vec!["--version".into()])?);
+    let mut last = None;
+    for events in [1, 10_000, 50_000] {
+        let api = source(events);
+        let all = count(bench.arguments(&api, None, &[])?)?;
+        println!("  {events} events: {all:.0}");
+        if let Some((fewer, theirs)) = last {
+            let more = events - fewer;
+            println!(
+                "  for each further event: {:.0}",
+                (all - theirs) / more as f64
+            );
+        }
+        last = Some((events, all));
+    }
+    Ok(())
+}
+
+fn wall(trial: &Trial) -> f64 {
+    trial.wall.as_secs_f64()
+}
+
+fn cpu(trial: &Trial) -> f64 {
+    trial.cpu.as_secs_f64()
+}
+
+fn median<T: std::borrow::Borrow<Trial>>(trials: &[T], of: fn(&Trial) -> f64) -> f64 {
+    let mut figures: Vec<_> = trials.iter().map(|trial| of(trial.borrow())).collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// Shows the medians of some runs.
+fn show<T: std::borrow::Borrow<Trial>>(who: &str, trials: &[T]) {
+    println!(
+        "  {who:20} wall {:8.4} s, CPU {:7.4} s, peak {:6.1} MiB",
+        median(trials, wall),
+        median(trials, cpu),
+        median(trials, |trial| trial.peak) / MIB,
+    );
+}
+
+/// Builds the release binary, and says where it is.
+fn build() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let own = std::env::current_exe()?;
+    let target = own
+        .ancestors()
+        .nth(3)
+        .ok_or("the bench lies in no target directory")?;
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "--bin", "tfc-audit"])
+        .args(["--manifest-path", manifest, "--target-dir"])
+        .arg(target)
+        .status()?;
+    if !status.success() {
+        return Err("cargo build failed".into());
+    }
+    Ok(target.join("release/tfc-audit"))
+}
+
+/// Where and with what this was measured.
+fn machine(place: &Path) -> Result<String> {
+    let said = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let processors = said("/proc/cpuinfo");
+    let model = processors
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or("", |rest| rest.trim_start_matches([' ', '\t', ':']));
+    let curl = Command::new("curl").arg("--version").output()?;
+    let curl = String::from_utf8_lossy(&curl.stdout);
+    Ok(format!(
+        "{} × {model}; Linux {}; {}; load {}; files in {}; medians of {TURNS} runs",
+        std::thread::available_parallelism()?,
+        said("/proc/sys/kernel/osrelease").trim(),
+        curl.split(' ').take(2).collect::<Vec<_>>().join(" "),
+        said("/proc/loadavg").split(' ').next().unwrap_or_default(),
+        place.display(),
+    ))
+}
