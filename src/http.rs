@@ -1,6 +1,7 @@
 //! What the API client and delivery by POST have in common: how ureq is set up, and how its errors
 //! and answers are put into words.
 
+use std::io::Read;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -75,11 +76,13 @@ impl Connection {
 /// # Errors
 /// If it breaks off or is too large.
 pub fn read_body(response: Response<Body>) -> Result<Vec<u8>, Error> {
-    response
-        .into_body()
-        .into_with_config()
-        .limit(LARGEST_BODY)
-        .read_to_vec()
+    let body = response.into_body();
+    // As announced, if it is: growing would copy what was read again and again.
+    let length = body.content_length().unwrap_or_default().min(LARGEST_BODY);
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    let mut reader = body.into_with_config().limit(LARGEST_BODY).reader();
+    reader.read_to_end(&mut bytes).map_err(Error::from)?;
+    Ok(bytes)
 }
 
 /// Whether a request that brought no whole answer is worth another try.

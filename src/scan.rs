@@ -29,7 +29,8 @@ pub fn page(text: &str) -> Option<(Vec<Found>, &str)> {
             events = Some(found);
             Some(end)
         }
-        "pagination" if pagination.is_none() => {
+        // That of an object: serde would take a list as well.
+        "pagination" if pagination.is_none() && text[at..].starts_with('{') => {
             let end = value(text.as_bytes(), at)?;
             pagination = text.get(at..end);
             Some(end)
@@ -389,6 +390,7 @@ mod tests {
             whole(good).replace("data", "d"),
             whole(good).replace(r#","pagination""#, r#","data":[],"pagination""#),
             whole(good).replace("}}", r#"},"pagination":{}}"#),
+            whole(good).replace("{}", "[]"),
             format!("[{}]", whole(good)),
             String::new(),
         ];
