@@ -2,13 +2,18 @@
 //! and answers are put into words.
 
 use std::io::Read;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use ureq::http::{Response, header::HeaderMap};
+use ureq::config::Config;
+use ureq::http::{Response, Uri, header::HeaderMap};
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Body, Error, Proxy, RequestBuilder};
 
+use crate::clock::{Clock, SystemClock};
 use crate::retry::named_wait;
 use crate::text::excerpt;
 
@@ -17,6 +22,10 @@ use crate::text::excerpt;
 const LARGEST_BODY: u64 = 64 * 1024 * 1024;
 /// How long connecting may take at most, the TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long addresses are used without asking for them again: as long as name servers let them be
+/// kept at least, mostly.
+const ADDRESSES_LAST: Duration = Duration::from_secs(30);
 
 /// Connections to one side, kept alive between requests.
 #[derive(Debug)]
@@ -36,7 +45,7 @@ impl Connection {
         } else {
             Proxy::try_from_env()
         };
-        let agent = Agent::config_builder()
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .timeout_global(Some(timeout))
@@ -48,8 +57,8 @@ impl Connection {
                     .root_certs(RootCerts::PlatformVerifier)
                     .build(),
             )
-            .build()
-            .new_agent();
+            .build();
+        let agent = Agent::with_parts(config, DefaultConnector::default(), Addresses::new());
         Self { agent, timeout }
     }
 
@@ -68,6 +77,45 @@ impl Connection {
         } else {
             request.config().timeout_global(Some(timeout)).build()
         }
+    }
+}
+
+/// Looks the addresses of a host up, and not again for a while. ureq asks before every request, also
+/// where a connection is open, and on a thread of its own, for the sake of the time limit.
+#[derive(Debug)]
+struct Addresses {
+    clock: SystemClock,
+    /// Of the last host, and when they were found.
+    found: Mutex<Option<(Uri, Duration, ResolvedSocketAddrs)>>,
+}
+
+impl Addresses {
+    fn new() -> Self {
+        Self {
+            clock: SystemClock::start(),
+            found: Mutex::new(None),
+        }
+    }
+}
+
+impl Resolver for Addresses {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let now = self.clock.elapsed();
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((host, at, addresses)) = &*found
+            && (host.scheme(), host.authority()) == (uri.scheme(), uri.authority())
+            && now.saturating_sub(*at) < ADDRESSES_LAST
+        {
+            return Ok(addresses.clone());
+        }
+        let addresses = DefaultResolver::default().resolve(uri, config, timeout)?;
+        *found = Some((uri.clone(), now, addresses.clone()));
+        Ok(addresses)
     }
 }
 
