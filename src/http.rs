@@ -119,17 +119,22 @@ impl Resolver for Addresses {
     }
 }
 
-/// Reads an answer's body, up to a limit.
+/// Reads an answer's body, up to a limit, in place of what is in `bytes`.
 ///
 /// # Errors
 /// If it breaks off or is too large.
-pub fn read_body(response: Response<Body>) -> Result<Vec<u8>, Error> {
+pub fn read_body(response: Response<Body>, mut bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
     let body = response.into_body();
-    // As announced, if it is: growing would copy what was read again and again.
-    let length = body.content_length().unwrap_or_default().min(LARGEST_BODY);
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    let length = body
+        .content_length()
+        .filter(|&length| length <= LARGEST_BODY);
     let mut reader = body.into_with_config().limit(LARGEST_BODY).reader();
-    reader.read_to_end(&mut bytes).map_err(Error::from)?;
+    // With an announced length, nothing is copied because the buffer has to grow, and what was
+    // written to before need not be cleared.
+    let length = length.and_then(|length| usize::try_from(length).ok());
+    bytes.resize(length.unwrap_or_default(), 0);
+    reader.read_exact(&mut bytes)?;
+    reader.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
