@@ -14,6 +14,7 @@ use crate::http::{self, Connection};
 use crate::page::{self, Page};
 use crate::retry::{self, Failure};
 use crate::source::{PageRequest, Source, SourceError};
+use crate::spare;
 use crate::text::excerpt;
 use crate::timestamp;
 
@@ -118,7 +119,8 @@ impl Source for Client {
         if response.status() != StatusCode::OK {
             return Err(self.refused(request, response));
         }
-        let body = http::read_body(response).map_err(|error| self.broken(request, &error))?;
+        let body = http::read_body(response, spare::take())
+            .map_err(|error| self.broken(request, &error))?;
         page::parse(body)
             .map(|page| Page {
                 date,

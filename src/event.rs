@@ -10,6 +10,8 @@ use std::sync::{Arc, LazyLock};
 
 use time::OffsetDateTime;
 
+use crate::spare;
+
 /// One event, as a part of the page that it came on: the page's text lives as long as one of its
 /// events does.
 #[derive(Clone, Debug)]
@@ -86,6 +88,12 @@ impl<T: Into<String>> From<T> for Text {
             json,
             has_line_breaks,
         }
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        spare::keep(std::mem::take(&mut self.json).into_bytes());
     }
 }
 

@@ -1,13 +1,19 @@
 //! What the API client and delivery by POST have in common: how ureq is set up, and how its errors
 //! and answers are put into words.
 
+use std::io::Read;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use ureq::http::{Response, header::HeaderMap};
+use ureq::config::Config;
+use ureq::http::{Response, Uri, header::HeaderMap};
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Body, Error, Proxy, RequestBuilder};
 
+use crate::clock::{Clock, SystemClock};
 use crate::retry::named_wait;
 use crate::text::excerpt;
 
@@ -16,6 +22,10 @@ use crate::text::excerpt;
 const LARGEST_BODY: u64 = 64 * 1024 * 1024;
 /// How long connecting may take at most, the TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long addresses are used without asking for them again: as long as name servers let them be
+/// kept at least, mostly.
+const ADDRESSES_LAST: Duration = Duration::from_secs(30);
 
 /// Connections to one side, kept alive between requests.
 #[derive(Debug)]
@@ -35,7 +45,7 @@ impl Connection {
         } else {
             Proxy::try_from_env()
         };
-        let agent = Agent::config_builder()
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .timeout_global(Some(timeout))
@@ -47,8 +57,8 @@ impl Connection {
                     .root_certs(RootCerts::PlatformVerifier)
                     .build(),
             )
-            .build()
-            .new_agent();
+            .build();
+        let agent = Agent::with_parts(config, DefaultConnector::default(), Addresses::new());
         Self { agent, timeout }
     }
 
@@ -70,16 +80,62 @@ impl Connection {
     }
 }
 
-/// Reads an answer's body, up to a limit.
+/// Looks the addresses of a host up, and not again for a while. ureq asks before every request, also
+/// where a connection is open, and on a thread of its own, for the sake of the time limit.
+#[derive(Debug)]
+struct Addresses {
+    clock: SystemClock,
+    /// Of the last host, and when they were found.
+    found: Mutex<Option<(Uri, Duration, ResolvedSocketAddrs)>>,
+}
+
+impl Addresses {
+    fn new() -> Self {
+        Self {
+            clock: SystemClock::start(),
+            found: Mutex::new(None),
+        }
+    }
+}
+
+impl Resolver for Addresses {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let now = self.clock.elapsed();
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((host, at, addresses)) = &*found
+            && (host.scheme(), host.authority()) == (uri.scheme(), uri.authority())
+            && now.saturating_sub(*at) < ADDRESSES_LAST
+        {
+            return Ok(addresses.clone());
+        }
+        let addresses = DefaultResolver::default().resolve(uri, config, timeout)?;
+        *found = Some((uri.clone(), now, addresses.clone()));
+        Ok(addresses)
+    }
+}
+
+/// Reads an answer's body, up to a limit, in place of what is in `bytes`.
 ///
 /// # Errors
 /// If it breaks off or is too large.
-pub fn read_body(response: Response<Body>) -> Result<Vec<u8>, Error> {
-    response
-        .into_body()
-        .into_with_config()
-        .limit(LARGEST_BODY)
-        .read_to_vec()
+pub fn read_body(response: Response<Body>, mut bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
+    let body = response.into_body();
+    let length = body
+        .content_length()
+        .filter(|&length| length <= LARGEST_BODY);
+    let mut reader = body.into_with_config().limit(LARGEST_BODY).reader();
+    // With an announced length, nothing is copied because the buffer has to grow, and what was
+    // written to before need not be cleared.
+    let length = length.and_then(|length| usize::try_from(length).ok());
+    bytes.resize(length.unwrap_or_default(), 0);
+    reader.read_exact(&mut bytes)?;
+    reader.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Whether a request that brought no whole answer is worth another try.

@@ -37,6 +37,7 @@ pub mod retry;
 pub mod run;
 pub mod scan;
 pub mod source;
+pub mod spare;
 pub mod stdout;
 pub mod text;
 pub mod timestamp;

@@ -124,7 +124,7 @@ impl Target for Receiver {
         };
         let (status, wait) = (response.status().as_u16(), http::wait(response.headers()));
         let leads = http::redirect(&response);
-        let body = http::read_body(response).ok();
+        let body = http::read_body(response, Vec::new()).ok();
         let start = body
             .as_deref()
             .map_or(&[][..], |body| &body[..body.len().min(MOST_SHOWN)]);
