@@ -345,6 +345,7 @@ impl<'a> Walk<'a> {
 
     /// Plans so many strides ahead of the one that is read.
     fn plan(&mut self, ahead: u64) {
+        let ahead = ahead.min(PAGES_IN_MEMORY / (self.stride_pages() + OVERLAP));
         while (self.ahead.len() as u64) < ahead && self.planned.0 > 1 {
             let start = self.next_start();
             self.planned = (start, self.total);
