@@ -30,6 +30,7 @@ use crate::config::CheckpointPlace;
 use crate::delivery::Acknowledged;
 use crate::error::Error;
 use crate::event::{EventId, Identity};
+use crate::json::Object;
 use crate::page::organization;
 use crate::text::excerpt;
 use crate::timestamp;
@@ -94,14 +95,14 @@ impl Checkpoint {
         struct Version {
             version: u64,
         }
-        if let Ok(Version { version }) = serde_json::from_slice(json)
+        if let Ok(Object(Version { version })) = serde_json::from_slice(json)
             && version != VERSION
         {
             return Err(format!(
                 "it has version {version}, and this program knows version {VERSION} only"
             ));
         }
-        let content: Content =
+        let Object(content): Object<Content> =
             serde_json::from_slice(json).map_err(|error| format!("it is damaged ({error})"))?;
         if crate::config::Url::parse_endpoint(&content.endpoint)
             .ok()

@@ -26,6 +26,7 @@ pub mod event;
 pub mod exec;
 pub mod format;
 pub mod http;
+pub mod json;
 pub mod lines;
 pub mod normalize;
 pub mod page;

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::event::{Event, EventId};
+use crate::json::Object;
 use crate::timestamp;
 
 /// A page as the API gave it.
@@ -62,7 +63,7 @@ const LONGEST_FOUND: usize = 2048;
 struct Body<'a> {
     #[serde(borrow)]
     data: Vec<&'a RawValue>,
-    pagination: Pagination,
+    pagination: Object<Pagination>,
 }
 
 #[derive(Deserialize)]
@@ -94,13 +95,17 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
         Ok(text) => text.into(),
         Err(error) => {
             let place = error.utf8_error().valid_up_to();
-            return Err(Malformed::new(
-                format!("the body is not UTF-8 from byte {place} on"),
-                error.as_bytes(),
-            ));
+            return Err(Malformed {
+                // In the middle of a character.
+                truncated: error.utf8_error().error_len().is_none(),
+                ..Malformed::new(
+                    format!("the body is not UTF-8 from byte {place} on"),
+                    error.as_bytes(),
+                )
+            });
         }
     };
-    let body: Body = serde_json::from_str(&text).map_err(|error| Malformed {
+    let Object(body): Object<Body> = serde_json::from_str(&text).map_err(|error| Malformed {
         truncated: error.is_eof(),
         ..Malformed::new(
             format!("the body is not a page of the audit trail ({error})"),
@@ -115,7 +120,7 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
                 json.as_bytes(),
             )
         };
-        let head: Head = serde_json::from_str(json)
+        let Object(head): Object<Head> = serde_json::from_str(json)
             .map_err(|error| malformed(&format_args!("is not as documented ({error})")))?;
         if head.id.is_empty() {
             return Err(malformed(&"has an empty id"));
@@ -131,13 +136,13 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
             time,
         ))
     });
+    let Object(pagination) = body.pagination;
     Ok(Page {
         events: events.collect::<Result<_, _>>()?,
-        next: body.pagination.next_page,
-        total_pages: body.pagination.total_pages,
-        total_count: body.pagination.total_count,
-        size: body
-            .pagination
+        next: pagination.next_page,
+        total_pages: pagination.total_pages,
+        total_count: pagination.total_count,
+        size: pagination
             .page_size
             .filter(|size| (1..=LARGEST_PAGE).contains(size)),
         date: None,
