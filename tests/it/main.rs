@@ -8,6 +8,7 @@ mod stand_in;
 
 mod checkpoint;
 mod cli;
+mod crash;
 mod defects;
 mod delivery;
 mod documents;
@@ -18,4 +19,5 @@ mod model;
 mod receivers;
 mod stdout;
 mod support;
+mod trace;
 mod walk;
