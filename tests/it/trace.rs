@@ -1,10 +1,11 @@
 //! The built command under `strace`, which shows what it asks of the kernel, and kills it or fails it
 //! at any of these calls.
 
+#![cfg(target_os = "linux")]
+
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -100,6 +101,13 @@ impl Call {
         let is_open = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
         let end = rest.find(">)").or_else(|| rest.find(">,"))?;
         is_open.then_some(&rest[..end])
+    }
+
+    /// The path that it is about: of the open file that its first argument is, else the first that
+    /// it names.
+    pub fn path(&self) -> Option<&str> {
+        let named = || self.line.split('"').nth(1);
+        self.opened().or_else(named)
     }
 
     /// The text that it wrote.
