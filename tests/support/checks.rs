@@ -65,7 +65,11 @@ pub fn page(body: &[u8]) -> bool {
         (Err(malformed), Some(_)) => panic!("is a page, but refused: {malformed:?}"),
     };
     if let Ok(Value::Object(all)) = serde_json::from_slice::<Value>(body) {
-        let events: Vec<_> = page.events.iter().map(|event| value(event.json())).collect();
+        let events: Vec<_> = page
+            .events
+            .iter()
+            .map(|event| value(event.json()))
+            .collect();
         let expected = all["data"].as_array().expect("it is a list").iter();
         assert_eq!(events, expected.cloned().map(Some).collect::<Vec<_>>());
     }
@@ -105,7 +109,11 @@ fn documented_page(body: &str) -> Option<DocumentedPage<'_>> {
     };
     // Whatever it says, it has to be a number.
     count("page_size")?;
-    let counts = [count("next_page")?, count("total_pages")?, count("total_count")?];
+    let counts = [
+        count("next_page")?,
+        count("total_pages")?,
+        count("total_count")?,
+    ];
     let events = events.iter().zip(heads);
     let events = events.map(|(json, (id, time))| (json.get(), id, time));
     Some(DocumentedPage {
@@ -225,7 +233,10 @@ pub fn times(text: &[u8]) -> bool {
         }
     }
     let span = timestamp::parse_span(text);
-    assert_eq!(span.as_ref().ok().map(Duration::as_secs), documented_span(text));
+    assert_eq!(
+        span.as_ref().ok().map(Duration::as_secs),
+        documented_span(text)
+    );
     let wait = named_wait(|_| Some(text), OffsetDateTime::UNIX_EPOCH);
     if let (Some(wait), Ok(seconds)) = (wait, text.parse::<u64>()) {
         // A number beyond 2^53 is rounded, which does not matter to a wait.
@@ -259,7 +270,9 @@ pub fn answer(body: &[u8]) -> bool {
     }
     let code = text.and_then(splunk_code);
     let bulk = text.and_then(bulk_items);
-    for status in [100, 200, 201, 204, 260, 299, 302, 400, 409, 413, 429, 501, 503, 999] {
+    for status in [
+        100, 200, 201, 204, 260, 299, 302, 400, 409, 413, 429, 501, 503, 999,
+    ] {
         let success = (200..300).contains(&status);
         let items = bulk.as_ref().map_or(0, |(_, items)| items.len());
         for (name, format) in FORMATS {
