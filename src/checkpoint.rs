@@ -454,8 +454,8 @@ fn make_private_directories(path: &Path) -> io::Result<()> {
     builder.recursive(true).create(path)
 }
 
-/// Makes the rename of a file durable (on Unix; elsewhere it is up to the file system).
-fn sync_directory(path: &Path) -> io::Result<()> {
+/// Makes a file's name durable, be it new or renamed (on Unix; elsewhere it is up to the file system).
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }

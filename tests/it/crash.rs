@@ -152,6 +152,9 @@ fn killed_while_putting_events_aside() {
         return;
     };
     let steps = steps(&scene.calls, &scene.bench, scene.receiver.as_ref());
+    // A new file's name, before anything else.
+    assert_eq!(steps[0], "sync the directory");
+    assert_eq!(steps[1..5], COMMIT);
     let written = |&place: &usize| steps[place] == "write dead";
     let written: Vec<_> = (0..steps.len()).filter(written).collect();
     assert_eq!(written.len(), 2, "{steps:#?}");

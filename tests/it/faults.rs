@@ -238,6 +238,8 @@ fn try_faults(to: To) {
             } else {
                 run.says(says).says(in_words(error));
             }
+            let cleared = call == "unlink" || !scene.bench.files().contains(&TEMPORARY.to_owned());
+            run.holds(cleared, "the temporary file should not be left behind");
             let repeats = scene.recovers(&run);
             let may_repeat = says == NOT_COMMITTED || call == "wait4";
             run.holds(
