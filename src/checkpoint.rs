@@ -304,12 +304,12 @@ impl CheckpointFile {
         let fault = |error: &io::Error| {
             let missing = error.kind() == ErrorKind::NotFound;
             let remedy = if missing {
-                "; create the directory, or name another file with --checkpoint"
+                "create the directory"
             } else {
-                ""
+                "let this user write it"
             };
             Error::Checkpoint(format!(
-                "cannot open the lock {}: {error}{remedy}",
+                "cannot open the lock {}: {error}; {remedy}, or name another file with --checkpoint",
                 lock_path.display()
             ))
         };
