@@ -31,6 +31,7 @@ use crate::delivery::Acknowledged;
 use crate::error::Error;
 use crate::event::EventId;
 use crate::identities::IdentitySet;
+use crate::json::Object;
 use crate::page::organization;
 use crate::text::excerpt;
 use crate::timestamp;
@@ -95,14 +96,14 @@ impl Checkpoint {
         struct Version {
             version: u64,
         }
-        if let Ok(Version { version }) = serde_json::from_slice(json)
+        if let Ok(Object(Version { version })) = serde_json::from_slice(json)
             && version != VERSION
         {
             return Err(format!(
                 "it has version {version}, and this program knows version {VERSION} only"
             ));
         }
-        let content: Content =
+        let Object(content): Object<Content> =
             serde_json::from_slice(json).map_err(|error| format!("it is damaged ({error})"))?;
         if crate::config::Url::parse_endpoint(&content.endpoint)
             .ok()
@@ -134,8 +135,10 @@ impl Checkpoint {
                     "its boundary_ids at {text} lie outside of boundary_start to last_timestamp"
                 ));
             }
-            if ids.iter().any(String::is_empty) {
-                return Err(format!("its boundary_ids at {text} hold an empty id"));
+            if ids.is_empty() || ids.iter().any(String::is_empty) {
+                return Err(format!(
+                    "its boundary_ids at {text} hold no id or an empty one"
+                ));
             }
             boundary
                 .entry(time)
@@ -302,12 +305,12 @@ impl CheckpointFile {
         let fault = |error: &io::Error| {
             let missing = error.kind() == ErrorKind::NotFound;
             let remedy = if missing {
-                "; create the directory, or name another file with --checkpoint"
+                "create the directory"
             } else {
-                ""
+                "let this user write it"
             };
             Error::Checkpoint(format!(
-                "cannot open the lock {}: {error}{remedy}",
+                "cannot open the lock {}: {error}; {remedy}, or name another file with --checkpoint",
                 lock_path.display()
             ))
         };
@@ -329,8 +332,14 @@ impl CheckpointFile {
         let until = clock.elapsed().saturating_add(place.lock_wait);
         let until = deadline.map_or(until, |deadline| until.min(deadline));
         while let Err(error) = fs2::FileExt::try_lock_exclusive(&lock) {
+            if error.kind() == ErrorKind::Interrupted {
+                continue;
+            }
             if error.raw_os_error() != fs2::lock_contended_error().raw_os_error() {
-                return Err(fault(&error));
+                return Err(Error::Checkpoint(format!(
+                    "cannot take the lock {}: {error}; keep the checkpoint on a file system that has locks",
+                    lock_path.display()
+                )));
             }
             let left = until.saturating_sub(clock.elapsed());
             if left.is_zero() {
@@ -351,25 +360,25 @@ impl CheckpointFile {
     /// # Errors
     /// [`Error::Checkpoint`] if it cannot be trusted.
     pub fn read(&self, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
-        let distrust = |fault: &dyn std::fmt::Display| {
-            Error::Checkpoint(format!(
-                "the checkpoint {} cannot be trusted: {fault}; nothing was done. Restore it or name another with --checkpoint; without one, the next run delivers everything retained again",
-                self.path.display()
-            ))
-        };
+        let path = self.path.display();
         match fs::read(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(distrust(&error)),
-            Ok(json) => Checkpoint::parse(&json, endpoint)
-                .map(Some)
-                .map_err(|fault| distrust(&fault)),
+            Err(error) => Err(Error::Checkpoint(format!(
+                "the checkpoint {path} cannot be read: {error}; nothing was done. Make it readable to this user, or name another with --checkpoint"
+            ))),
+            Ok(json) => Checkpoint::parse(&json, endpoint).map(Some).map_err(|fault| {
+                Error::Checkpoint(format!(
+                    "the checkpoint {path} cannot be trusted: {fault}; nothing was done. Restore it or name another with --checkpoint; without one, the next run delivers everything retained again"
+                ))
+            }),
         }
     }
 
     fn cannot_write(&self, error: &io::Error) -> String {
         format!(
-            "the checkpoint {} cannot be written: {error}",
-            self.path.display()
+            "the checkpoint {} cannot be written: {error}; its directory has to be writable, with space for {} beside it",
+            self.path.display(),
+            self.temporary.display()
         )
     }
 
@@ -446,8 +455,8 @@ fn make_private_directories(path: &Path) -> io::Result<()> {
     builder.recursive(true).create(path)
 }
 
-/// Makes the rename of a file durable (on Unix; elsewhere it is up to the file system).
-fn sync_directory(path: &Path) -> io::Result<()> {
+/// Makes a file's name durable, be it new or renamed (on Unix; elsewhere it is up to the file system).
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }
@@ -578,7 +587,8 @@ mod tests {
                 "{}",
                 "lack the event of last_timestamp",
             ),
-            (r#"["a"]"#, r#"[""]"#, "empty id"),
+            (r#"["a"]"#, r#"[""]"#, "no id or an empty one"),
+            (r#"["a"]"#, "[]", "no id or an empty one"),
             (r#"["a"]"#, "[7]", "damaged"),
             (
                 r#""completed_at":null"#,

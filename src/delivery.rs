@@ -14,6 +14,7 @@ use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::checkpoint::sync_directory;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Event;
@@ -102,8 +103,15 @@ impl DeadLetters {
         let mut options = OpenOptions::new();
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let is_new = !path.exists();
         let file = options.append(true).create(true).open(&path);
-        let lines = file.and_then(|file| LineFile::new(file, path.clone()));
+        let lines = file.and_then(|file| {
+            // A new file is not certain to be there after a power cut before this.
+            if is_new {
+                sync_directory(&path)?;
+            }
+            LineFile::new(file, path.clone())
+        });
         let lines = lines.map_err(|error| {
             Error::Usage(format!(
                 "--dead-letter: cannot open {}: {error}",

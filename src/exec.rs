@@ -66,7 +66,11 @@ impl Target for Exec {
         // said by its exit code what that means.
         if let Some(mut stdin) = child.stdin.take() {
             let body = body.to_vec();
-            thread::spawn(move || stdin.write_all(&body));
+            let writer = thread::Builder::new().spawn(move || stdin.write_all(&body));
+            if let Err(error) = writer {
+                let _ = child.kill().and_then(|()| child.wait()); // it may just have ended
+                return Ok(fault(format!("cannot start a thread: {error}")));
+            }
         }
         match wait(&mut child, self.has_deadline.then_some(timeout)) {
             Ok(Some(status)) if status.success() => Ok(Verdict::Accepted),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::event::Event;
+use crate::json::Object;
 use crate::normalize::normalize;
 use crate::retry;
 use crate::text::excerpt;
@@ -322,7 +323,7 @@ fn splunk_code(body: Option<&[u8]>) -> Option<u64> {
     }
     serde_json::from_slice(body?)
         .ok()
-        .map(|Answer { code }| code)
+        .map(|Object(Answer { code })| code)
 }
 
 /// The collector's codes; `None` for one that says nothing beyond the status.
@@ -347,12 +348,12 @@ fn bulk_verdict(body: Option<&[u8]>, count: usize) -> Option<Verdict> {
     struct Answer<'a> {
         errors: bool,
         #[serde(borrow)]
-        items: Vec<Item<'a>>,
+        items: Vec<Object<Item<'a>>>,
     }
     #[derive(Deserialize)]
     struct Item<'a> {
         #[serde(borrow)]
-        create: Outcome<'a>,
+        create: Object<Outcome<'a>>,
     }
     #[derive(Deserialize)]
     struct Outcome<'a> {
@@ -360,13 +361,12 @@ fn bulk_verdict(body: Option<&[u8]>, count: usize) -> Option<Verdict> {
         #[serde(borrow, default)]
         error: Option<&'a RawValue>,
     }
-    let answer: Answer = serde_json::from_slice(body?).ok()?;
+    let Object(answer): Object<Answer> = serde_json::from_slice(body?).ok()?;
     if !answer.errors {
         return Some(Verdict::Accepted);
     }
-    let fate = |Item {
-                    create: Outcome { status, error },
-                }: &Item| {
+    let fate = |Object(Item { create }): &Object<Item>| {
+        let Object(Outcome { status, error }) = create;
         let message = || {
             format!(
                 "answered {status}: {}",

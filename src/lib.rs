@@ -29,6 +29,7 @@ pub mod format;
 pub mod forward;
 pub mod http;
 pub mod identities;
+pub mod json;
 pub mod lines;
 pub mod normalize;
 pub mod page;

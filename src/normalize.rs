@@ -10,6 +10,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::json::Object;
+
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow, default)]
@@ -79,11 +81,9 @@ pub fn normalize(json: &str) -> Cow<'_, str> {
     normalized.into()
 }
 
-/// Reads an object; anything else (serde would take an array for a struct) is `None`.
+/// Reads an object; `None` for anything else.
 fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
-    json.starts_with('{')
-        .then(|| serde_json::from_str(json).ok())
-        .flatten()
+    serde_json::from_str(json).ok().map(|Object(fields)| fields)
 }
 
 /// A value that is no string, as one: its JSON text. `None` if it is a string.

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::event::{Event, EventId, Text};
+use crate::json::Object;
 use crate::scan::{self, Found};
 use crate::timestamp;
 
@@ -66,7 +67,7 @@ const LONGEST_FOUND: usize = 2048;
 struct Body<'a> {
     #[serde(borrow)]
     data: Vec<&'a RawValue>,
-    pagination: Pagination,
+    pagination: Object<Pagination>,
 }
 
 #[derive(Deserialize)]
@@ -96,10 +97,14 @@ struct Head<'a> {
 pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
     let text = String::from_utf8(body).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
-        Malformed::new(
-            format!("the body is not UTF-8 from byte {place} on"),
-            error.as_bytes(),
-        )
+        Malformed {
+            // In the middle of a character.
+            truncated: error.utf8_error().error_len().is_none(),
+            ..Malformed::new(
+                format!("the body is not UTF-8 from byte {place} on"),
+                error.as_bytes(),
+            )
+        }
     })?;
     let (found, pagination) = match scan(&text) {
         Some(found) => found,
@@ -125,12 +130,13 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
 /// Reads a page as nearly all are, fast.
 fn scan(text: &str) -> Option<(Vec<Found>, Pagination)> {
     let (found, pagination) = scan::page(text)?;
-    Some((found, serde_json::from_str(pagination).ok()?))
+    let Object(pagination) = serde_json::from_str(pagination).ok()?;
+    Some((found, pagination))
 }
 
 /// Reads any page, or says what is wrong with it.
 fn read(text: &str) -> Result<(Vec<Found>, Pagination), Malformed> {
-    let body: Body = serde_json::from_str(text).map_err(|error| Malformed {
+    let Object(body): Object<Body> = serde_json::from_str(text).map_err(|error| Malformed {
         truncated: error.is_eof(),
         ..Malformed::new(
             format!("the body is not a page of the audit trail ({error})"),
@@ -145,7 +151,7 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Malformed> {
                 json.as_bytes(),
             )
         };
-        let head: Head = serde_json::from_str(json)
+        let Object(head): Object<Head> = serde_json::from_str(json)
             .map_err(|error| malformed(&format_args!("is not as documented ({error})")))?;
         if head.id.is_empty() {
             return Err(malformed(&"has an empty id"));
@@ -156,7 +162,8 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Malformed> {
         let start = json.as_ptr().addr() - text.as_ptr().addr();
         Ok((start..start + json.len(), EventId::new(&head.id), time))
     });
-    Ok((events.collect::<Result<_, _>>()?, body.pagination))
+    let Object(pagination) = body.pagination;
+    Ok((events.collect::<Result<_, _>>()?, pagination))
 }
 
 /// The organization that an event belongs to (`auth.organization_id`), if it says so.

@@ -114,14 +114,18 @@ fn another_endpoint_is_refused() {
 #[cfg(unix)]
 #[test]
 fn what_is_no_regular_file_is_refused_and_left_alone() {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::{fs::symlink, net::UnixListener};
     type Make = fn(&Path);
-    let kinds: [(Make, &str); 4] = [
+    let kinds: [(Make, &str); 5] = [
         (|path| fs::create_dir(path).unwrap(), "directory"),
         (|path| symlink("nowhere", path).unwrap(), "symbolic link"),
         (|path| symlink("/etc/hosts", path).unwrap(), "symbolic link"),
         (
             |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+            "special file",
+        ),
+        (
+            |path| drop(UnixListener::bind(path).unwrap()),
             "special file",
         ),
     ];
@@ -235,23 +239,15 @@ fn a_commit_that_fails_after_delivery_says_what_comes_again() {
     bench.is_settled();
 }
 
-/// Runs as a user for whom permissions count.
-#[cfg(target_os = "linux")]
+/// What lies there is named, and left alone.
 #[test]
-fn a_directory_that_cannot_be_written_is_refused() {
-    use std::os::unix::fs::PermissionsExt;
+fn a_directory_in_the_way_of_a_commit_is_refused() {
     let bench = settled();
-    let permit = |mode| {
-        let directory = bench.path("");
-        fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
-    };
-    permit(0o500);
-    if fs::write(bench.path("probe"), "").is_ok() {
-        return; // as root nothing is forbidden
-    }
+    fs::create_dir(bench.path("checkpoint.json.tmp")).unwrap();
     let run = bench.run(&[]);
-    permit(0o700);
-    is_refused(&run, "cannot be written");
+    is_refused(&run, "cannot be written: Is a directory");
+    run.says("checkpoint.json.tmp");
+    fs::remove_dir(bench.path("checkpoint.json.tmp")).unwrap();
     bench.is_settled();
 }
 

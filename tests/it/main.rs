@@ -1,6 +1,8 @@
 //! The integration tests: the built binary against stand-ins for the API and for receivers, and
 //! against real receivers where they are installed.
 
+#[path = "../support/checks.rs"]
+mod checks;
 #[path = "../support/receiver.rs"]
 mod receiver;
 #[path = "../support/stand_in.rs"]
@@ -8,14 +10,19 @@ mod stand_in;
 
 mod checkpoint;
 mod cli;
+mod crash;
 mod defects;
 mod delivery;
 mod documents;
 mod exec;
+mod faults;
 mod fixtures;
+mod fuzz;
 mod http;
 mod model;
 mod receivers;
+mod scene;
 mod stdout;
 mod support;
+mod trace;
 mod walk;

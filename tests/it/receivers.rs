@@ -25,8 +25,7 @@ use crate::support::{Bench, Outcome, minutes_ago};
 const TOO_LONG: Duration = Duration::from_secs(45);
 
 /// Finds a program, or says why the test is skipped.
-#[expect(clippy::print_stderr, reason = "a skipped test should say so")]
-fn program(name: &str, at: Option<OsString>) -> Option<PathBuf> {
+pub fn program(name: &str, at: Option<OsString>) -> Option<PathBuf> {
     let dirs = env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<_> = env::split_paths(&dirs)
         .chain(["/usr/sbin".into()])
@@ -39,14 +38,17 @@ fn program(name: &str, at: Option<OsString>) -> Option<PathBuf> {
             .find(|path| path.is_file()),
     };
     if found.is_none() {
-        let required = env::var_os("TFC_AUDIT_TEST_REAL_RECEIVERS");
-        assert!(
-            required.is_none_or(|value| value != "required"),
-            "{name} is not installed"
-        );
-        eprintln!("skipped: {name} is not installed");
+        skip(&format!("{name} is not installed"));
     }
     found
+}
+
+/// Says why a test is skipped, or fails where nothing may be.
+#[expect(clippy::print_stderr, reason = "a skipped test should say so")]
+pub fn skip(reason: &str) {
+    let required = env::var_os("TFC_AUDIT_TEST_REAL_RECEIVERS");
+    assert!(required.is_none_or(|value| value != "required"), "{reason}");
+    eprintln!("skipped: {reason}");
 }
 
 fn tenzir() -> Option<PathBuf> {

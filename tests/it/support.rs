@@ -334,6 +334,11 @@ impl Outcome {
         )
     }
 
+    /// Whether a signal ended it.
+    pub fn was_killed(&self) -> bool {
+        self.code.is_none()
+    }
+
     /// It said nothing.
     #[track_caller]
     pub fn silent(&self) -> &Self {

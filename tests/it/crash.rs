@@ -1,0 +1,174 @@
+//! The run that ends at the wrong moment: killed at every system call, as found by tracing one run.
+//!
+//! After each kill the checkpoint is the old or the new one of that step, to the byte; the next run
+//! delivers everything, repeats exactly what was delivered and not committed (one batch at most),
+//! and leaves nothing behind. A kill comes before its call is carried out; after it is before the
+//! next one.
+//!
+//! `cargo test` tries the first and the last call of each kind; all of them with
+//! `TFC_AUDIT_CRASH_ALL=1`.
+
+#![cfg(target_os = "linux")]
+
+use std::path::Path;
+
+use crate::receiver::Receiver;
+use crate::scene::{Scene, To};
+use crate::support::Bench;
+use crate::trace::Call;
+
+/// Kills the run at each of its calls.
+#[expect(clippy::print_stderr, reason = "how much was tried is worth knowing")]
+fn survives_every_kill(mut scene: Scene) {
+    let points = scene.points();
+    let (mut killed, mut repeats) = (0, 0);
+    for (name, number) in &points {
+        scene.reset();
+        let inject = format!("inject={name}:signal=SIGKILL:when={number}");
+        let run = scene.run_with(&["-e", &inject]);
+        if !run.was_killed() {
+            run.code(0);
+        }
+        killed += usize::from(run.was_killed());
+        repeats += usize::from(scene.recovers(&run) > 0);
+    }
+    eprintln!(
+        "{:?}: killed at {killed} calls of {}; events came again after {repeats}",
+        scene.to,
+        points.len()
+    );
+    // Some counts, such as that of reads of a connection, differ from run to run.
+    assert!(
+        killed * 10 > points.len() * 9,
+        "{killed} of {}",
+        points.len()
+    );
+    assert!(repeats > 0, "no kill came between delivery and commit");
+}
+
+#[test]
+fn killed_while_writing_to_a_file() {
+    if let Some(scene) = Scene::new(To::File) {
+        survives_every_kill(scene);
+    }
+}
+
+#[test]
+fn killed_in_a_first_run() {
+    if let Some(scene) = Scene::with(To::File, true, &[]) {
+        survives_every_kill(scene);
+    }
+}
+
+#[test]
+fn killed_while_posting() {
+    if let Some(scene) = Scene::new(To::Post) {
+        survives_every_kill(scene);
+    }
+}
+
+#[test]
+fn killed_while_a_command_runs() {
+    if let Some(scene) = Scene::new(To::Exec) {
+        survives_every_kill(scene);
+    }
+}
+
+/// What a run has done to the world for good, step by step: what it wrote, synced and renamed in the
+/// bench's directory, what it sent to the receiver and heard from it, and which children ended well.
+fn steps(calls: &[Call], bench: &Bench, receiver: Option<&Receiver>) -> Vec<String> {
+    let dir = bench.path("");
+    let receiver = receiver.map(Receiver::url).unwrap_or_default();
+    let (address, _) = receiver
+        .trim_start_matches("http://")
+        .split_once('/')
+        .unwrap_or_default();
+    let step = |call: &Call| {
+        let opened = call.opened().unwrap_or_default();
+        let file = || {
+            let name = Path::new(opened).strip_prefix(&dir).ok()?.to_str()?;
+            Some(if name.is_empty() {
+                "the directory"
+            } else {
+                name
+            })
+        };
+        let is_receiver = !address.is_empty() && opened.ends_with(&format!("->{address}]"));
+        match call.name.as_str() {
+            _ if !call.succeeded() => None,
+            "write" => Some(format!("write {}", file()?)),
+            "fsync" | "fdatasync" => Some(format!("sync {}", file()?)),
+            "rename" => Some("rename".to_owned()),
+            "sendto" if is_receiver => Some("post".to_owned()),
+            "sendto" => Some("ask".to_owned()),
+            "recvfrom" if is_receiver && call.line.contains("\"HTTP/1.1 2") => {
+                Some("acknowledged".to_owned())
+            }
+            "wait4" if call.line.contains("WEXITSTATUS(s) == 0") => Some("exited".to_owned()),
+            _ => None,
+        }
+    };
+    let mut steps: Vec<_> = calls.iter().filter_map(step).collect();
+    steps.dedup();
+    steps
+}
+
+const COMMIT: [&str; 4] = [
+    "write checkpoint.json.tmp",
+    "sync checkpoint.json.tmp",
+    "rename",
+    "sync the directory",
+];
+
+/// A commit before anything is asked for; then for each batch the delivery, what proves it, and a
+/// commit; and one at the end. Where a sync is left out, nothing else fails: no test can cut the
+/// power.
+#[test]
+fn the_order_on_disk() {
+    let deliveries: [(To, &[&str]); 3] = [
+        (To::File, &["write out", "sync out"]),
+        (To::Post, &["post", "acknowledged"]),
+        (To::Exec, &["exited"]),
+    ];
+    for (to, delivery) in deliveries {
+        let Some(scene) = Scene::new(to) else { return };
+        let mut steps = steps(&scene.calls, &scene.bench, scene.receiver.as_ref());
+        assert_eq!(steps[..4], COMMIT, "{to:?}: {steps:#?}");
+        steps.retain(|step| step != "ask");
+        let batches = scene.legal.len() - 3;
+        let expected = [&COMMIT[..]]
+            .into_iter()
+            .chain((0..batches).flat_map(|_| [delivery, &COMMIT]))
+            .chain([&COMMIT[..]]);
+        assert_eq!(steps, expected.collect::<Vec<_>>().concat(), "{to:?}");
+    }
+}
+
+/// An event that the receiver refuses is synced among the dead letters before it is committed, and
+/// is there or comes again after a kill at any call from there on.
+#[test]
+fn killed_while_putting_events_aside() {
+    let Some(mut scene) = Scene::with_refused_events() else {
+        return;
+    };
+    let steps = steps(&scene.calls, &scene.bench, scene.receiver.as_ref());
+    // A new file's name, before anything else.
+    assert_eq!(steps[0], "sync the directory");
+    assert_eq!(steps[1..5], COMMIT);
+    let written = |&place: &usize| steps[place] == "write dead";
+    let written: Vec<_> = (0..steps.len()).filter(written).collect();
+    assert_eq!(written.len(), 2, "{steps:#?}");
+    for place in written {
+        assert_eq!(steps[place + 1], "sync dead");
+        assert_eq!(steps[place + 2..place + 6], COMMIT);
+    }
+
+    let points = scene.points();
+    let first = points.iter().position(|(name, _)| name == "fdatasync");
+    for (name, number) in &points[first.expect("it is synced") - 1..] {
+        scene.reset();
+        let inject = format!("inject={name}:signal=SIGKILL:when={number}");
+        let run = scene.run_with(&["-e", &inject]);
+        scene.puts_aside(&run);
+    }
+}

@@ -1,0 +1,121 @@
+//! The built command under `strace`, which shows what it asks of the kernel, and kills it or fails it
+//! at any of these calls.
+
+#![cfg(target_os = "linux")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::receivers::{program, skip};
+use crate::support::Bench;
+
+/// `strace`, and a place for what it writes: away from the bench's directory, since a request that
+/// is traced shows the token.
+pub struct Strace {
+    program: PathBuf,
+    dir: TempDir,
+}
+
+impl Strace {
+    /// Finds it, or says why the test is skipped: it may not be installed, or a container may not
+    /// allow it.
+    pub fn find() -> Option<Self> {
+        let program = program("strace", None)?;
+        let dir = TempDir::new().expect("a temporary directory");
+        let mut trial = Command::new(&program);
+        trial.args(["-o", "/dev/null", "true"]);
+        let trial = trial.stdin(Stdio::null()).output();
+        let trial = trial.expect("it can be started");
+        if !trial.status.success() {
+            let reason = String::from_utf8_lossy(&trial.stderr);
+            skip(&format!("strace may not trace here: {}", reason.trim()));
+            return None;
+        }
+        Some(Self { program, dir })
+    }
+
+    fn trace(&self) -> PathBuf {
+        self.dir.path().join("trace")
+    }
+
+    /// A command under `strace` with these options. Only its main thread is traced, and no child,
+    /// so that nothing but the command itself is killed or failed.
+    pub fn wrap(&self, bench: &Bench, command: &Command, options: &[&str]) -> Command {
+        let strace = self.program.to_str().expect("its path is UTF-8");
+        let mut wrapped = bench.clean(strace);
+        wrapped.args(["-qq", "-yy", "-s", "1000000", "-o"]);
+        wrapped.arg(self.trace()).args(options).arg("--");
+        wrapped.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            wrapped.env(name, value.unwrap_or(OsStr::new("")));
+        }
+        wrapped
+    }
+
+    /// The calls of the latest run, in their order.
+    pub fn calls(&self) -> Vec<Call> {
+        let trace = fs::read(self.trace()).expect("there is a trace");
+        let trace = String::from_utf8_lossy(&trace);
+        trace.lines().filter_map(Call::read).collect()
+    }
+}
+
+/// One system call.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Such as `openat`.
+    pub name: String,
+    /// The whole line, with open files and their paths: `fsync(5</state/checkpoint.json.tmp>) = 0`.
+    pub line: String,
+}
+
+impl Call {
+    fn read(line: &str) -> Option<Self> {
+        let (name, _) = line.split_once('(')?;
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        name.bytes().all(is_name).then(|| Self {
+            name: name.to_owned(),
+            line: line.to_owned(),
+        })
+    }
+
+    /// Whether it was carried out, and without an error.
+    pub fn succeeded(&self) -> bool {
+        let result = self.line.rsplit_once(" = ").map(|(_, result)| result);
+        result.is_some_and(|result| !result.starts_with(['-', '?']))
+    }
+
+    /// Whether its first argument is an open file with this path.
+    pub fn is_on(&self, path: &Path) -> bool {
+        self.opened() == path.to_str()
+    }
+
+    /// The path of the open file, or the ends of the connection, that its first argument is.
+    pub fn opened(&self) -> Option<&str> {
+        let argument = self.line.strip_prefix(&self.name)?.strip_prefix('(')?;
+        let (number, rest) = argument.split_once('<')?;
+        let is_open = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        let end = rest.find(">)").or_else(|| rest.find(">,"))?;
+        is_open.then_some(&rest[..end])
+    }
+
+    /// The path that it is about: of the open file that its first argument is, else the first that
+    /// it names.
+    pub fn path(&self) -> Option<&str> {
+        let named = || self.line.split('"').nth(1);
+        self.opened().or_else(named)
+    }
+
+    /// The text that it wrote.
+    pub fn text(&self) -> String {
+        let (_, rest) = self.line.split_once(", \"").unwrap_or_default();
+        let (text, _) = rest.rsplit_once("\", ").unwrap_or_default();
+        text.replace("\\n", "\n")
+            .replace("\\\"", "\"")
+            .replace("\\\\", "\\")
+    }
+}

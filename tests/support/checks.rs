@@ -1,0 +1,396 @@
+//! What holds for any bytes whatever, said once for the fuzz targets (`tests/fuzz`) and for the
+//! plain test of what they found (`tests/it/fuzz.rs`).
+//!
+//! Each check takes an input, panics if the program does with it what it must not, and gives
+//! whether the program accepts it. The measure is a second reading that shares no code with the
+//! first beyond `serde_json`'s and `time`'s own, and is slower and plainer.
+
+#![allow(dead_code, reason = "each fuzz target uses one of the checks")]
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
+
+use tfc_audit::checkpoint::Checkpoint;
+use tfc_audit::event::EventId;
+use tfc_audit::format::{FORMATS, Fate, Format, Verdict};
+use tfc_audit::normalize::normalize;
+use tfc_audit::retry::named_wait;
+use tfc_audit::{page, timestamp};
+
+/// A check, by the name of its target and of its folder in `fixtures/fuzz`.
+pub type Check = fn(&[u8]) -> bool;
+
+/// All of them.
+pub const CHECKS: [(&str, Check); 5] = [
+    ("page", page),
+    ("checkpoint", checkpoint),
+    ("normalize", normalization),
+    ("timestamp", times),
+    ("answer", answer),
+];
+
+/// The service that the checkpoints of the corpus belong to.
+const ENDPOINT: &str = "https://app.terraform.io";
+
+/// A page's body is accepted exactly if it has the documented shape; then each event has its own
+/// bytes and the right `id` and time, and every body cut short is known as such.
+pub fn page(body: &[u8]) -> bool {
+    let documented = std::str::from_utf8(body).ok().and_then(documented_page);
+    let page = match (page::parse(body.to_vec()), documented) {
+        (Err(_), None) => return false,
+        (Ok(page), Some(documented)) => {
+            assert_eq!(page.events.len(), documented.events.len());
+            for (event, (json, id, time)) in page.events.iter().zip(&documented.events) {
+                assert_eq!(event.json(), *json);
+                assert_eq!((&event.id, event.time), (&EventId::new(id), *time));
+                let line = event.line();
+                assert!(!line.contains(['\n', '\r']), "{line:?}");
+                assert!(is_json(&line), "{line:?}");
+                assert_eq!(value(&line), value(json));
+                if !json.contains(['\n', '\r']) {
+                    assert_eq!(line, *json);
+                }
+            }
+            let counts = [page.next, page.total_pages, page.total_count];
+            assert_eq!(counts, documented.counts);
+            page
+        }
+        (Ok(page), None) => panic!("accepted, but is no page: {page:?}"),
+        (Err(malformed), Some(_)) => panic!("is a page, but refused: {malformed:?}"),
+    };
+    if let Ok(Value::Object(all)) = serde_json::from_slice::<Value>(body) {
+        let events: Vec<_> = page
+            .events
+            .iter()
+            .map(|event| value(event.json()))
+            .collect();
+        let expected = all["data"].as_array().expect("it is a list").iter();
+        assert_eq!(events, expected.cloned().map(Some).collect::<Vec<_>>());
+    }
+    for cut in cuts(body.trim_ascii_end()) {
+        let malformed = page::parse(cut.to_vec()).expect_err("half a page is none");
+        // `1.` and the like are an invalid number to serde_json, at the end of the text as well.
+        let within_number = cut.ends_with(b".") || cut.ends_with(b"-") || cut.ends_with(b"+");
+        let within_number = within_number || cut.to_ascii_lowercase().ends_with(b"e");
+        assert!(malformed.truncated || within_number, "{malformed:?}");
+    }
+    true
+}
+
+/// A page as its documentation has it: read member by member.
+struct DocumentedPage<'a> {
+    /// Each event's JSON, `id` and time.
+    events: Vec<(&'a str, String, OffsetDateTime)>,
+    /// `next_page`, `total_pages`, `total_count`.
+    counts: [Option<u64>; 3],
+}
+
+fn documented_page(body: &str) -> Option<DocumentedPage<'_>> {
+    let body = Members::of(body)?;
+    let events: Vec<&RawValue> = serde_json::from_str(body.only("data")?).ok()?;
+    let event = |json: &&'_ RawValue| {
+        let event = Members::of(json.get())?;
+        let text = |name| serde_json::from_str::<String>(event.only(name)?).ok();
+        let id = text("id").filter(|id| !id.is_empty())?;
+        Some((id, documented_time(&text("timestamp")?)?))
+    };
+    let heads = events.iter().map(event).collect::<Option<Vec<_>>>()?;
+    let pagination = Members::of(body.only("pagination")?)?;
+    let count = |name| match pagination.at_most_one(name) {
+        Err(()) => None,
+        Ok(None) => Some(None),
+        Ok(Some(json)) => serde_json::from_str::<Option<u64>>(json).ok(),
+    };
+    // Whatever it says, it has to be a number.
+    count("page_size")?;
+    let counts = [
+        count("next_page")?,
+        count("total_pages")?,
+        count("total_count")?,
+    ];
+    let events = events.iter().zip(heads);
+    let events = events.map(|(json, (id, time))| (json.get(), id, time));
+    Some(DocumentedPage {
+        events: events.collect(),
+        counts,
+    })
+}
+
+fn documented_time(text: &str) -> Option<OffsetDateTime> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    let time = time.checked_to_offset(UtcOffset::UTC)?;
+    (time.year() >= 0).then_some(time)
+}
+
+/// What is read as a checkpoint is an object, is written as the same again, and is refused if it is
+/// cut anywhere.
+pub fn checkpoint(json: &[u8]) -> bool {
+    let Ok(read) = Checkpoint::parse(json, ENDPOINT) else {
+        return false;
+    };
+    let text = std::str::from_utf8(json).expect("what is no UTF-8 is refused");
+    assert!(Members::of(text).is_some(), "it is no object");
+    let written = read.to_json();
+    let again = Checkpoint::parse(&written, ENDPOINT).expect("what was written can be read");
+    assert_eq!(again, read);
+    assert_eq!(again.to_json(), written);
+    assert_eq!(again.known().is_empty(), read.last_timestamp.is_none());
+    for cut in cuts(written.trim_ascii_end()) {
+        assert!(Checkpoint::parse(cut, ENDPOINT).is_err(), "a cut one");
+    }
+    true
+}
+
+/// A normalised event is JSON, is the same when it is normalised again, and differs from what it was
+/// in the documented fields only. Accepted is what it changes.
+pub fn normalization(json: &[u8]) -> bool {
+    let Ok(json) = std::str::from_utf8(json) else {
+        return false;
+    };
+    let json = json.trim_ascii();
+    let normalized = normalize(json);
+    let changed = normalized != json;
+    if !is_json(json) {
+        return false;
+    }
+    assert!(is_json(&normalized), "{normalized}");
+    assert_eq!(normalize(&normalized), normalized, "a second time");
+    // Where the second reading has limits of its own, or one name stands twice, nothing is known.
+    if let Some(expected) = documented_event(json).ok().flatten() {
+        assert_eq!(value(&normalized), Some(expected));
+    }
+    changed
+}
+
+/// An event's value as it should be after normalisation. An error if a name that matters stands
+/// there twice.
+fn documented_event(json: &str) -> Result<Option<Value>, ()> {
+    let (Some(mut all), Some(event)) = (value(json), Members::of(json)) else {
+        return Ok(value(json));
+    };
+    if let Some(version) = event.at_most_one("version")? {
+        all["version"] = as_string(version);
+    }
+    let meta = match event.object("resource")? {
+        Some(resource) => resource.object("meta")?,
+        None => None,
+    };
+    if let Some(meta) = meta {
+        as_object(&mut all["resource"]["meta"], &meta)?;
+        if let Some(payload) = meta.object("payload")? {
+            as_object(&mut all["resource"]["meta"]["payload"], &payload)?;
+        }
+    }
+    Ok(Some(all))
+}
+
+/// A value as a string: its own JSON, unless it is one or null.
+fn as_string(json: &str) -> Value {
+    match value(json) {
+        Some(same @ (Value::String(_) | Value::Null)) => same,
+        _ => json.into(),
+    }
+}
+
+/// `workspace` becomes an object.
+fn as_object(meta: &mut Value, members: &Members) -> Result<(), ()> {
+    let id = members.at_most_one("workspace_id")?.and_then(value);
+    if let Some(workspace) = members.at_most_one("workspace")?
+        && !matches!(value(workspace), Some(Value::Object(_) | Value::Null))
+    {
+        let id = id.filter(Value::is_string);
+        meta["workspace"] = serde_json::json!({"id": id, "name": as_string(workspace)});
+    }
+    Ok(())
+}
+
+/// Times, spans, HTTP dates and waits: what is read is written as the same again, agrees with a
+/// second reading, and can be reckoned with. Accepted is what is any of them.
+pub fn times(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return false;
+    };
+    let time = timestamp::parse(text);
+    assert_eq!(time, documented_time(text));
+    let date = timestamp::parse_http_date(text);
+    for time in [time, date].into_iter().flatten() {
+        let written = timestamp::format(time);
+        assert_eq!(timestamp::parse(&written), Some(time), "{written}");
+        assert!(written.len() >= 24 && written.ends_with('Z'), "{written}");
+        assert_eq!(&written[4..5], "-", "{written}");
+        let second = timestamp::floor_second(time);
+        assert!(second <= time && time - second < Duration::from_secs(1));
+        for span in [Duration::ZERO, Duration::from_secs(1), Duration::MAX] {
+            let before = timestamp::before(time, span);
+            assert!(before <= time);
+            assert_eq!(timestamp::parse(&timestamp::format(before)), Some(before));
+        }
+    }
+    let span = timestamp::parse_span(text);
+    assert_eq!(
+        span.as_ref().ok().map(Duration::as_secs),
+        documented_span(text)
+    );
+    let wait = named_wait(|_| Some(text), OffsetDateTime::UNIX_EPOCH);
+    if let (Some(wait), Ok(seconds)) = (wait, text.parse::<u64>()) {
+        // A number beyond 2^53 is rounded, which does not matter to a wait.
+        assert!(wait.as_secs() == seconds || seconds > 1 << 53, "{wait:?}");
+    }
+    time.is_some() || date.is_some() || span.is_ok() || wait.is_some()
+}
+
+fn documented_span(text: &str) -> Option<u64> {
+    let unit = text.chars().last()?;
+    let number = &text[..text.len() - unit.len_utf8()];
+    let each = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400)];
+    let (_, each) = each.into_iter().find(|(name, _)| *name == unit)?;
+    let mut seconds: u64 = if number.is_empty() { return None } else { 0 };
+    for digit in number.chars() {
+        seconds = seconds.checked_mul(10)?;
+        seconds = seconds.checked_add(u64::from(digit.to_digit(10)?))?;
+    }
+    seconds.checked_mul(each)
+}
+
+/// A receiver's answer acknowledges by the format's own rule and by nothing else, whatever the
+/// status and however many events were sent. Accepted is what acknowledges by its body.
+pub fn answer(body: &[u8]) -> bool {
+    let text = std::str::from_utf8(body).ok();
+    if text.is_none() {
+        // Within strings that do not matter this is let pass, which our second reading does not.
+        for (_, format) in FORMATS {
+            let _ = format.judge(200, Some(body), "", 1);
+        }
+        return false;
+    }
+    let code = text.and_then(splunk_code);
+    let bulk = text.and_then(bulk_items);
+    for status in [
+        100, 200, 201, 204, 260, 299, 302, 400, 409, 413, 429, 501, 503, 999,
+    ] {
+        let success = (200..300).contains(&status);
+        let items = bulk.as_ref().map_or(0, |(_, items)| items.len());
+        for (name, format) in FORMATS {
+            for count in [items, items + 1] {
+                for body in [Some(body), None] {
+                    let verdict = format.judge(status, body, "said", count);
+                    let accepts = match format {
+                        Format::Ndjson | Format::JsonArray | Format::Json => success,
+                        Format::Loki => status == 204,
+                        Format::SplunkHec => success && body.is_some() && code == Some(0),
+                        Format::Elasticsearch => {
+                            let all = bulk.as_ref().is_some_and(|(errors, _)| !errors);
+                            success && body.is_some() && all
+                        }
+                    };
+                    assert_eq!(
+                        verdict == Verdict::Accepted,
+                        accepts,
+                        "{name} {status}: {verdict:?}"
+                    );
+                    if let Verdict::Each(fates) = &verdict {
+                        let (_, items) = bulk.as_ref().expect("a bulk answer");
+                        let taken = |status: &u64| matches!(status, 200..300 | 409);
+                        let fates = fates.iter().map(|fate| *fate == Fate::Accepted);
+                        assert!(success && format == Format::Elasticsearch && count == items.len());
+                        assert!(fates.eq(items.iter().map(taken)), "{verdict:?}");
+                    }
+                }
+            }
+        }
+    }
+    code == Some(0) || bulk.is_some()
+}
+
+fn splunk_code(body: &str) -> Option<u64> {
+    serde_json::from_str(Members::of(body)?.only("code")?).ok()
+}
+
+/// `errors`, and the `status` of each of the `items`.
+fn bulk_items(body: &str) -> Option<(bool, Vec<u64>)> {
+    let body = Members::of(body)?;
+    let errors = serde_json::from_str(body.only("errors")?).ok()?;
+    let items: Vec<&RawValue> = serde_json::from_str(body.only("items")?).ok()?;
+    let status = |item: &&RawValue| {
+        let item = Members::of(item.get())?;
+        let outcome = Members::of(item.only("create")?)?;
+        outcome.at_most_one("error").ok()?;
+        let status: u16 = serde_json::from_str(outcome.only("status")?).ok()?;
+        Some(u64::from(status))
+    };
+    Some((errors, items.iter().map(status).collect::<Option<_>>()?))
+}
+
+/// The beginnings of a text that is not empty, or of a long one some of them.
+fn cuts(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let step = text.len() / 64 + 1;
+    (0..text.len()).step_by(step).map(|end| &text[..end])
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+/// A text's value. Deep nesting, large exponents and halves of surrogate pairs are JSON, but are
+/// too much for this.
+fn value(text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok()
+}
+
+/// An object's members in their order, names that stand there twice included.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// `None` for anything but an object.
+    fn of(json: &'a str) -> Option<Self> {
+        serde_json::from_str(json).ok()
+    }
+
+    /// The value of a name that stands there once.
+    fn only(&self, name: &str) -> Option<&'a str> {
+        self.at_most_one(name).ok()?
+    }
+
+    /// The value of a name that may be missing; an error if it stands there twice.
+    fn at_most_one(&self, name: &str) -> Result<Option<&'a str>, ()> {
+        let mut values = self.0.iter().filter(|(given, _)| given == name);
+        let value = values.next().map(|(_, value)| value.get());
+        if values.next().is_some() {
+            return Err(());
+        }
+        Ok(value)
+    }
+
+    /// As [`Members::at_most_one`], if it is an object.
+    fn object(&self, name: &str) -> Result<Option<Self>, ()> {
+        Ok(self.at_most_one(name)?.and_then(Self::of))
+    }
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
