@@ -68,7 +68,7 @@ struct Content {
     last_timestamp: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
     boundary_start: Option<String>,
-    boundary_ids: BTreeMap<String, Vec<String>>,
+    boundary_ids: BTreeMap<String, Vec<EventId>>,
     #[serde(deserialize_with = "Option::deserialize")]
     completed_at: Option<String>,
 }
@@ -103,7 +103,7 @@ impl Checkpoint {
                 "it has version {version}, and this program knows version {VERSION} only"
             ));
         }
-        let Object(content): Object<Content> =
+        let Object(mut content): Object<Content> =
             serde_json::from_slice(json).map_err(|error| format!("it is damaged ({error})"))?;
         if crate::config::Url::parse_endpoint(&content.endpoint)
             .ok()
@@ -128,22 +128,19 @@ impl Checkpoint {
             return Err("its boundary_start is not a whole second".to_owned());
         }
         let mut boundary: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (text, ids) in &content.boundary_ids {
+        for (text, ids) in &mut content.boundary_ids {
             let time = time("boundary_ids", text)?;
             if Some(time) > last_timestamp || boundary_start.is_some_and(|start| time < start) {
                 return Err(format!(
                     "its boundary_ids at {text} lie outside of boundary_start to last_timestamp"
                 ));
             }
-            if ids.is_empty() || ids.iter().any(String::is_empty) {
+            if ids.is_empty() || ids.contains(&EventId::new("")) {
                 return Err(format!(
                     "its boundary_ids at {text} hold no id or an empty one"
                 ));
             }
-            boundary
-                .entry(time)
-                .or_default()
-                .extend(ids.iter().map(|id| EventId::new(id)));
+            boundary.entry(time).or_default().append(ids);
         }
         if last_timestamp
             .is_some_and(|last| boundary_start.is_none() || !boundary.contains_key(&last))
@@ -164,12 +161,8 @@ impl Checkpoint {
     /// The file's content.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let ids = |(&time, ids): (&OffsetDateTime, &Vec<EventId>)| {
-            (
-                timestamp::format(time),
-                ids.iter().map(ToString::to_string).collect(),
-            )
-        };
+        let ids =
+            |(&time, ids): (&OffsetDateTime, &Vec<EventId>)| (timestamp::format(time), ids.clone());
         let content = Content {
             version: VERSION,
             endpoint: self.endpoint.clone(),

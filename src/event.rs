@@ -3,11 +3,13 @@
 //! The API documents more fields, but their types differ between events and new kinds of event
 //! appear without notice, so everything but `id` and `timestamp` passes through untouched.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 
 use crate::spare;
@@ -45,7 +47,7 @@ impl Event {
     /// The event's JSON on one line: its own bytes, or without the white space between its tokens
     /// if there is a line break among them (within JSON strings there can be none).
     #[must_use]
-    pub fn line(&self) -> std::borrow::Cow<'_, str> {
+    pub fn line(&self) -> Cow<'_, str> {
         let json = self.json();
         if self.page.has_line_breaks && json.contains(['\n', '\r']) {
             compact(json).into()
@@ -193,6 +195,21 @@ impl fmt::Display for EventId {
                 f.write_str(std::str::from_utf8(&text).unwrap_or_default())
             }
         }
+    }
+}
+
+/// As its text.
+impl Serialize for EventId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+        Text::deserialize(deserializer).map(|Text(text)| Self::new(&text))
     }
 }
 

@@ -81,7 +81,8 @@ impl Connection {
 }
 
 /// Looks the addresses of a host up, and not again for a while. ureq asks before every request, also
-/// where a connection is open, and on a thread of its own, for the sake of the time limit.
+/// where a connection is open or the host is an address, and on a thread of its own, for the sake of
+/// the time limit.
 #[derive(Debug)]
 struct Addresses {
     clock: SystemClock,
@@ -105,6 +106,13 @@ impl Resolver for Addresses {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
+        let host = uri.scheme().zip(uri.authority());
+        let host = host.and_then(|(scheme, host)| DefaultResolver::host_and_port(scheme, host));
+        if let Some(address) = host.and_then(|host| host.parse().ok()) {
+            let mut addresses = self.empty();
+            addresses.push(address);
+            return Ok(addresses);
+        }
         let now = self.clock.elapsed();
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((host, at, addresses)) = &*found
