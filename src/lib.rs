@@ -10,7 +10,8 @@
 //! 4. [`walk`]: which pages to read, and the proof that nothing was missed.
 //! 5. [`delivery`]: batches, and what acknowledges them; [`stdout`], [`post`] and [`exec`]: where
 //!    they go; [`format`](mod@format): what receivers read, and what their answers mean.
-//! 6. [`run`]: all of it in order; [`error`]: how it ends.
+//! 6. [`http`], [`tls`] and [`proxy`]: connections, for the source and for receivers.
+//! 7. [`run`]: all of it in order; [`error`]: how it ends.
 //!
 //! The guarantee (complete, in order, at least once, never twice without a crash) rests on
 //! [`walk`] for completeness and on [`checkpoint`] for the rest; each says why.
@@ -30,10 +31,12 @@ pub mod lines;
 pub mod normalize;
 pub mod page;
 pub mod post;
+pub mod proxy;
 pub mod retry;
 pub mod run;
 pub mod source;
 pub mod stdout;
 pub mod text;
 pub mod timestamp;
+pub mod tls;
 pub mod walk;

@@ -108,7 +108,12 @@ pub fn run(
             (checkpoint, Box::new(file))
         }
     };
-    let mut client = Client::new(&config.endpoint, &token, config.timeout);
+    let mut client = Client::new(
+        &config.endpoint,
+        config.proxy.as_ref(),
+        &token,
+        config.timeout,
+    );
     // The time limit of a request is none for a program.
     let is_program = matches!(config.destination, Destination::Exec(_));
     let timeout = if is_program {

@@ -3,6 +3,8 @@
 
 #[path = "../support/receiver.rs"]
 mod receiver;
+#[path = "../support/relay.rs"]
+mod relay;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
@@ -13,8 +15,10 @@ mod delivery;
 mod documents;
 mod exec;
 mod fixtures;
+mod hostile;
 mod http;
 mod model;
+mod network;
 mod receivers;
 mod stdout;
 mod support;
