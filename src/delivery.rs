@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Event;
+use crate::files;
 use crate::format::{Fate, Verdict};
 use crate::lines::LineFile;
 use crate::retry::{Failure, GaveUp, Patience, retry};
@@ -99,10 +100,7 @@ impl DeadLetters {
     /// # Errors
     /// If that is not possible.
     pub fn open(path: PathBuf) -> Result<Self, Error> {
-        let mut options = OpenOptions::new();
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.append(true).create(true).open(&path);
+        let file = files::open(&path, OpenOptions::new().append(true), true);
         let lines = file.and_then(|file| LineFile::new(file, path.clone()));
         let lines = lines.map_err(|error| {
             Error::Usage(format!(

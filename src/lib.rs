@@ -4,7 +4,8 @@
 //! remembers in a checkpoint file how far it got. The modules follow the order of a run:
 //!
 //! 1. [`cli`] and [`config`]: what was typed, and what was meant by it.
-//! 2. [`checkpoint`]: the lock, what earlier runs delivered, and the commit.
+//! 2. [`checkpoint`]: the lock, what earlier runs delivered, and the commit; [`files`]: whose files
+//!    are believed.
 //! 3. [`page`], [`source`] and [`api`]: one page of the list, how pages are asked for, and how HTTP
 //!    gives them.
 //! 4. [`walk`]: which pages to read, and the proof that nothing was missed.
@@ -25,6 +26,7 @@ pub mod delivery;
 pub mod error;
 pub mod event;
 pub mod exec;
+pub mod files;
 pub mod format;
 pub mod http;
 pub mod lines;
