@@ -3,7 +3,6 @@
 //! `GET /api/v2/organization/audit-trail`, documented at
 //! <https://developer.hashicorp.com/terraform/cloud-docs/api-docs/audit-trails>.
 
-use std::io::Read;
 use std::time::Duration;
 
 use ureq::Body;
@@ -12,12 +11,15 @@ use ureq::http::{Response, StatusCode};
 use crate::config::{Secret, Url};
 use crate::http::{self, Connection};
 use crate::page::{self, Page};
+use crate::proxy::Proxy;
 use crate::retry::{self, Failure};
 use crate::source::{PageRequest, Source, SourceError};
 use crate::spare;
 use crate::text::excerpt;
 use crate::timestamp;
 
+/// The largest body of a page that is read, after decompression. 1,000 events are about 0.6 MB.
+const LARGEST_BODY: u64 = 64 * 1024 * 1024;
 /// How much of an error's body is read for its message.
 const LARGEST_ERROR_BODY: u64 = 4 * 1024;
 
@@ -31,9 +33,9 @@ pub struct Client {
 impl Client {
     /// Prepares a client; nothing is sent yet. `timeout` is for one request.
     #[must_use]
-    pub fn new(endpoint: &Url, token: &Secret, timeout: Duration) -> Self {
+    pub fn new(endpoint: &Url, proxy: Option<&Proxy>, token: &Secret, timeout: Duration) -> Self {
         Self {
-            connection: Connection::new(endpoint.is_loopback(), timeout),
+            connection: Connection::new(proxy, None, timeout),
             url: format!("{endpoint}/api/v2/organization/audit-trail"),
             authorization: Secret::new(format!("Bearer {}", token.expose())),
         }
@@ -52,7 +54,7 @@ impl Client {
 
     /// A request without an answer, or whose answer broke off.
     fn broken(&self, request: &PageRequest, error: &ureq::Error) -> Failure<SourceError> {
-        let message = format!("{}: {}", self.at(request), http::describe(error));
+        let message = format!("{}: {}", self.at(request), self.connection.describe(error));
         Failure {
             passing: http::is_passing(error),
             ..Failure::lasting(SourceError::Failed(message))
@@ -60,20 +62,16 @@ impl Client {
     }
 
     /// An answer with another status than 200.
-    fn refused(&self, request: &PageRequest, mut response: Response<Body>) -> Failure<SourceError> {
+    fn refused(&self, request: &PageRequest, response: Response<Body>) -> Failure<SourceError> {
         let code = response.status().as_u16();
+        let (leads, wait) = (http::redirect(&response), http::wait(response.headers()));
         let mut said = Vec::new();
         // Only to be shown: what can be read of it will do.
-        let _ = response
-            .body_mut()
-            .as_reader()
-            .take(LARGEST_ERROR_BODY)
-            .read_to_end(&mut said);
+        let _ = http::read_body(response, LARGEST_ERROR_BODY, &mut said);
         let said = self.shown(&String::from_utf8_lossy(&said));
         let message = format!(
-            "{} answered {code}{}{}",
+            "{} answered {code}{leads}{}",
             self.at(request),
-            http::redirect(&response),
             if said.is_empty() {
                 said
             } else {
@@ -90,7 +88,7 @@ impl Client {
         };
         Failure {
             passing: retry::is_passing(code),
-            wait: http::wait(response.headers()),
+            wait,
             error,
         }
     }
@@ -98,28 +96,27 @@ impl Client {
 
 impl Source for Client {
     fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Page, Failure<SourceError>> {
-        let mut call = self
-            .connection
-            .agent()
-            .get(&self.url)
-            .header("Authorization", self.authorization.expose())
-            .header("Accept", "application/json")
-            .query("page[number]", request.number.to_string())
-            .query("page[size]", request.size.to_string());
-        if let Some(since) = request.since {
-            call = call.query("since", timestamp::format(since));
-        }
-        let response = self
-            .connection
-            .limit(call, timeout)
-            .call()
-            .map_err(|error| self.broken(request, &error))?;
+        let (url, authorization) = (&self.url, self.authorization.expose());
+        let answer = self.connection.send(timeout, |agent| {
+            let mut call = agent
+                .get(url)
+                .header("Authorization", authorization)
+                .header("Accept", "application/json")
+                .query("page[number]", request.number.to_string())
+                .query("page[size]", request.size.to_string());
+            if let Some(since) = request.since {
+                call = call.query("since", timestamp::format(since));
+            }
+            self.connection.limit(call, timeout).call()
+        });
+        let response = answer.map_err(|error| self.broken(request, &error))?;
         let date = http::header(response.headers(), "date").and_then(timestamp::parse_http_date);
         let pause = http::spent(response.headers());
         if response.status() != StatusCode::OK {
             return Err(self.refused(request, response));
         }
-        let body = http::read_body(response, spare::take())
+        let mut body = spare::take();
+        http::read_body(response, LARGEST_BODY, &mut body)
             .map_err(|error| self.broken(request, &error))?;
         page::parse(body)
             .map(|page| Page {

@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use crate::config::CheckpointPlace;
 use crate::delivery::Acknowledged;
 use crate::error::Error;
 use crate::event::EventId;
+use crate::files;
 use crate::identities::IdentitySet;
 use crate::json::Object;
 use crate::page::organization;
@@ -294,7 +295,7 @@ impl CheckpointFile {
         deadline: Option<Duration>,
     ) -> Result<Self, Error> {
         let path = place.path.clone();
-        let lock_path = with_suffix(&path, ".lock");
+        let lock_path = files::with_suffix(&path, ".lock");
         let fault = |error: &io::Error| {
             let missing = error.kind() == ErrorKind::NotFound;
             let remedy = if missing {
@@ -319,8 +320,7 @@ impl CheckpointFile {
         }
         refuse_other_kinds(&lock_path)?;
         refuse_other_kinds(&path)?;
-        let lock = private(OpenOptions::new().create(true).truncate(false))
-            .open(&lock_path)
+        let lock = files::open(&lock_path, OpenOptions::new().write(true), true)
             .map_err(|error| fault(&error))?;
         let until = clock.elapsed().saturating_add(place.lock_wait);
         let until = deadline.map_or(until, |deadline| until.min(deadline));
@@ -340,7 +340,7 @@ impl CheckpointFile {
             }
             clock.sleep(left.min(Duration::from_millis(50)));
         }
-        let temporary = with_suffix(&path, ".tmp");
+        let temporary = files::with_suffix(&path, ".tmp");
         Ok(Self {
             path,
             temporary,
@@ -354,12 +354,14 @@ impl CheckpointFile {
     /// [`Error::Checkpoint`] if it cannot be trusted.
     pub fn read(&self, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
         let path = self.path.display();
-        match fs::read(&self.path) {
+        let mut json = Vec::new();
+        let file = files::open(&self.path, OpenOptions::new().read(true), false);
+        match file.and_then(|mut file| file.read_to_end(&mut json)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::Checkpoint(format!(
                 "the checkpoint {path} cannot be read: {error}; nothing was done. Make it readable to this user, or name another with --checkpoint"
             ))),
-            Ok(json) => Checkpoint::parse(&json, endpoint).map(Some).map_err(|fault| {
+            Ok(_) => Checkpoint::parse(&json, endpoint).map(Some).map_err(|fault| {
                 Error::Checkpoint(format!(
                     "the checkpoint {path} cannot be trusted: {fault}; nothing was done. Restore it or name another with --checkpoint; without one, the next run delivers everything retained again"
                 ))
@@ -375,20 +377,11 @@ impl CheckpointFile {
         )
     }
 
-    /// Writes the temporary file anew. What lies there is a killed run's; it is removed and never
-    /// opened, so that a link planted there leads nowhere.
-    fn write_temporary(&self, json: &[u8]) -> io::Result<File> {
-        match fs::remove_file(&self.temporary) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = private(OpenOptions::new().create_new(true)).open(&self.temporary)?;
-        file.write_all(json)?;
-        Ok(file)
-    }
-
     fn replace(&self, json: &[u8]) -> io::Result<()> {
-        self.write_temporary(json)?.sync_all()?;
+        // What lies there is a killed run's.
+        let mut file = files::make_anew(&self.temporary)?;
+        file.write_all(json)?;
+        file.sync_all()?;
         fs::rename(&self.temporary, &self.path)?;
         sync_directory(&self.path)
     }
@@ -408,13 +401,6 @@ impl Drop for CheckpointFile {
     }
 }
 
-/// `path` with something behind its last part.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 /// Refuses what is there but is no regular file. A link is refused rather than followed: a commit
 /// would replace the link and not what it leads to, and somebody else may have planted it.
 fn refuse_other_kinds(path: &Path) -> Result<(), Error> {
@@ -432,13 +418,6 @@ fn refuse_other_kinds(path: &Path) -> Result<(), Error> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Opens for writing what only its owner may read.
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options.write(true)
 }
 
 fn make_private_directories(path: &Path) -> io::Result<()> {

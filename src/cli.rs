@@ -101,6 +101,14 @@ pub struct Args {
     #[argh(option, arg_name = "label")]
     pub label: Vec<String>,
 
+    /// for --post: show this certificate (PEM) to a receiver that asks for one
+    #[argh(option, arg_name = "file")]
+    pub client_cert: Option<String>,
+
+    /// for --post: its private key (PEM, not encrypted)
+    #[argh(option, arg_name = "file")]
+    pub client_key: Option<String>,
+
     /// let --header values go over plain http to a receiver that is not on this machine
     #[argh(switch)]
     pub allow_plain_http: bool,

@@ -7,12 +7,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use ureq::http::uri::Authority;
 use ureq::http::{HeaderName, HeaderValue, Uri};
 
 use crate::cli::Args;
 use crate::delivery::Limits;
 use crate::format::{FORMATS, Format, Label};
+use crate::proxy::{self, Proxy};
 use crate::timestamp;
+use crate::tls::ClientFiles;
 
 /// The environment, as far as it matters.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +28,8 @@ pub struct Environment {
     pub xdg_state_home: Option<OsString>,
     /// `$HOME`.
     pub home: Option<OsString>,
+    /// The variables that name proxies.
+    pub proxies: proxy::Variables,
 }
 
 impl Environment {
@@ -39,6 +44,9 @@ impl Environment {
             state_directory: path("STATE_DIRECTORY"),
             xdg_state_home: path("XDG_STATE_HOME"),
             home: path("HOME"),
+            proxies: proxy::Variables::new(|name| {
+                std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+            }),
         }
     }
 }
@@ -95,6 +103,8 @@ impl fmt::Debug for Secret {
 pub struct Url {
     /// Scheme, host and port, each in one spelling.
     origin: String,
+    host: String,
+    port: u16,
     path: String,
     query: Option<Secret>,
     loopback: bool,
@@ -126,16 +136,20 @@ impl Url {
         if host.is_empty() {
             return Err("has no host".to_owned());
         }
-        let scheme = if https { "https" } else { "http" };
-        let port = match authority.port_u16() {
-            Some(port) if port != if https { 443 } else { 80 } => format!(":{port}"),
-            _ => String::new(),
+        let (scheme, default) = if https { ("https", 443) } else { ("http", 80) };
+        let port = port(authority)?.unwrap_or(default);
+        let shown = if port == default {
+            String::new()
+        } else {
+            format!(":{port}")
         };
         Ok(Self {
-            origin: format!("{scheme}://{host}{port}"),
+            origin: format!("{scheme}://{host}{shown}"),
+            port,
             path: uri.path().to_owned(),
             query: uri.query().map(|query| Secret::new(query.to_owned())),
             loopback: is_loopback(&host),
+            host,
             https,
         })
     }
@@ -178,6 +192,24 @@ impl Url {
         &self.origin
     }
 
+    /// The host in lower case, an IPv6 address in brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, also where it is the scheme's own.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether it is an https address.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.https
+    }
+
     /// Whether it names this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
@@ -195,6 +227,19 @@ impl Url {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.origin, self.path)
+    }
+}
+
+/// The port that an address names, if it names one.
+///
+/// # Errors
+/// If what stands there is no port: `http` takes that for none.
+pub fn port(authority: &Authority) -> Result<Option<u16>, &'static str> {
+    let place = authority.as_str().rsplit('@').next().unwrap_or_default();
+    match (authority.port_u16(), place == authority.host()) {
+        (None, true) => Ok(None),
+        (Some(port), _) => Ok(Some(port)),
+        (None, false) => Err("has a port that is no number up to 65535"),
     }
 }
 
@@ -276,6 +321,10 @@ pub fn parse_header(text: &str) -> Result<Header, &'static str> {
 pub struct Post {
     /// Where to.
     pub url: Url,
+    /// By way of which proxy.
+    pub proxy: Option<Proxy>,
+    /// How the run proves who it is, if the receiver asks.
+    pub client: Option<ClientFiles>,
     /// In which format.
     pub format: Format,
     /// With which headers.
@@ -294,7 +343,7 @@ pub enum Destination {
     /// To standard output.
     Stdout,
     /// To a receiver.
-    Post(Post),
+    Post(Box<Post>),
     /// To the standard input of a shell command.
     Exec(String),
 }
@@ -306,6 +355,8 @@ pub struct Config {
     pub token: TokenSource,
     /// The service.
     pub endpoint: Url,
+    /// By way of which proxy the service is asked.
+    pub proxy: Option<Proxy>,
     /// The checkpoint; `None` with `--no-checkpoint`.
     pub checkpoint: Option<CheckpointPlace>,
     /// Where a first run starts; `None` for everything retained.
@@ -361,13 +412,15 @@ impl Config {
         {
             return Err("--until is not after --since".to_owned());
         }
+        let endpoint = endpoint(
+            args.endpoint
+                .as_deref()
+                .unwrap_or("https://app.terraform.io"),
+        )?;
         Ok(Self {
             token: token_source(args, environment)?,
-            endpoint: endpoint(
-                args.endpoint
-                    .as_deref()
-                    .unwrap_or("https://app.terraform.io"),
-            )?,
+            proxy: environment.proxies.choose(&endpoint)?,
+            endpoint,
             checkpoint: checkpoint_place(args, environment)?,
             since,
             until,
@@ -382,7 +435,7 @@ impl Config {
             timeout: span("timeout", args.timeout.as_ref(), 30, 1, 24 * 60 * 60)?,
             retries: u32::try_from(number("retries", args.retries.as_ref(), 5, 0, 1000)?)
                 .unwrap_or(u32::MAX),
-            destination: destination(args)?,
+            destination: destination(args, environment)?,
             limits: limits(args)?,
             normalize: args.normalize,
             verbose: args.verbose,
@@ -485,7 +538,7 @@ fn goes_with(given: bool, name: &str, other: &str) -> Result<(), String> {
     }
 }
 
-fn destination(args: &Args) -> Result<Destination, String> {
+fn destination(args: &Args, environment: &Environment) -> Result<Destination, String> {
     let Some(post) = &args.post else {
         goes_with(args.format.is_some(), "format", "--post")?;
         goes_with(!args.header.is_empty(), "header", "--post")?;
@@ -493,6 +546,8 @@ fn destination(args: &Args) -> Result<Destination, String> {
         goes_with(!args.label.is_empty(), "label", "--post")?;
         goes_with(args.dead_letter.is_some(), "dead-letter", "--post")?;
         goes_with(args.allow_plain_http, "allow-plain-http", "--post")?;
+        goes_with(args.client_cert.is_some(), "client-cert", "--post")?;
+        goes_with(args.client_key.is_some(), "client-key", "--post")?;
         return match args.exec.as_deref() {
             None => Ok(Destination::Stdout),
             Some(command) if command.trim().is_empty() => {
@@ -541,20 +596,38 @@ fn destination(args: &Args) -> Result<Destination, String> {
     {
         return Err("--dead-letter: the file's name is empty".to_owned());
     }
+    let client = client_files(args, &url)?;
     let url = url.with_path(|path| format.path(path));
     let labels = args
         .label
         .iter()
         .map(|text| label(text, format))
         .collect::<Result<_, _>>()?;
-    Ok(Destination::Post(Post {
+    Ok(Destination::Post(Box::new(Post {
+        proxy: environment.proxies.choose(&url)?,
         url,
+        client,
         format,
         headers,
         gzip: args.gzip,
         labels,
         dead_letter,
-    }))
+    })))
+}
+
+fn client_files(args: &Args, url: &Url) -> Result<Option<ClientFiles>, String> {
+    match (&args.client_cert, &args.client_key) {
+        (None, None) => Ok(None),
+        (Some(_), None) => Err("--client-cert goes with --client-key".to_owned()),
+        (None, Some(_)) => Err("--client-key goes with --client-cert".to_owned()),
+        (Some(_), Some(_)) if !url.is_https() => {
+            Err("--client-cert: a certificate is shown over https only".to_owned())
+        }
+        (Some(certificate), Some(key)) => Ok(Some(ClientFiles {
+            certificate: certificate.into(),
+            key: key.into(),
+        })),
+    }
 }
 
 /// Reads `KEY=VALUE`. A name is what Loki takes for one:
@@ -762,6 +835,10 @@ mod tests {
             "--endpoint https://user:hunter2@app.terraform.io",
             "--endpoint https://app.terraform.io/?token=hunter2",
             "--endpoint https://app.terraform.io/#x",
+            "--endpoint https://app.terraform.io:https",
+            "--endpoint https://app.terraform.io:65536",
+            "--endpoint https://app.terraform.io:",
+            "--endpoint http://[::1]x",
             "--token-file x",
             "--post http://localhost:1 --exec cat",
             "--format json",
@@ -788,6 +865,10 @@ mod tests {
             "--post http://localhost:1 --format loki --label a-b=c",
             "--post http://localhost:1 --format loki --label a",
             "--post http://localhost:1 --dead-letter=",
+            "--client-cert x --client-key y",
+            "--post https://localhost --client-cert x",
+            "--post https://localhost --client-key y",
+            "--post http://localhost:1 --client-cert x --client-key y",
         ];
         for line in lines {
             let message = config(line).expect_err(line);

@@ -18,6 +18,7 @@ use crate::checkpoint::sync_directory;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Event;
+use crate::files;
 use crate::format::{Fate, Verdict};
 use crate::lines::LineFile;
 use crate::retry::{Failure, GaveUp, Patience, retry};
@@ -100,11 +101,8 @@ impl DeadLetters {
     /// # Errors
     /// If that is not possible.
     pub fn open(path: PathBuf) -> Result<Self, Error> {
-        let mut options = OpenOptions::new();
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let is_new = !path.exists();
-        let file = options.append(true).create(true).open(&path);
+        let file = files::open(&path, OpenOptions::new().append(true), true);
         let lines = file.and_then(|file| {
             // A new file is not certain to be there after a power cut before this.
             if is_new {

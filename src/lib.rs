@@ -4,14 +4,16 @@
 //! remembers in a checkpoint file how far it got. The modules follow the order of a run:
 //!
 //! 1. [`cli`] and [`config`]: what was typed, and what was meant by it.
-//! 2. [`checkpoint`]: the lock, what earlier runs delivered, and the commit.
+//! 2. [`checkpoint`]: the lock, what earlier runs delivered, and the commit; [`files`]: whose files
+//!    are believed.
 //! 3. [`page`] (fast by [`scan`]), [`source`] and [`api`]: one page of the list, how pages are asked
 //!    for, and how HTTP gives them.
 //! 4. [`forward`]: pages one after the other, ahead of need; [`walk`]: which pages to read, and the
 //!    proof that nothing was missed, with [`identities`].
 //! 5. [`delivery`]: batches, and what acknowledges them; [`stdout`], [`post`] and [`exec`]: where
 //!    they go; [`format`](mod@format): what receivers read, and what their answers mean.
-//! 6. [`run`]: all of it in order; [`error`]: how it ends.
+//! 6. [`http`], [`tls`] and [`proxy`]: connections, for the source and for receivers.
+//! 7. [`run`]: all of it in order; [`error`]: how it ends.
 //!
 //! The guarantee (complete, in order, at least once, never twice without a crash) rests on
 //! [`walk`] for completeness and on [`checkpoint`] for the rest; each says why.
@@ -25,6 +27,7 @@ pub mod delivery;
 pub mod error;
 pub mod event;
 pub mod exec;
+pub mod files;
 pub mod format;
 pub mod forward;
 pub mod http;
@@ -34,6 +37,7 @@ pub mod lines;
 pub mod normalize;
 pub mod page;
 pub mod post;
+pub mod proxy;
 pub mod retry;
 pub mod run;
 pub mod scan;
@@ -42,4 +46,5 @@ pub mod spare;
 pub mod stdout;
 pub mod text;
 pub mod timestamp;
+pub mod tls;
 pub mod walk;

@@ -8,6 +8,7 @@ use tfc_audit::clock::{Clock, SystemClock};
 use tfc_audit::config::{Config, Environment};
 use tfc_audit::error::{Error, Exit};
 use tfc_audit::run::{self, Report};
+use tfc_audit::text::one_line;
 
 fn main() -> ExitCode {
     match run() {
@@ -70,5 +71,5 @@ fn summary(report: &Report, clock: &SystemClock) -> String {
 
 /// Writes a line to standard error. If even that is not possible, the exit code has to do.
 fn say(message: &str) {
-    let _ = writeln!(std::io::stderr(), "tfc-audit: {message}");
+    let _ = writeln!(std::io::stderr(), "tfc-audit: {}", one_line(message));
 }

@@ -4,10 +4,12 @@
 //! says what was found where, so that a changed API or a proxy's own page is recognised at once.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
@@ -60,12 +62,24 @@ impl Malformed {
 /// A `page_size` beyond this is not believed.
 const LARGEST_PAGE: u64 = 1_000_000;
 
+/// The most events of a page. 1,000 are asked for at most; a server that heeds no size may send
+/// more, but a million tiny ones would only fill the memory.
+const MOST_EVENTS: usize = 10_000;
+
+/// The longest `id` in bytes. A UUID has 36, and Elasticsearch takes 512
+/// (<https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/mapping-id-field>).
+const LONGEST_ID: usize = 512;
+
+/// How deep arrays and objects of an event may lie in each other: as deep as `serde_json` itself
+/// would read them, and deeper than a receiver does.
+const DEEPEST: usize = 128;
+
 /// How many bytes of what was found are kept: more than a message shows.
 const LONGEST_FOUND: usize = 2048;
 
 #[derive(Deserialize)]
 struct Body<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "events")]
     data: Vec<&'a RawValue>,
     pagination: Object<Pagination>,
 }
@@ -88,6 +102,50 @@ struct Head<'a> {
     id: Cow<'a, str>,
     #[serde(borrow)]
     timestamp: Cow<'a, str>,
+}
+
+/// Reads the events, and no more than a page may have.
+fn events<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Vec<&'a RawValue>, D::Error> {
+    struct Events;
+    impl<'de> Visitor<'de> for Events {
+        type Value = Vec<&'de RawValue>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a sequence")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+            let mut events = Vec::new();
+            while let Some(event) = sequence.next_element()? {
+                if events.len() == MOST_EVENTS {
+                    return Err(A::Error::custom(format!("more than {MOST_EVENTS} events")));
+                }
+                events.push(event);
+            }
+            Ok(events)
+        }
+    }
+    from.deserialize_seq(Events)
+}
+
+/// Whether valid JSON is nested deeper than it may be.
+fn is_too_deep(json: &str) -> bool {
+    let opens = |byte: &u8| matches!(byte, b'[' | b'{');
+    // Nearly no event has so many, whatever they mean.
+    json.bytes().filter(opens).count() > DEEPEST && {
+        let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+        for byte in json.bytes() {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = !in_string,
+                _ if in_string => {}
+                b'[' | b'{' => depth += 1,
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            deepest = deepest.max(depth);
+        }
+        deepest > DEEPEST
+    }
 }
 
 /// Reads a page from a body.
@@ -155,6 +213,16 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Malformed> {
             .map_err(|error| malformed(&format_args!("is not as documented ({error})")))?;
         if head.id.is_empty() {
             return Err(malformed(&"has an empty id"));
+        }
+        if head.id.len() > LONGEST_ID {
+            return Err(malformed(&format_args!(
+                "has an id of more than {LONGEST_ID} bytes"
+            )));
+        }
+        if is_too_deep(json) {
+            return Err(malformed(&format_args!(
+                "is nested deeper than {DEEPEST} levels"
+            )));
         }
         let time = timestamp::parse(&head.timestamp)
             .ok_or_else(|| malformed(&"has a timestamp that is not RFC 3339"))?;
@@ -253,6 +321,39 @@ mod tests {
                 .unwrap_err()
                 .fault
                 .contains("not UTF-8 from byte 9")
+        );
+    }
+
+    #[test]
+    fn what_nothing_honest_would_send_is_refused() {
+        let event = |id: &str, more: &str| {
+            format!(r#"{{"id":"{id}","timestamp":"2026-01-02T03:04:05Z"{more}}}"#)
+        };
+        let page = |events: &[String]| {
+            let data = events.join(",");
+            parse(format!(r#"{{"data":[{data}],"pagination":{{}}}}"#).into())
+        };
+        let nested = |levels: usize| {
+            let text = format!("{}\"]]\\\"{{{{\"{}", "[".repeat(levels), "]".repeat(levels));
+            page(&[event("a", &format!(r#","x":{text}"#))])
+        };
+        assert!(nested(DEEPEST - 1).is_ok());
+        assert!(nested(DEEPEST).unwrap_err().fault.contains("nested deeper"));
+        let flat = ",[]".repeat(200);
+        assert!(page(&[event("a", &format!(r#","x":[1{flat}]"#))]).is_ok());
+
+        let long = "x".repeat(LONGEST_ID + 1);
+        assert!(page(&[event(&long[1..], "")]).is_ok());
+        let fault = page(&[event("a", ""), event(&long, "")]).unwrap_err().fault;
+        assert!(fault.contains("event 2 of the page has an id of more than"));
+
+        let many = vec![event("a", ""); MOST_EVENTS + 1];
+        assert!(page(&many[1..]).is_ok());
+        assert!(
+            page(&many)
+                .unwrap_err()
+                .fault
+                .contains("more than 10000 events")
         );
     }
 

@@ -14,7 +14,11 @@ use crate::event::Event;
 use crate::format::{Encoder, Fate, Format, Verdict};
 use crate::http::{self, Connection};
 use crate::text::excerpt;
+use crate::tls::ClientFiles;
 
+/// The largest answer that is read, after decompression: Elasticsearch answers for each event, with
+/// some hundred bytes if it refuses one.
+const LARGEST_BODY: u64 = 16 * 1024 * 1024;
 /// How many bytes of an answer are looked at for a message, which shows fewer.
 const MOST_SHOWN: usize = 2048;
 
@@ -31,11 +35,11 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Prepares a receiver and reads the files with headers; nothing is sent yet. `timeout` is for
-    /// one request.
+    /// Prepares a receiver and reads the files with headers and certificates; nothing is sent yet.
+    /// `timeout` is for one request.
     ///
     /// # Errors
-    /// If a header file cannot be read or holds something else; the message does not repeat it.
+    /// If such a file cannot be read or holds something else; the message does not repeat it.
     pub fn new(post: &Post, normalize: bool, timeout: Duration) -> Result<Self, Error> {
         let mut headers = Vec::new();
         for header in &post.headers {
@@ -56,8 +60,14 @@ impl Receiver {
                 }
             }
         }
+        let client = post
+            .client
+            .as_ref()
+            .map(ClientFiles::read)
+            .transpose()
+            .map_err(Error::Usage)?;
         Ok(Self {
-            connection: Connection::new(post.url.is_loopback(), timeout),
+            connection: Connection::new(post.proxy.as_ref(), client, timeout),
             url: Secret::new(post.url.expose()),
             shown: post.url.origin().to_owned(),
             format: post.format,
@@ -95,26 +105,36 @@ impl Target for Receiver {
     }
 
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
-        let mut call = self.connection.agent().post(self.url.expose());
-        if !self.has_header("content-type") {
-            call = call.content_type(self.format.content_type());
-        }
-        for (name, value) in &self.headers {
-            call = call.header(name, value.expose());
-        }
-        let call = self.connection.limit(call, timeout);
-        let answer = if self.gzip {
-            let compressed = compress(body)
-                .map_err(|error| Error::Receiver(format!("cannot compress: {error}")))?;
-            call.header("content-encoding", "gzip").send(&compressed)
+        let compressed = if self.gzip {
+            let compressed = compress(body);
+            Some(compressed.map_err(|error| Error::Receiver(format!("cannot compress: {error}")))?)
         } else {
-            call.send(body)
+            None
         };
+        let has_content_type = self.has_header("content-type");
+        let (url, format, headers) = (self.url.expose(), self.format, &self.headers);
+        let answer = self.connection.send(timeout, |agent| {
+            let mut call = agent.post(url);
+            if !has_content_type {
+                call = call.content_type(format.content_type());
+            }
+            for (name, value) in headers {
+                call = call.header(name, value.expose());
+            }
+            let call = self.connection.limit(call, timeout);
+            match &compressed {
+                Some(compressed) => call.header("content-encoding", "gzip").send(compressed),
+                None => call.send(body),
+            }
+        });
         let at = |what: String| format!("{}: {}", self.shown, self.masked(&what));
         let response = match answer {
             Ok(response) => response,
             Err(error) => {
-                let (message, passing) = (at(http::describe(&error)), http::is_passing(&error));
+                let (message, passing) = (
+                    at(self.connection.describe(&error)),
+                    http::is_passing(&error),
+                );
                 return Ok(Verdict::Failed {
                     message,
                     passing,
@@ -124,26 +144,30 @@ impl Target for Receiver {
         };
         let (status, wait) = (response.status().as_u16(), http::wait(response.headers()));
         let leads = http::redirect(&response);
-        let body = http::read_body(response, Vec::new()).ok();
-        let start = body
-            .as_deref()
-            .map_or(&[][..], |body| &body[..body.len().min(MOST_SHOWN)]);
-        let said = excerpt(self.masked(&String::from_utf8_lossy(start)).as_bytes());
+        let mut body = Vec::new();
+        let broken = http::read_body(response, LARGEST_BODY, &mut body).err();
+        let start = &body[..body.len().min(MOST_SHOWN)];
+        let said = if leads.is_empty() {
+            excerpt(self.masked(&String::from_utf8_lossy(start)).as_bytes())
+        } else {
+            format!("it leads{leads}")
+        };
+        let whole = broken.is_none().then_some(&body[..]);
+        let why = broken.map_or_else(String::new, |error| {
+            format!(" ({})", self.connection.describe(&error))
+        });
         Ok(
-            match self
-                .format
-                .judge(status, body.as_deref(), &said, events.len())
-            {
+            match self.format.judge(status, whole, &said, events.len()) {
                 Verdict::Failed {
                     message, passing, ..
                 } => Verdict::Failed {
-                    message: at(message),
+                    message: at(message + &why),
                     passing,
                     wait,
                 },
                 Verdict::TooLarge(message) => Verdict::TooLarge(at(message)),
                 Verdict::RefusedEvents(message) => Verdict::RefusedEvents(at(message)),
-                Verdict::Refused(message) => Verdict::Refused(at(message + &leads)),
+                Verdict::Refused(message) => Verdict::Refused(at(message)),
                 Verdict::Each(fates) => Verdict::Each(
                     fates
                         .into_iter()

@@ -108,7 +108,12 @@ pub fn run(
             (checkpoint, Box::new(file))
         }
     };
-    let client = Client::new(&config.endpoint, &token, config.timeout);
+    let client = Client::new(
+        &config.endpoint,
+        config.proxy.as_ref(),
+        &token,
+        config.timeout,
+    );
     let readings = Threads::new(client, clock.clone(), patience);
     // The time limit of a request is none for a program.
     let is_program = matches!(config.destination, Destination::Exec(_));

@@ -26,9 +26,39 @@ pub fn excerpt(bytes: &[u8]) -> String {
     line
 }
 
+/// A message on one line, in which a terminal has nothing to obey. Text from elsewhere goes through
+/// [`excerpt`] before; this is for the names of files and options, which are the user's, and to have
+/// one place through which everything goes.
+#[must_use]
+pub fn one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len());
+    for character in message.chars() {
+        if character.is_control() || is_invisible(character) {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+/// Characters that show nothing, or change the direction of what stands behind them.
+fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_one_line() {
+        let message = "größer als \u{1b}[2Ja\r\nb\u{202e}c…";
+        assert_eq!(one_line(message), r"größer als \u{1b}[2Ja\r\nb\u{202e}c…");
+    }
 
     #[test]
     fn a_terminal_has_nothing_to_obey() {

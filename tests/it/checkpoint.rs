@@ -206,6 +206,105 @@ fn what_lies_in_the_way_of_a_commit_is_not_followed() {
     );
 }
 
+/// Makes a directory that everybody may write.
+#[cfg(unix)]
+fn common(bench: &Bench) {
+    use std::os::unix::fs::PermissionsExt;
+    let place = bench.path("common");
+    fs::create_dir(&place).expect("a new directory");
+    fs::set_permissions(place, fs::Permissions::from_mode(0o1777)).expect("its mode can be set");
+}
+
+/// Gives a file or link to another user; `None` if that is not ours to do.
+#[cfg(unix)]
+fn of_another(path: &Path) -> Option<()> {
+    std::os::unix::fs::lchown(path, Some(12_345), Some(12_345)).ok()
+}
+
+/// In a directory that everybody may write, another user's link leads nowhere, wherever it stands.
+#[cfg(unix)]
+#[test]
+fn a_link_that_another_user_planted_is_not_followed() {
+    use std::os::unix::fs::symlink;
+    let bench = Bench::of(events(3, now(), 1));
+    common(&bench);
+    fs::create_dir(bench.path("theirs")).unwrap();
+    let run = |checkpoint: &str| bench.start(bench.bare(&["-c", checkpoint])).finish();
+    // One of ours in a directory of ours is, and one that leads on over another.
+    symlink("common", bench.path("ours")).unwrap();
+    run("ours/checkpoint.json").code(0).silent();
+    fs::remove_file(bench.path("common/checkpoint.json")).unwrap();
+
+    let planted = bench.path("common/state");
+    symlink("../theirs", &planted).unwrap();
+    let Some(()) = of_another(&planted) else {
+        return; // only root can give something away
+    };
+    symlink("common/state", bench.path("over")).unwrap();
+    for checkpoint in [
+        "common/state/checkpoint.json",
+        "ours/state/c.json",
+        "over/c.json",
+    ] {
+        is_refused(&run(checkpoint), "is a symbolic link of a user (uid 12345)");
+    }
+    assert_eq!(fs::read_dir(bench.path("theirs")).unwrap().count(), 0);
+    let dead = "--dead-letter=common/state/dead";
+    let post = bench.run(&["--post=http://127.0.0.1:1", dead]);
+    post.fails(2, "is a symbolic link of a user (uid 12345)")
+        .asks(0);
+    // The last part is never a link, whoever made it.
+    fs::write(bench.path("victim"), "precious").unwrap();
+    for name in ["c.json", "c.json.lock"] {
+        let link = bench.path(&format!("common/{name}"));
+        symlink("../victim", &link).unwrap();
+        is_refused(&run("common/c.json"), "is a symbolic link");
+        fs::remove_file(link).unwrap();
+    }
+    symlink("../victim", bench.path("common/dead")).unwrap();
+    let post = bench.run(&["--post=http://127.0.0.1:1", "--dead-letter=common/dead"]);
+    post.fails(2, "is a symbolic link").asks(0);
+    assert_eq!(
+        fs::read_to_string(bench.path("victim")).unwrap(),
+        "precious"
+    );
+}
+
+/// A checkpoint that another user put there could hide events, and a file of theirs could be read by
+/// them.
+#[cfg(unix)]
+#[test]
+fn a_file_that_another_user_planted_is_not_believed() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = settled();
+    common(&bench);
+    let at = |name: &str| bench.path("common").join(name);
+    let run = || bench.start(bench.bare(&["-c", "common/c.json"])).finish();
+    fs::copy(bench.path("checkpoint.json"), at("c.json")).unwrap();
+    run().code(0).silent();
+    let Some(()) = of_another(&at("c.json")) else {
+        return; // only root can give something away
+    };
+    is_refused(&run(), "it belongs to another user (uid 12345)");
+    fs::remove_file(at("c.json")).unwrap();
+    of_another(&at("c.json.lock")).unwrap();
+    is_refused(&run(), "it belongs to another user (uid 12345)");
+    fs::write(at("dead"), "").unwrap();
+    of_another(&at("dead")).unwrap();
+    let post = bench.run(&["--post=http://127.0.0.1:1", "--dead-letter=common/dead"]);
+    post.fails(2, "it belongs to another user (uid 12345)")
+        .asks(0);
+    let names = fs::read_dir(at("")).unwrap().count();
+    assert_eq!(
+        names, 2,
+        "nothing is left there but the lock and the letters"
+    );
+    // What the owner of a directory does in it is their business.
+    of_another(&at("")).unwrap();
+    fs::set_permissions(at(""), fs::Permissions::from_mode(0o777)).unwrap();
+    run().code(0).silent();
+}
+
 /// A disk that is full is found out before anything is asked for.
 #[cfg(unix)]
 #[test]

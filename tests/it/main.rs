@@ -5,6 +5,8 @@
 mod checks;
 #[path = "../support/receiver.rs"]
 mod receiver;
+#[path = "../support/relay.rs"]
+mod relay;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
@@ -18,8 +20,10 @@ mod exec;
 mod faults;
 mod fixtures;
 mod fuzz;
+mod hostile;
 mod http;
 mod model;
+mod network;
 mod receivers;
 mod scene;
 mod stdout;

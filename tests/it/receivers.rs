@@ -56,20 +56,20 @@ fn tenzir() -> Option<PathBuf> {
 }
 
 /// A port that is free now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("it is bound").port()
 }
 
 /// A server that runs beside the test and ends with it.
-struct Server {
+pub struct Server {
     child: Child,
     port: u16,
 }
 
 impl Server {
     /// Starts a command in `dir` and waits until it listens at this port.
-    fn start(dir: &Path, name: &str, port: u16, mut command: Command) -> Self {
+    pub fn start(dir: &Path, name: &str, port: u16, mut command: Command) -> Self {
         let log = dir.join(format!("{name}.log"));
         let output = || File::create(&log).expect("a log can be made");
         command

@@ -1,0 +1,485 @@
+//! Answers that were written to hurt, of the service and of receivers: each ends the run in time and
+//! with bounded memory, with one line in which a terminal has nothing to obey.
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use flate2::{Compression, write::GzEncoder};
+
+use crate::network::{bench, run};
+use crate::relay::Relay;
+
+type Answer = Box<dyn Fn(&mut TcpStream) -> io::Result<()> + Send + Sync>;
+
+/// This status, these further header lines and this body.
+fn answer(status: u16, headers: &str, body: impl Into<Vec<u8>>) -> Answer {
+    let body = body.into();
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status} Hm\r\n{headers}Content-Length: {length}\r\n\r\n");
+    bytes([head.as_bytes(), &body].concat())
+}
+
+/// These bytes.
+fn bytes(bytes: impl Into<Vec<u8>>) -> Answer {
+    let bytes = bytes.into();
+    Box::new(move |stream| stream.write_all(&bytes))
+}
+
+/// These bytes, and then these without end, with a pause behind each time.
+fn endless(start: &'static str, more: impl Into<Vec<u8>>, pause: u64) -> Answer {
+    let more = more.into();
+    Box::new(move |stream| {
+        stream.write_all(start.as_bytes())?;
+        loop {
+            stream.write_all(&more)?;
+            thread::sleep(Duration::from_millis(pause));
+        }
+    })
+}
+
+/// So many MiB of blanks with this before them, compressed.
+fn bomb(start: &str, mebibytes: usize) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(start.as_bytes()).expect("memory");
+    let blanks = vec![b' '; 1 << 20];
+    (0..mebibytes).for_each(|_| encoder.write_all(&blanks).expect("memory"));
+    encoder.finish().expect("memory")
+}
+
+fn event(id: &str, more: &str) -> String {
+    format!(r#"{{"id":"{id}","timestamp":"2026-01-02T03:04:05.000Z"{more}}}"#)
+}
+
+fn page(events: &str) -> String {
+    let end = r#""pagination":{"next_page":null,"total_pages":1,"total_count":1}"#;
+    format!(r#"{{"data":[{events}],{end}}}"#)
+}
+
+fn nested(levels: usize) -> String {
+    "[".repeat(levels) + &"]".repeat(levels)
+}
+
+const GZIP: &str = "Content-Encoding: gzip\r\n";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+/// What a terminal would obey.
+const CONTROLS: &str = "\x1b]0;title\x07\x1b[2J\u{9b}31m\u{202e}\r\n\0";
+
+/// A short time for what is to run into the limit, and a long one for everything else, which
+/// takes a while where the machine is busy.
+fn within(reason: &str) -> &'static str {
+    if reason.contains("in time") {
+        "--timeout=1s"
+    } else {
+        "--timeout=20s"
+    }
+}
+
+/// The service answers so: exit 5 (4 for what says that the token is refused), one line that has
+/// this in it, in time, and with bounded memory.
+#[track_caller]
+fn the_service(answer: Answer, code: i32, reason: &str) {
+    let bench = bench();
+    let relay = Relay::answering(answer);
+    let args = [within(reason), "--retries=0"];
+    let run = run(&bench, &relay.url(), &args, &[]);
+    run.fails(code, reason).stays_below(200);
+    run.holds(run.took < Duration::from_secs(20), "it should end in time");
+    assert_eq!(relay.heads().len(), 1, "{run}");
+    bench.delivers_all();
+}
+
+/// The receiver answers so, in each of these formats.
+#[track_caller]
+fn the_receiver(answer: Answer, formats: &[&str], code: i32, reason: &str) {
+    the_receiver_within(within(reason), answer, formats, code, reason);
+}
+
+/// The same, with another limit.
+#[track_caller]
+fn the_receiver_within(timeout: &str, answer: Answer, formats: &[&str], code: i32, reason: &str) {
+    let relay = Relay::answering(answer);
+    for format in formats {
+        let bench = bench();
+        let post = format!("{}/?key=hunter2", relay.url());
+        let args = [
+            "--post",
+            &post,
+            "--format",
+            format,
+            "--header=X-Key: hunter2",
+        ];
+        let args = [&args[..], &[timeout, "--retries=0"]].concat();
+        let run = run(&bench, &bench.api.url(), &args, &[]);
+        if code == 0 {
+            run.code(0).silent();
+        } else {
+            run.fails(code, reason);
+        }
+        run.stays_below(100);
+        run.holds(run.took < Duration::from_secs(20), "it should end in time");
+    }
+}
+
+#[test]
+fn bodies_without_end_from_the_service() {
+    let large = "the answer is larger than 64 MiB";
+    let blanks = vec![b' '; 1 << 16];
+    let chunk = [b"10000\r\n", &blanks[..], b"\r\n"].concat();
+    the_service(endless("HTTP/1.1 200 OK\r\n\r\n{", blanks, 0), 5, large);
+    the_service(endless(CHUNKED, chunk, 0), 5, large);
+    the_service(answer(200, "", vec![b' '; 65 << 20]), 5, large);
+    the_service(
+        endless("HTTP/1.1 200 OK\r\n\r\n{", " ", 50),
+        5,
+        "no whole answer in time",
+    );
+    the_service(
+        endless(CHUNKED, "1\r\n \r\n", 50),
+        5,
+        "no whole answer in time",
+    );
+    the_service(
+        endless("HTTP/1.1 503 No\r\n\r\nbusy", " busy", 0),
+        5,
+        "answered 503: busy",
+    );
+}
+
+#[test]
+fn a_small_gzip_that_grows() {
+    the_service(
+        answer(200, GZIP, bomb("{", 100)),
+        5,
+        "the answer is larger than 64 MiB",
+    );
+}
+
+#[test]
+fn gzip_that_is_none() {
+    let whole = bomb(&page(""), 0);
+    let half = &whole[..whole.len() / 2];
+    the_service(answer(200, GZIP, page("")), 5, "gzip");
+    the_service(answer(200, GZIP, half), 5, "gzip");
+    let name = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\u{1f}";
+    let name = Box::new(move |stream: &mut TcpStream| {
+        stream.write_all(&name.as_bytes()[..name.len() - 1])?;
+        stream.write_all(b"\x1f\x8b\x08\x08\0\0\0\0\0\x03")?;
+        loop {
+            stream.write_all(&[b'a'; 10_000])?;
+        }
+    });
+    the_service(name, 5, "gzip");
+}
+
+#[test]
+fn heads_without_end() {
+    for side in [0, 1] {
+        let cases = [
+            (
+                endless("HTTP/1.1 200 OK\r\n", "X: 1\r\n", 0),
+                "no proper HTTP",
+            ),
+            (
+                endless("HTTP/1.1 200 OK\r\nX: ", "a".repeat(1000), 0),
+                "larger than 64 KiB",
+            ),
+            (
+                endless("", "HTTP/1.1 100 Continue\r\n\r\n", 50),
+                "no whole answer in time",
+            ),
+            (
+                endless("HTTP/1.1 200 OK\r\nX: ", "a", 50),
+                "no whole answer in time",
+            ),
+            (endless("", "a".repeat(1000), 0), "no proper HTTP"),
+            (
+                Box::new(|_: &mut TcpStream| {
+                    thread::sleep(Duration::from_secs(4));
+                    Ok(())
+                }),
+                "no whole answer in time",
+            ),
+            (bytes(""), "the connection broke off"),
+        ];
+        for (answer, reason) in cases {
+            if side == 0 {
+                the_service(answer, 5, reason);
+            } else {
+                the_receiver(answer, &["ndjson"], 6, reason);
+            }
+        }
+    }
+}
+
+#[test]
+fn framing_that_lies() {
+    let head = |lines: &str| format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n{}", page(""));
+    for (lines, reason) in [
+        ("Content-Length: 100000", "the connection broke off"),
+        ("Content-Length: 20", "the body is not a page"),
+        (
+            "Content-Length: 18446744073709551615",
+            "the connection broke off",
+        ),
+        ("Content-Length: 99999999999999999999", "no proper HTTP"),
+        ("Content-Length: -5", "no proper HTTP"),
+        ("Content-Length: five", "no proper HTTP"),
+        ("Content-Length: 5\r\nContent-Length: 6", "no proper HTTP"),
+        ("Transfer-Encoding: chunked", "no proper HTTP"),
+    ] {
+        the_service(bytes(head(lines)), 5, reason);
+    }
+    for (chunks, reason) in [
+        ("zz\r\nhello", "no proper HTTP"),
+        ("-5\r\nhello", "no proper HTTP"),
+        ("ffffffffffffffff\r\nhello", "the connection broke off"),
+        ("fffffffffffffffffffff\r\nhello", "no proper HTTP"),
+        ("5\r\nhelloworld", "no proper HTTP"),
+        ("5\r\nhello\r\n", "the connection broke off"),
+    ] {
+        the_service(bytes([CHUNKED, chunks].concat()), 5, reason);
+    }
+    let extension = [CHUNKED, "5;"].concat();
+    the_service(
+        endless(extension.leak(), "a".repeat(1000), 0),
+        5,
+        "no proper HTTP",
+    );
+}
+
+/// Bytes behind a body are no answer to the next request.
+#[test]
+fn an_answer_too_many() {
+    let bench = bench();
+    let other = page(&event("smuggled", ""));
+    let body = page(&event("first", ""))
+        .replace(":null", ":2")
+        .replace(":1}", ":2}");
+    let extra = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{other}",
+        other.len()
+    );
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    let relay = Relay::answering(bytes([head, body, extra].concat()));
+    let run = run(&bench, &relay.url(), &["--retries=0"], &[]);
+    assert!(relay.heads().len() > 1, "{run}");
+    run.holds(!run.stdout.contains("smuggled"), "nobody asked for it");
+}
+
+#[test]
+fn pages_that_are_written_to_hurt() {
+    let deep = format!(r#","x":{}"#, nested(1_000_000));
+    let million = vec![event("a", ""); 1_000_000].join(",");
+    let long = "x".repeat(1 << 20);
+    for (body, reason) in [
+        (
+            page(&event("a", &deep)),
+            "event 1 of the page is nested deeper than 128 levels",
+        ),
+        (nested(1_000_000), "the body is not a page"),
+        (
+            page(&nested(1_000_000)),
+            "event 1 of the page is not as documented",
+        ),
+        ("[".repeat(10_000_000), "the body is not a page"),
+        (
+            page("").replace("null", &nested(1_000_000)),
+            "the body is not a page",
+        ),
+        (page(&million), "more than 10000 events"),
+        (
+            page(&["0,".repeat(20_000_000), "0".to_owned()].concat()),
+            "more than 10000 events",
+        ),
+        (
+            page(&event(&long, "")),
+            "event 1 of the page has an id of more than 512 bytes",
+        ),
+        (
+            page(&event("a", "").replace("2026", &long)),
+            "event 1 of the page has a timestamp",
+        ),
+        (
+            page("").replace("null", &"9".repeat(1 << 20)),
+            "number out of range",
+        ),
+        ("\0".repeat(1000), r"\u{0}\u{0}"),
+        (page(&event("a\0", "")), "the body is not a page"),
+        (
+            CONTROLS.to_owned(),
+            r"\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{202e}\r\n\u{0}",
+        ),
+        (
+            page(&event(r"a", "").replace("2026", r"\u001b[2J")),
+            r"\u001b[2J",
+        ),
+    ] {
+        the_service(answer(200, "", body), 5, reason);
+    }
+    let invalid = page(&event("a", r#","x":"@@""#)).into_bytes();
+    let invalid = invalid
+        .into_iter()
+        .map(|byte| if byte == b'@' { 0xff } else { byte });
+    the_service(
+        answer(200, "", invalid.collect::<Vec<_>>()),
+        5,
+        "the body is not UTF-8 from byte",
+    );
+}
+
+#[test]
+fn what_a_terminal_would_obey() {
+    let shown = r"\u{1b}]0;title\u{7}\u{1b}[2J";
+    for (status, code) in [(401, 4), (400, 5), (503, 5), (204, 5)] {
+        let text = if status == 204 { "" } else { CONTROLS };
+        let shown = if status == 204 { "204" } else { shown };
+        the_service(answer(status, "", text), code, shown);
+    }
+    for (status, code) in [(401, 7), (400, 7), (413, 7), (503, 6)] {
+        the_receiver(
+            answer(status, "", CONTROLS),
+            &["ndjson", "elasticsearch", "loki"],
+            code,
+            shown,
+        );
+    }
+    the_receiver(
+        answer(200, "", CONTROLS),
+        &["splunk-hec", "elasticsearch", "loki"],
+        7,
+        shown,
+    );
+    for head in [
+        "HTTP/1.1 200 \x1b[2J\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nDate: \x1b[2J\r\n\r\n",
+        "\x15\x03\x01\x00\x02\x02",
+    ] {
+        the_service(bytes(head), 5, "no proper HTTP");
+        the_receiver(bytes(head), &["ndjson"], 6, "no proper HTTP");
+    }
+    // In the names that the user gave.
+    let bench = bench();
+    for arg in [
+        "--checkpoint=\x1b[2J/\n",
+        "--\x1b[2J",
+        "--label=\x1b[2J",
+        "--token-file=\x1b[2J",
+        "--format=\x1b[2J",
+    ] {
+        let run = run(&bench, &bench.api.url(), &[arg], &[]);
+        run.code(2).says("tfc-audit: ");
+    }
+}
+
+/// The event that is refused, and the file that it goes to, are named.
+#[test]
+fn an_event_whose_id_a_terminal_would_obey() {
+    let id = r"\u001b[2J\u202e";
+    let relay = Relay::answering(answer(
+        200,
+        "",
+        page(&[event("a", ""), event(id, "")].join(",")),
+    ));
+    let refusal = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":400,"error":"\u001b[2J"}}]}"#;
+    let receiver = Relay::answering(answer(200, "", refusal));
+    let bench = bench();
+    let post = receiver.url();
+    let args = [
+        "--post",
+        &post,
+        "--format=elasticsearch",
+        "--dead-letter=dead\u{1b}[2J",
+    ];
+    let run = run(&bench, &relay.url(), &args, &[]);
+    run.code(0)
+        .warns(r"the event \u{1b}[2J\u{202e} was refused and is now in dead\u{1b}[2J");
+}
+
+#[test]
+fn redirects_lead_nowhere_and_are_named_without_secrets() {
+    let elsewhere = Relay::answering(answer(200, "", page("")));
+    let host = elsewhere.url().replace("http://", "");
+    for code in [301, 302, 303, 307, 308] {
+        for (location, shown) in [
+            (
+                format!("http://hunter2:hunter2@{host}/login?hunter2#hunter2"),
+                format!("http://{host}/login;"),
+            ),
+            (format!("//hunter2@{host}?hunter2"), format!("//{host};")),
+            ("/login?hunter2".to_owned(), "/login;".to_owned()),
+            (
+                "/\u{9b}2J\u{e9}#hunter2".to_owned(),
+                r"/\u{9b}2Jé;".to_owned(),
+            ),
+        ] {
+            let header = format!("Location: {location}\r\n");
+            the_service(
+                answer(code, &header, ""),
+                5,
+                &format!("answered {code} to {shown}"),
+            );
+            the_receiver(
+                answer(code, &header, ""),
+                &["ndjson"],
+                7,
+                &format!("answered {code}: it leads to {shown}"),
+            );
+        }
+    }
+    assert_eq!(elsewhere.heads().len(), 0);
+}
+
+#[test]
+fn bodies_without_end_from_a_receiver() {
+    let judged = ["elasticsearch", "splunk-hec"];
+    let large = "the answer is larger than 16 MiB";
+    let blanks = vec![b' '; 1 << 16];
+    let open = "HTTP/1.1 200 OK\r\n\r\n{";
+    the_receiver(endless(open, blanks.clone(), 0), &judged, 6, large);
+    the_receiver(answer(200, GZIP, bomb("{", 40)), &judged, 6, large);
+    the_receiver(
+        endless(open, " ", 50),
+        &judged,
+        6,
+        "no whole answer in time",
+    );
+    // Here the status says it all.
+    the_receiver(endless(open, blanks, 0), &["ndjson", "json-array"], 0, "");
+    let soon = "--timeout=1s";
+    the_receiver_within(soon, endless(open, " ", 50), &["ndjson"], 0, "");
+    the_receiver_within(
+        soon,
+        endless("HTTP/1.1 503 No\r\n\r\nbusy", " busy", 50),
+        &["ndjson"],
+        6,
+        "answered 503: busy busy",
+    );
+}
+
+#[test]
+fn answers_of_a_receiver_that_are_written_to_hurt() {
+    let items = |item: &str| format!(r#"{{"errors":true,"items":[{item}]}}"#);
+    let refused = r#"{"create":{"status":400,"error":{"reason":"@"}}}"#;
+    let long = refused.replace('@', &"r".repeat(1 << 20));
+    for (body, code) in [
+        (
+            items(&vec![r#"{"create":{"status":400}}"#; 300_000].join(",")),
+            7,
+        ),
+        (items(&vec!["{}"; 5_000_000].join(",")), 7),
+        (items(&nested(1_000_000)), 7),
+        (items(&[long.as_str(); 5].join(",")), 7),
+        (nested(1_000_000), 7),
+        ("\0".repeat(1000), 7),
+    ] {
+        the_receiver(answer(200, "", body), &["elasticsearch"], code, "answered ");
+    }
+    for body in [
+        format!(r#"{{"code":{}}}"#, nested(1_000_000)),
+        format!(r#"{{"code":{}}}"#, "9".repeat(1 << 20)),
+    ] {
+        the_receiver(answer(200, "", body), &["splunk-hec"], 7, "answered 200: ");
+    }
+}
