@@ -406,7 +406,7 @@ impl Drop for CheckpointFile {
 }
 
 /// `path` with something behind its last part.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

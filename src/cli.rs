@@ -121,6 +121,10 @@ pub struct Args {
     #[argh(switch)]
     pub normalize: bool,
 
+    /// write the run's figures to this file for Prometheus, whatever the outcome
+    #[argh(option, arg_name = "file")]
+    pub metrics: Option<String>,
+
     /// say on standard error what was done
     #[argh(switch, short = 'v')]
     pub verbose: bool,

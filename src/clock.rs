@@ -18,7 +18,7 @@ pub trait Clock {
 }
 
 /// The machine's own clock.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     start: Instant,
 }

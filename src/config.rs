@@ -25,6 +25,8 @@ pub struct Environment {
     pub xdg_state_home: Option<OsString>,
     /// `$HOME`.
     pub home: Option<OsString>,
+    /// `$TERM`.
+    pub terminal: Option<OsString>,
 }
 
 impl Environment {
@@ -39,6 +41,7 @@ impl Environment {
             state_directory: path("STATE_DIRECTORY"),
             xdg_state_home: path("XDG_STATE_HOME"),
             home: path("HOME"),
+            terminal: path("TERM"),
         }
     }
 }
@@ -328,8 +331,12 @@ pub struct Config {
     pub limits: Limits,
     /// Whether fields whose type varies get one type.
     pub normalize: bool,
+    /// Where the run's figures go.
+    pub metrics: Option<PathBuf>,
     /// Whether to say what was done.
     pub verbose: bool,
+    /// Whether the terminal, if there is one, can clear a line.
+    pub clears_lines: bool,
 }
 
 impl Config {
@@ -382,8 +389,26 @@ impl Config {
             destination: destination(args)?,
             limits: limits(args)?,
             normalize: args.normalize,
+            metrics: metrics_file(args)?,
             verbose: args.verbose,
+            clears_lines: environment
+                .terminal
+                .as_ref()
+                .is_some_and(|terminal| terminal != "dumb"),
         })
+    }
+}
+
+/// The file of `--metrics`, which a run with an error elsewhere in its configuration writes, too.
+///
+/// # Errors
+/// If it has no name.
+pub fn metrics_file(args: &Args) -> Result<Option<PathBuf>, String> {
+    match &args.metrics {
+        Some(name) if name.is_empty() || name.ends_with('/') => {
+            Err("--metrics: this is not the name of a file".to_owned())
+        }
+        name => Ok(name.as_ref().map(PathBuf::from)),
     }
 }
 
@@ -740,6 +765,8 @@ mod tests {
             "--no-checkpoint --require-checkpoint",
             "--no-checkpoint --lock-wait 1s",
             "--no-checkpoint --overlap 1m",
+            "--metrics=",
+            "--metrics /",
             "--checkpoint=",
             "--checkpoint dir/",
             "--since yesterday",

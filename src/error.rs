@@ -79,6 +79,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// What it means that standard output could not be written.
+    #[must_use]
+    pub fn of_stdout(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::StdoutClosed,
+            _ => Self::Stdout(error),
+        }
+    }
+
     /// The exit code of a run that ends so.
     #[must_use]
     pub fn exit(&self) -> Exit {

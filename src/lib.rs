@@ -10,7 +10,7 @@
 //! 4. [`walk`]: which pages to read, and the proof that nothing was missed.
 //! 5. [`delivery`]: batches, and what acknowledges them; [`stdout`], [`post`] and [`exec`]: where
 //!    they go; [`format`](mod@format): what receivers read, and what their answers mean.
-//! 6. [`run`]: all of it in order; [`error`]: how it ends.
+//! 6. [`run`]: all of it in order; [`error`]: how it ends; [`progress`] and [`metrics`]: who is told.
 //!
 //! The guarantee (complete, in order, at least once, never twice without a crash) rests on
 //! [`walk`] for completeness and on [`checkpoint`] for the rest; each says why.
@@ -27,9 +27,11 @@ pub mod exec;
 pub mod format;
 pub mod http;
 pub mod lines;
+pub mod metrics;
 pub mod normalize;
 pub mod page;
 pub mod post;
+pub mod progress;
 pub mod retry;
 pub mod run;
 pub mod source;

@@ -28,6 +28,8 @@ pub struct Page {
     pub size: Option<u64>,
     /// The server's clock when it answered (the `Date` header).
     pub date: Option<OffsetDateTime>,
+    /// The length of the body, decompressed.
+    pub bytes: u64,
 }
 
 /// Why a body is not a page. Neither text is fit to be shown as it is.
@@ -141,6 +143,7 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
             .page_size
             .filter(|size| (1..=LARGEST_PAGE).contains(size)),
         date: None,
+        bytes: text.len() as u64,
     })
 }
 

@@ -38,10 +38,28 @@ pub struct Report {
     pub walk: walk::Figures,
     /// What delivery took.
     pub delivery: delivery::Figures,
+    /// The timestamp of the newest event that this or an earlier run delivered.
+    pub newest: Option<OffsetDateTime>,
+}
+
+impl Report {
+    /// How many new events this run has to deliver in all, as far as the source's counts tell.
+    #[must_use]
+    pub fn expected(&self) -> Option<u64> {
+        self.walk.ahead.map(|ahead| self.walk.found + ahead)
+    }
+
+    /// How many events are known to wait for their delivery.
+    #[must_use]
+    pub fn waiting(&self) -> Option<u64> {
+        let delivered = self.delivered;
+        self.expected()
+            .map(|expected| expected.saturating_sub(delivered))
+    }
 }
 
 /// Does what the configuration asks for: locks and reads the checkpoint, and drains the source into
-/// the destination. `report` and `warn` hear of it as it happens, whatever the outcome.
+/// the destination. `report`, `watch` and `warn` hear of it as it happens, whatever the outcome.
 ///
 /// # Errors
 /// How the run ended, if not well. What was delivered until then is committed.
@@ -49,6 +67,7 @@ pub fn run(
     config: &Config,
     clock: &dyn Clock,
     report: &mut Report,
+    watch: &dyn Fn(&Report),
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), Error> {
     let mut target: Box<dyn Target>;
@@ -128,15 +147,19 @@ pub fn run(
         since: config.since,
         until: config.until,
         page_size: config.page_size,
+        watch,
     };
-    drain.run(
+    report.newest = checkpoint.last_timestamp;
+    let result = drain.run(
         &mut client,
         &mut delivery,
         &mut checkpoint,
         &mut *store,
         report,
         warn,
-    )
+    );
+    report.newest = checkpoint.last_timestamp;
+    result
 }
 
 /// The part of a run that tests drive in memory: from the first page to the last commit.
@@ -153,6 +176,8 @@ pub struct Drain<'a> {
     pub until: Option<OffsetDateTime>,
     /// `--page-size`.
     pub page_size: u64,
+    /// Is shown the report each time that there is something new in it.
+    pub watch: &'a dyn Fn(&Report),
 }
 
 impl Drain<'_> {
@@ -178,8 +203,11 @@ impl Drain<'_> {
             until: self.until,
             page_size: self.page_size,
         };
-        let mut walk = Walk::start(source, self.clock, self.patience, scope, checkpoint.known())?;
+        let mut walk = Walk::new(source, self.clock, self.patience, scope, checkpoint.known());
+        let started = walk.start();
         report.walk = walk.figures();
+        started?;
+        (self.watch)(report);
         let server_time = walk.server_time();
         let expects_known = checkpoint
             .last_timestamp
@@ -201,6 +229,7 @@ impl Drain<'_> {
         loop {
             let stride = walk.next_stride();
             report.walk = walk.figures();
+            (self.watch)(report);
             let Some(stride) = stride? else { break };
             is_empty = is_empty && stride.events.is_empty();
             if let Some(missing) = stride.missing {
@@ -209,7 +238,6 @@ impl Drain<'_> {
             }
             missing = stride.missing.or(missing);
             if !stride.events.is_empty() {
-                let delivered = &mut report.delivered;
                 let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
                     let next = following.first().map(|next| next.time);
                     let rest = next.into_iter().chain(stride.rest).min();
@@ -219,7 +247,8 @@ impl Drain<'_> {
                     store
                         .commit(checkpoint)
                         .map_err(|fault| Error::NotCommitted { events, fault })?;
-                    *delivered += events as u64;
+                    report.delivered += events as u64;
+                    (self.watch)(report);
                     Ok(())
                 };
                 let result = delivery.deliver(&stride.events, &mut commit, warn);
@@ -298,6 +327,9 @@ fn refuse_other_organization(walk: &Walk, checkpoint: &Checkpoint) -> Result<(),
 }
 
 /// Reads the token from where it is.
+///
+/// # Errors
+/// If it cannot be read or is none; the message does not repeat it.
 fn read_token(source: &TokenSource) -> Result<Secret, Error> {
     let (place, read) = match source {
         TokenSource::Environment(token) => return Ok(token.clone()),

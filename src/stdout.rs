@@ -2,7 +2,7 @@
 //! standard output is a regular file, synced to disk.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::time::Duration;
 
 use crate::delivery::Target;
@@ -46,11 +46,14 @@ fn duplicate() -> io::Result<File> {
 }
 
 impl Target for Stdout {
+    fn sent(&self, _: &[u8]) -> u64 {
+        self.lines.written()
+    }
+
     fn send(&mut self, events: &[Event], _: &[u8], _: Duration) -> Result<Verdict, Error> {
         match self.lines.append(events, self.normalized) {
             Ok(()) => Ok(Verdict::Accepted),
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::StdoutClosed),
-            Err(error) => Err(Error::Stdout(error)),
+            Err(error) => Err(Error::of_stdout(error)),
         }
     }
 }

@@ -71,6 +71,13 @@ pub struct Scope {
     pub page_size: u64,
 }
 
+impl Scope {
+    fn holds(&self, event: &Event) -> bool {
+        self.from.is_none_or(|from| event.time >= from)
+            && self.until.is_none_or(|until| event.time < until)
+    }
+}
+
 /// What a walk has done so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
@@ -80,6 +87,16 @@ pub struct Figures {
     pub retries: u64,
     /// The time that reading pages took.
     pub reading: Duration,
+    /// Bytes of the pages' bodies, decompressed.
+    pub bytes: u64,
+    /// New events in the strides so far.
+    pub found: u64,
+    /// Events that were dropped because an earlier run delivered them, or because they were on an
+    /// earlier page as well.
+    pub duplicates: u64,
+    /// New events that are still to come, as far as the source's counts tell; `None` if it has
+    /// sent none.
+    pub ahead: Option<u64>,
 }
 
 /// Part of the walk: new events that are proved to be all there are before [`Stride::rest`].
@@ -200,19 +217,16 @@ struct Found {
 }
 
 impl<'a> Walk<'a> {
-    /// Reads the first page, which tells how far there is to go. `known` are the events that
-    /// earlier runs delivered.
-    ///
-    /// # Errors
-    /// If the first page cannot be had.
-    pub fn start(
+    /// Prepares a walk; nothing is asked yet. `known` are the events that earlier runs delivered.
+    #[must_use]
+    pub fn new(
         source: &'a mut dyn Source,
         clock: &'a dyn Clock,
         patience: Patience,
         scope: Scope,
         known: HashSet<Identity>,
-    ) -> Result<Self, Error> {
-        let mut walk = Self {
+    ) -> Self {
+        Self {
             source,
             clock,
             patience,
@@ -228,15 +242,23 @@ impl<'a> Walk<'a> {
             total: None,
             server_time: clock.now(),
             figures: Figures::default(),
-        };
-        let page = match walk.fetch(1, scope.page_size, false)? {
+        }
+    }
+
+    /// Reads the first page, which tells how far there is to go.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub fn start(&mut self) -> Result<(), Error> {
+        let page = match self.fetch(1, self.scope.page_size, false)? {
             Answer::Page(page) => page,
             Answer::Missing(message) => return Err(Error::Source(SourceError::Failed(message))),
         };
-        walk.server_time = page.date.unwrap_or(walk.server_time);
-        walk.size = walk.effective_size(&page, scope.page_size);
-        walk.position = Position::First(page);
-        Ok(walk)
+        self.server_time = page.date.unwrap_or(self.server_time);
+        self.size = self.effective_size(&page, self.scope.page_size);
+        self.position = Position::First(page);
+        self.look_ahead();
+        Ok(())
     }
 
     /// The events on the first page, as long as the first stride was not asked for.
@@ -416,9 +438,20 @@ impl<'a> Walk<'a> {
 
     /// Whether no earlier run delivered this event, and it is in the scope.
     fn is_wanted(&self, event: &Event) -> bool {
-        self.scope.from.is_none_or(|from| event.time >= from)
-            && self.scope.until.is_none_or(|until| event.time < until)
-            && !self.known.contains(&event.id.identity())
+        self.scope.holds(event) && !self.known.contains(&event.id.identity())
+    }
+
+    /// Notes how many events are still to come: what the source counts, less what the strides have
+    /// seen and what is known to come from earlier runs. What was never seen will not come, but it
+    /// is there.
+    fn look_ahead(&mut self) {
+        let known = || self.known.difference(&self.seen).count();
+        self.figures.ahead = match self.position {
+            Position::Done => Some(self.unseen),
+            _ => self
+                .total
+                .map(|total| total.saturating_sub((self.seen.len() + known()) as u64)),
+        };
     }
 
     /// Makes a stride of its pages, after trying hard to find what is missing.
@@ -443,6 +476,8 @@ impl<'a> Walk<'a> {
         for event in window.into_iter().flat_map(|numbered| numbered.page.events) {
             if found.lacks(&event, &self.seen) {
                 found.add(event);
+            } else if found.is_older(&event) {
+                self.figures.duplicates += 1;
             }
         }
         let mut sizes = OTHER_SIZES
@@ -475,8 +510,14 @@ impl<'a> Walk<'a> {
         self.seen
             .extend(found.older.iter().map(|event| event.id.identity()));
         let mut events = found.older;
-        events.retain(|event| self.is_wanted(event));
+        events.retain(|event| {
+            let is_known = self.known.contains(&event.id.identity());
+            self.figures.duplicates += u64::from(is_known);
+            !is_known && self.scope.holds(event)
+        });
         events.sort_by_key(|event| event.time);
+        self.figures.found += events.len() as u64;
+        self.look_ahead();
         let rest = cut.map(|cut| self.oldest_left.map_or(cut, |oldest| oldest.min(cut)));
         Ok(Stride {
             events,
@@ -635,6 +676,7 @@ impl<'a> Walk<'a> {
         match result {
             Ok(page) => {
                 self.figures.pages += 1;
+                self.figures.bytes += page.bytes;
                 self.total = page.total_count.or(self.total);
                 self.known_met = self.known_met
                     || page
@@ -735,8 +777,11 @@ impl Found {
     /// Whether an event belongs to the stride, but is neither here yet nor in `seen`.
     fn lacks(&self, event: &Event, seen: &HashSet<Identity>) -> bool {
         let identity = event.id.identity();
-        let is_older = self.cut.is_none_or(|cut| event.time < cut);
-        is_older && !seen.contains(&identity) && !self.identities.contains(&identity)
+        self.is_older(event) && !seen.contains(&identity) && !self.identities.contains(&identity)
+    }
+
+    fn is_older(&self, event: &Event) -> bool {
+        self.cut.is_none_or(|cut| event.time < cut)
     }
 
     fn add(&mut self, event: Event) {

@@ -15,6 +15,7 @@ mod exec;
 mod fixtures;
 mod http;
 mod model;
+mod operate;
 mod receivers;
 mod stdout;
 mod support;

@@ -415,6 +415,7 @@ fn check(manners: &Manners, runs: &[Run], seed: u64) -> Result<(), String> {
             since: None,
             until: None,
             page_size: run.page_size,
+            watch: &|_| {},
         };
         let mut report = Report::default();
         let result = drain.run(
@@ -425,6 +426,7 @@ fn check(manners: &Manners, runs: &[Run], seed: u64) -> Result<(), String> {
             &mut report,
             &mut |warning| is_announced |= warning.contains("on none of its pages"),
         );
+        let waiting = report.waiting();
         let what = |fault: String| format!("run {place}, which ended with {result:?}: {fault}");
         let order = target
             .acknowledged
@@ -442,6 +444,9 @@ fn check(manners: &Manners, runs: &[Run], seed: u64) -> Result<(), String> {
         let is_sorted = target.acknowledged.is_sorted_by_key(|&(time, _)| time);
         if !is_sorted && runs.iter().all(|run| run.percent[2] == 0) && !manners.shuffles_ties {
             return Err(what("the order is wrong".to_owned()));
+        }
+        if result.is_ok() && (waiting, report.walk.found) != (Some(0), report.delivered) {
+            return Err(what(format!("{waiting:?} events wait: {report:?}")));
         }
         match &result {
             Err(Error::NotCommitted { events, .. }) if run.killed_commit.is_some() => {

@@ -26,7 +26,7 @@ const TOO_LONG: Duration = Duration::from_secs(45);
 
 /// Finds a program, or says why the test is skipped.
 #[expect(clippy::print_stderr, reason = "a skipped test should say so")]
-fn program(name: &str, at: Option<OsString>) -> Option<PathBuf> {
+pub fn program(name: &str, at: Option<OsString>) -> Option<PathBuf> {
     let dirs = env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<_> = env::split_paths(&dirs)
         .chain(["/usr/sbin".into()])
@@ -54,7 +54,7 @@ fn tenzir() -> Option<PathBuf> {
 }
 
 /// A port that is free now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("it is bound").port()
 }
