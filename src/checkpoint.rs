@@ -350,19 +350,7 @@ impl CheckpointFile {
     /// # Errors
     /// [`Error::Checkpoint`] if it cannot be trusted.
     pub fn read(&self, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
-        let distrust = |fault: &dyn std::fmt::Display| {
-            Error::Checkpoint(format!(
-                "the checkpoint {} cannot be trusted: {fault}; nothing was done. Restore it or name another with --checkpoint; without one, the next run delivers everything retained again",
-                self.path.display()
-            ))
-        };
-        match fs::read(&self.path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(distrust(&error)),
-            Ok(json) => Checkpoint::parse(&json, endpoint)
-                .map(Some)
-                .map_err(|fault| distrust(&fault)),
-        }
+        read(&self.path, endpoint)
     }
 
     fn cannot_write(&self, error: &io::Error) -> String {
@@ -402,6 +390,45 @@ impl Drop for CheckpointFile {
     fn drop(&mut self) {
         // Left over from a failed commit, if anything.
         let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Reads the checkpoint without the lock, for who will not change it; `None` if there is none. A
+/// commit replaces it whole, so that there is always the one or the other to read.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if it cannot be trusted, or has to be there and is not.
+pub fn peek(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
+    refuse_other_kinds(&place.path)?;
+    let checkpoint = read(&place.path, endpoint)?;
+    if checkpoint.is_none() && place.required {
+        return Err(absent(place));
+    }
+    Ok(checkpoint)
+}
+
+/// There is no checkpoint, although there has to be one.
+#[must_use]
+pub fn absent(place: &CheckpointPlace) -> Error {
+    Error::Checkpoint(format!(
+        "there is no checkpoint {}, and --require-checkpoint is given; to start afresh, run once without it",
+        place.path.display()
+    ))
+}
+
+fn read(path: &Path, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
+    let distrust = |fault: &dyn std::fmt::Display| {
+        Error::Checkpoint(format!(
+            "the checkpoint {} cannot be trusted: {fault}; nothing was done. Restore it or name another with --checkpoint; without one, the next run delivers everything retained again",
+            path.display()
+        ))
+    };
+    match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(distrust(&error)),
+        Ok(json) => Checkpoint::parse(&json, endpoint)
+            .map(Some)
+            .map_err(|fault| distrust(&fault)),
     }
 }
 

@@ -121,6 +121,10 @@ pub struct Args {
     #[argh(switch)]
     pub normalize: bool,
 
+    /// print what would be delivered, in its format, and leave the checkpoint alone
+    #[argh(switch)]
+    pub dry_run: bool,
+
     /// write the run's figures to this file for Prometheus, whatever the outcome
     #[argh(option, arg_name = "file")]
     pub metrics: Option<String>,
@@ -135,12 +139,13 @@ pub struct Args {
 }
 
 /// The options that take no value: what follows one of them is another option.
-const SWITCHES: [&str; 11] = [
+const SWITCHES: [&str; 12] = [
     "--no-checkpoint",
     "--require-checkpoint",
     "--gzip",
     "--allow-plain-http",
     "--normalize",
+    "--dry-run",
     "--verbose",
     "-v",
     "--version",

@@ -302,9 +302,20 @@ pub enum Destination {
     Exec(String),
 }
 
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Deliver.
+    Run,
+    /// Print what a run would deliver.
+    DryRun,
+}
+
 /// A run, as it was meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// What is to be done.
+    pub mode: Mode,
     /// Where the token comes from.
     pub token: TokenSource,
     /// The service.
@@ -366,7 +377,13 @@ impl Config {
         {
             return Err("--until is not after --since".to_owned());
         }
+        let mode = if args.dry_run {
+            Mode::DryRun
+        } else {
+            Mode::Run
+        };
         Ok(Self {
+            mode,
             token: token_source(args, environment)?,
             endpoint: endpoint(
                 args.endpoint

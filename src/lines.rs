@@ -141,7 +141,10 @@ impl LineFile {
 
 /// Writes everything, counting what was written also if it fails, and waiting where a pipe was set
 /// to non-blocking by the program at its other end.
-fn write_all(file: &mut File, mut bytes: &[u8], written: &mut u64) -> io::Result<()> {
+///
+/// # Errors
+/// If not everything could be written.
+pub fn write_all(file: &mut File, mut bytes: &[u8], written: &mut u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),

@@ -53,9 +53,10 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
         took: clock.elapsed(),
     };
     if args.verbose && !matches!(result, Err(Error::Usage(_))) {
-        progress.say(&summary(&report, ending.at, ending.took));
+        progress.say(&summary(&report, args.dry_run, ending.at, ending.took));
     }
     if let Ok(Some(path)) = config::metrics_file(args)
+        && !args.dry_run
         && let Err(fault) = metrics::write(&path, &report, &ending)
     {
         progress.say(&format!("warning: {fault}"));

@@ -13,7 +13,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Destination};
+use crate::config::{Config, Destination, Mode};
 use crate::run::Report;
 use crate::text::span;
 
@@ -50,10 +50,11 @@ impl Progress {
     /// would get into the way of: events, or what a program says.
     #[must_use]
     pub fn start(config: &Config, clock: SystemClock) -> Self {
-        let is_alone = match config.destination {
-            Destination::Stdout => !io::stdout().is_terminal(),
-            Destination::Post(_) => true,
-            Destination::Exec(_) => false,
+        let prints = config.mode == Mode::DryRun || config.destination == Destination::Stdout;
+        let is_alone = if prints {
+            !io::stdout().is_terminal()
+        } else {
+            !matches!(config.destination, Destination::Exec(_))
         };
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
@@ -131,15 +132,19 @@ impl State {
 
 /// A run in a line: what it delivered and how far behind that leaves us, and what it took.
 #[must_use]
-pub fn summary(report: &Report, now: OffsetDateTime, took: Duration) -> String {
+pub fn summary(report: &Report, is_dry: bool, now: OffsetDateTime, took: Duration) -> String {
     let Report { walk, delivery, .. } = report;
-    let waiting = report.waiting().map(|waiting| waiting.to_string());
-    let delivered = format!(
-        "{} events delivered ({} dead letters), {} waiting",
-        report.delivered,
-        delivery.dead_letters,
-        waiting.as_deref().unwrap_or("unknown")
-    );
+    let delivered = if is_dry {
+        format!("dry run: {} events to deliver", report.delivered)
+    } else {
+        let waiting = report.waiting().map(|waiting| waiting.to_string());
+        format!(
+            "{} events delivered ({} dead letters), {} waiting",
+            report.delivered,
+            delivery.dead_letters,
+            waiting.as_deref().unwrap_or("unknown")
+        )
+    };
     let newest = report.newest.map_or("none so far".to_owned(), |newest| {
         let age = Duration::try_from(now - newest).unwrap_or_default();
         format!("the newest {} old", span(age))

@@ -7,9 +7,9 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::api::Client;
-use crate::checkpoint::{Checkpoint, CheckpointFile, NoStore, Store};
+use crate::checkpoint::{self, Checkpoint, CheckpointFile, NoStore, Store};
 use crate::clock::Clock;
-use crate::config::{Config, Destination, Secret, TokenSource, check_token};
+use crate::config::{Config, Destination, Mode, Secret, TokenSource, check_token};
 use crate::delivery::{self, Acknowledged, DeadLetters, Delivery, Target};
 use crate::error::Error;
 use crate::event::Event;
@@ -18,7 +18,7 @@ use crate::page::organization;
 use crate::post::Receiver;
 use crate::retry::Patience;
 use crate::source::Source;
-use crate::stdout::Stdout;
+use crate::stdout::{Preview, Stdout};
 use crate::timestamp;
 use crate::walk::{self, Missing, Scope, Walk};
 
@@ -72,7 +72,12 @@ pub fn run(
 ) -> Result<(), Error> {
     let mut target: Box<dyn Target>;
     let mut dead_letters = None;
+    let is_dry = config.mode == Mode::DryRun;
     match &config.destination {
+        Destination::Post(post) if is_dry => {
+            target = Box::new(Preview::of_process(post, config.normalize)?);
+        }
+        Destination::Exec(_) if is_dry => target = Box::new(Stdout::of_process(config.normalize)?),
         Destination::Stdout => target = Box::new(Stdout::of_process(config.normalize)?),
         Destination::Exec(command) => {
             target = Box::new(Exec::new(
@@ -99,6 +104,12 @@ pub fn run(
     let endpoint = config.endpoint.to_string();
     let (mut checkpoint, mut store): (_, Box<dyn Store>) = match &config.checkpoint {
         None => (Checkpoint::new(endpoint, config.since), Box::new(NoStore)),
+        Some(place) if is_dry => {
+            let mut checkpoint = checkpoint::peek(place, &endpoint)?
+                .unwrap_or_else(|| Checkpoint::new(endpoint, config.since));
+            config.since.map(|since| checkpoint.start_at(since));
+            (checkpoint, Box::new(NoStore))
+        }
         Some(place) => {
             let mut file = CheckpointFile::lock(place, clock, config.max_time)?;
             let checkpoint = match file.read(&endpoint)? {
@@ -112,12 +123,7 @@ pub fn run(
                     file.commit(&checkpoint).map_err(Error::Checkpoint)?;
                     checkpoint
                 }
-                None if place.required => {
-                    return Err(Error::Checkpoint(format!(
-                        "there is no checkpoint {}, and --require-checkpoint is given; to start afresh, run once without it",
-                        place.path.display()
-                    )));
-                }
+                None if place.required => return Err(checkpoint::absent(place)),
                 None => {
                     let checkpoint = Checkpoint::new(endpoint, config.since);
                     file.commit(&checkpoint).map_err(Error::Checkpoint)?;

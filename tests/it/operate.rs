@@ -1,4 +1,4 @@
-//! What those see who look after runs: their figures, and how far one has got.
+//! What those see who look after runs: what one would deliver, its figures, how far it has got.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -9,6 +9,82 @@ use crate::receiver::{Format, Receiver, Rules, Step as Answer};
 use crate::receivers::{free_port, program};
 use crate::stand_in::{Counts, Step, World, events, events_from};
 use crate::support::{Bench, Outcome, minutes_ago, now};
+
+// The dry run.
+
+#[test]
+fn a_dry_run_prints_what_a_run_delivers_and_leaves_no_trace() {
+    let bench = Bench::new(World::new(events(2_500, now(), 7)));
+    let dry = bench.run(&["--dry-run", "--page-size=100"]);
+    dry.code(0).silent().prints_events(&bench.in_order());
+    assert_eq!(bench.files(), [""; 0]);
+    let mut command = bench.bare(&["--dry-run"]);
+    command.env("HOME", bench.path("home"));
+    let run = bench.start(command).finish();
+    run.code(0).silent().prints(&dry.stdout);
+    assert_eq!(bench.files(), [""; 0]);
+    bench.run(&[]).code(0).silent().prints(&dry.stdout);
+
+    bench.insert(events_from(10_000, 20, now(), 3));
+    let before = (bench.checkpoint(), bench.files());
+    // Neither taken nor waited for.
+    let lock = File::open(bench.path("checkpoint.json.lock")).unwrap();
+    fs2::FileExt::lock_exclusive(&lock).unwrap();
+    let dry = bench.run(&["--dry-run", "--metrics=metrics.prom", "-v"]);
+    dry.code(0)
+        .says("dry run: 20 events to deliver, the newest ");
+    assert_eq!((bench.checkpoint(), bench.files()), before);
+    drop(lock);
+    bench.run(&[]).code(0).silent().prints(&dry.stdout);
+}
+
+#[test]
+fn a_dry_run_prints_the_bodies_as_they_would_be_posted() {
+    for format in Format::ALL {
+        let bench = Bench::of(events(25, now(), 2));
+        let receiver = Receiver::start(format, Rules::default());
+        let format = format!("--format={}", format.name());
+        let args = ["--post", &receiver.url(), &format, "--batch-events=10"];
+        let more = ["--dry-run", "--dead-letter=dead", "--gzip"];
+        let dry = bench.run(&[&args[..], &more].concat());
+        dry.code(0).silent();
+        assert_eq!((receiver.count(), bench.files()), (0, Vec::new()));
+        bench.run(&args).code(0).silent();
+        let bodies = receiver.received().into_iter().map(|post| post.body);
+        let lines = bodies.map(|body| body.trim_end().to_owned() + "\n");
+        dry.prints(&lines.collect::<String>());
+        // As jq reads it.
+        let values =
+            serde_json::Deserializer::from_str(&dry.stdout).into_iter::<serde_json::Value>();
+        let values: Result<Vec<_>, _> = values.collect();
+        dry.holds(values.is_ok(), "it should be a sequence of JSON values");
+    }
+}
+
+#[test]
+fn a_dry_run_starts_no_program() {
+    let bench = Bench::of(events(5, now(), 2));
+    let run = bench.run(&["--dry-run", "--exec", "touch ran", "--no-checkpoint"]);
+    run.code(0).silent().prints_events(&bench.in_order());
+    assert_eq!(bench.files(), [""; 0]);
+}
+
+#[test]
+fn a_dry_run_distrusts_a_checkpoint_as_a_run_does() {
+    let bench = Bench::of(events(5, now(), 2));
+    let required = ["--dry-run", "--require-checkpoint"];
+    bench.run(&required).fails(8, "there is no checkpoint");
+    fs::write(bench.path("checkpoint.json"), "{").unwrap();
+    bench
+        .run(&["--dry-run"])
+        .fails(8, "cannot be trusted")
+        .asks(0);
+    assert_eq!(bench.checkpoint(), "{");
+    fs::remove_file(bench.path("checkpoint.json")).unwrap();
+    let run = bench.run(&["--dry-run", "--since=1s"]);
+    run.code(0).silent();
+    run.holds(run.ids().len() < 5, "--since should have an effect");
+}
 
 // The metrics.
 
