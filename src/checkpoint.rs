@@ -407,6 +407,26 @@ pub fn peek(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint
     Ok(checkpoint)
 }
 
+/// Whether a run could take the lock now. Nothing is made for that, and the lock is given back at
+/// once.
+///
+/// # Errors
+/// [`Error::Locked`] if another run has it, [`Error::Checkpoint`] if there can be none.
+pub fn try_lock(place: &CheckpointPlace) -> Result<(), Error> {
+    let path = with_suffix(&place.path, ".lock");
+    refuse_other_kinds(&path)?;
+    let lock = match OpenOptions::new().write(true).open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        lock => lock.and_then(|lock| fs2::FileExt::try_lock_exclusive(&lock)),
+    };
+    lock.map_err(|error| {
+        if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() {
+            return Error::Locked(path);
+        }
+        Error::Checkpoint(format!("cannot open the lock {}: {error}", path.display()))
+    })
+}
+
 /// There is no checkpoint, although there has to be one.
 #[must_use]
 pub fn absent(place: &CheckpointPlace) -> Error {

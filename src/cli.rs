@@ -121,6 +121,10 @@ pub struct Args {
     #[argh(switch)]
     pub normalize: bool,
 
+    /// try everything that a run with these options needs, report each, and deliver nothing
+    #[argh(switch)]
+    pub check: bool,
+
     /// print what would be delivered, in its format, and leave the checkpoint alone
     #[argh(switch)]
     pub dry_run: bool,
@@ -139,12 +143,13 @@ pub struct Args {
 }
 
 /// The options that take no value: what follows one of them is another option.
-const SWITCHES: [&str; 12] = [
+const SWITCHES: [&str; 13] = [
     "--no-checkpoint",
     "--require-checkpoint",
     "--gzip",
     "--allow-plain-http",
     "--normalize",
+    "--check",
     "--dry-run",
     "--verbose",
     "-v",

@@ -25,6 +25,8 @@ pub struct Environment {
     pub xdg_state_home: Option<OsString>,
     /// `$HOME`.
     pub home: Option<OsString>,
+    /// `$CREDENTIALS_DIRECTORY`, which systemd sets for a unit with credentials.
+    pub credentials_directory: Option<OsString>,
     /// `$TERM`.
     pub terminal: Option<OsString>,
 }
@@ -41,6 +43,7 @@ impl Environment {
             state_directory: path("STATE_DIRECTORY"),
             xdg_state_home: path("XDG_STATE_HOME"),
             home: path("HOME"),
+            credentials_directory: path("CREDENTIALS_DIRECTORY"),
             terminal: path("TERM"),
         }
     }
@@ -175,6 +178,12 @@ impl Url {
         format!("{self}{}", query.unwrap_or_default())
     }
 
+    /// The path, from its slash on.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Scheme, host and port: of a receiver's address the path can be a secret, too.
     #[must_use]
     pub fn origin(&self) -> &str {
@@ -307,6 +316,8 @@ pub enum Destination {
 pub enum Mode {
     /// Deliver.
     Run,
+    /// Try everything that a run needs.
+    Check,
     /// Print what a run would deliver.
     DryRun,
 }
@@ -318,6 +329,8 @@ pub struct Config {
     pub mode: Mode,
     /// Where the token comes from.
     pub token: TokenSource,
+    /// A directory whose files are secret, whatever their permissions say.
+    pub credentials_directory: Option<PathBuf>,
     /// The service.
     pub endpoint: Url,
     /// The checkpoint; `None` with `--no-checkpoint`.
@@ -377,14 +390,19 @@ impl Config {
         {
             return Err("--until is not after --since".to_owned());
         }
-        let mode = if args.dry_run {
-            Mode::DryRun
-        } else {
-            Mode::Run
+        let mode = match (args.check, args.dry_run) {
+            (false, false) => Mode::Run,
+            (true, false) => Mode::Check,
+            (false, true) => Mode::DryRun,
+            (true, true) => return Err("--check and --dry-run exclude each other".to_owned()),
         };
         Ok(Self {
             mode,
             token: token_source(args, environment)?,
+            credentials_directory: environment
+                .credentials_directory
+                .as_ref()
+                .map(PathBuf::from),
             endpoint: endpoint(
                 args.endpoint
                     .as_deref()
@@ -782,6 +800,7 @@ mod tests {
             "--no-checkpoint --require-checkpoint",
             "--no-checkpoint --lock-wait 1s",
             "--no-checkpoint --overlap 1m",
+            "--check --dry-run",
             "--metrics=",
             "--metrics /",
             "--checkpoint=",

@@ -123,10 +123,6 @@ impl fmt::Display for Error {
                 "another run holds the lock {}; nothing was done (--lock-wait SPAN waits for it)",
                 path.display()
             ),
-            Self::Source(error @ SourceError::Refused(_)) => write!(
-                f,
-                "{error}; check that the token is an organization or audit-trail token of the right organization, not expired, and that its plan has audit trails"
-            ),
             Self::Source(error) => error.fmt(f),
             Self::Incomplete(missing) => missing.fmt(f),
             Self::OutOfTime => f.write_str("--max-time was reached and more remains; the next run goes on from here"),

@@ -11,11 +11,13 @@
 //! 5. [`delivery`]: batches, and what acknowledges them; [`stdout`], [`post`] and [`exec`]: where
 //!    they go; [`format`](mod@format): what receivers read, and what their answers mean.
 //! 6. [`run`]: all of it in order; [`error`]: how it ends; [`progress`] and [`metrics`]: who is told.
+//! 7. [`check`]: what a run needs, tried without one.
 //!
 //! The guarantee (complete, in order, at least once, never twice without a crash) rests on
 //! [`walk`] for completeness and on [`checkpoint`] for the rest; each says why.
 
 pub mod api;
+pub mod check;
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use tfc_audit::check::check;
 use tfc_audit::cli::{self, Args, Command};
 use tfc_audit::clock::{Clock, SystemClock};
 use tfc_audit::config::{self, Config, Environment};
@@ -14,6 +15,11 @@ use tfc_audit::run::{self, Report};
 fn main() -> ExitCode {
     let clock = SystemClock::start();
     let exit = match arguments().and_then(|words| cli::parse(words).map_err(Error::Usage)) {
+        Ok(Command::Run(args)) if args.check => ended(check(
+            configure(&args, &clock),
+            &clock,
+            &mut std::io::stdout(),
+        )),
         Ok(Command::Run(args)) => deliver(&args, clock),
         Ok(Command::Print(text)) => ended(print(&text).map(|()| Exit::Success)),
         Err(error) => ended(Err(error)),

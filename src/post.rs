@@ -67,6 +67,45 @@ impl Receiver {
         })
     }
 
+    /// Makes a request that delivers nothing, with the headers of a delivery: a `GET` of this path,
+    /// or `OPTIONS` of the receiver's own address. Gives the answer's status, and how its body may
+    /// be shown.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub fn ask(&self, path: Option<&str>) -> Result<(u16, String), String> {
+        let agent = self.connection.agent();
+        let mut call = match path {
+            Some(path) => agent.get(format!("{}{path}", self.shown)),
+            None => agent.options(self.url.expose()),
+        };
+        // Logstash takes any method, and what is empty as JSON for no event.
+        if !self.has_header("content-type") {
+            call = call.header("content-type", self.format.content_type());
+        }
+        for (name, value) in &self.headers {
+            call = call.header(name, value.expose());
+        }
+        let answer = call.call().and_then(|response| {
+            let status = response.status().as_u16();
+            Ok((status, http::read_body(response)?))
+        });
+        match answer {
+            Ok((status, body)) => Ok((status, self.said(&body))),
+            Err(error) => Err(format!(
+                "{}: {}",
+                self.shown,
+                self.masked(&http::describe(&error))
+            )),
+        }
+    }
+
+    /// The beginning of an answer's body, as it may be shown.
+    fn said(&self, body: &[u8]) -> String {
+        let start = &body[..body.len().min(MOST_SHOWN)];
+        excerpt(self.masked(&String::from_utf8_lossy(start)).as_bytes())
+    }
+
     /// A text from the receiver without our secrets, which some receivers send back.
     fn masked(&self, text: &str) -> String {
         let query = self
@@ -125,10 +164,7 @@ impl Target for Receiver {
         let (status, wait) = (response.status().as_u16(), http::wait(response.headers()));
         let leads = http::redirect(&response);
         let body = http::read_body(response).ok();
-        let start = body
-            .as_deref()
-            .map_or(&[][..], |body| &body[..body.len().min(MOST_SHOWN)]);
-        let said = excerpt(self.masked(&String::from_utf8_lossy(start)).as_bytes());
+        let said = self.said(body.as_deref().unwrap_or_default());
         Ok(
             match self
                 .format

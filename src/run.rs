@@ -23,9 +23,9 @@ use crate::timestamp;
 use crate::walk::{self, Missing, Scope, Walk};
 
 /// How long the service keeps events (documented).
-const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+pub const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Up to what age an event that was delivered is expected to be listed still.
-const CERTAINLY_RETAINED: Duration = Duration::from_secs(13 * 24 * 60 * 60);
+pub const CERTAINLY_RETAINED: Duration = Duration::from_secs(13 * 24 * 60 * 60);
 /// By how much `since` looks behind the boundary: nobody has shown whether it is inclusive.
 const INCLUSIVE_EITHER_WAY: Duration = Duration::from_secs(1);
 
@@ -336,7 +336,7 @@ fn refuse_other_organization(walk: &Walk, checkpoint: &Checkpoint) -> Result<(),
 ///
 /// # Errors
 /// If it cannot be read or is none; the message does not repeat it.
-fn read_token(source: &TokenSource) -> Result<Secret, Error> {
+pub fn read_token(source: &TokenSource) -> Result<Secret, Error> {
     let (place, read) = match source {
         TokenSource::Environment(token) => return Ok(token.clone()),
         TokenSource::File(path) => (

@@ -6,6 +6,7 @@ mod receiver;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
+mod check;
 mod checkpoint;
 mod cli;
 mod defects;
