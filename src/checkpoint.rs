@@ -423,7 +423,10 @@ pub fn try_lock(place: &CheckpointPlace) -> Result<(), Error> {
         if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() {
             return Error::Locked(path);
         }
-        Error::Checkpoint(format!("cannot open the lock {}: {error}", path.display()))
+        Error::Checkpoint(format!(
+            "cannot open the lock {}: {error}; give it to the user of the run",
+            path.display()
+        ))
     })
 }
 

@@ -341,6 +341,18 @@ fn metrics_tell_how_many_events_wait() {
     );
 }
 
+/// Also if the source fails in the middle of a walk.
+#[test]
+fn what_was_not_read_waits() {
+    let bench = Measured(Bench::of(events(250, now(), 2)));
+    bench.0.script(18, Step::error(401, "unauthorized"));
+    bench.run(&["--page-size=10"]).code(4);
+    let [delivered, waiting] =
+        ["events_delivered_total", "events_waiting"].map(|name| bench.value(name));
+    assert!(delivered > 0.0 && waiting > 0.0, "{delivered} {waiting}");
+    assert_eq!(Some(delivered + waiting), Some(250.0));
+}
+
 #[test]
 fn dead_letters_are_counted() {
     let bench = Measured(Bench::of(events(30, now(), 1)));
@@ -442,17 +454,17 @@ fn on_a_terminal(bench: &Bench, terminal: &str, code: i32, args: &[&str]) -> Opt
     Some(run.code(code).stdout.clone())
 }
 
-/// A backlog that takes a second.
-fn backlog() -> Bench {
+/// A backlog, and how long each of its 25 pages takes.
+fn backlog(milliseconds: u64) -> Bench {
     Bench::new(World {
-        delay: Duration::from_millis(40),
+        delay: Duration::from_millis(milliseconds),
         ..World::new(events(2_500, now(), 2))
     })
 }
 
 #[test]
 fn a_line_is_drawn_again_and_again_and_is_gone_at_the_end() {
-    let bench = backlog();
+    let bench = backlog(80);
     let Some(seen) = on_a_terminal(&bench, "xterm", 0, &["--page-size=100", "-v"]) else {
         return;
     };
@@ -493,7 +505,7 @@ fn a_line_is_drawn_again_and_again_and_is_gone_at_the_end() {
 
 #[test]
 fn the_line_is_gone_before_any_other() {
-    let bench = backlog();
+    let bench = backlog(40);
     bench.api.with(|world| world.counts = Counts::Plus(3));
     let args = ["--page-size=100", "--no-checkpoint"];
     let Some(seen) = on_a_terminal(&bench, "xterm", 5, &args) else {
@@ -511,7 +523,7 @@ fn no_line_where_nobody_could_see_it_well() {
         ("", &["--page-size=100"]),
         ("xterm", &["--page-size=100", "--exec", "cat > /dev/null"]),
     ] {
-        let bench = backlog();
+        let bench = backlog(40);
         if let Some(seen) = on_a_terminal(&bench, terminal, 0, args) {
             assert_eq!(seen, "", "{terminal} {args:?}");
         }
