@@ -80,7 +80,12 @@ impl Client {
         );
         let error = match code {
             400 | 404 | 422 if request.number > 1 => SourceError::NoSuchPage(message),
-            401 | 403 | 404 => SourceError::Refused(message),
+            401 => SourceError::Refused(format!(
+                "{message}; the token is not valid, or no longer: put a new organization or audit-trail token in its place"
+            )),
+            403 | 404 => SourceError::Refused(format!(
+                "{message}; the token is of another kind than an organization or audit-trail token, its organization has no audit trails by its plan, or --endpoint is not HCP Terraform"
+            )),
             300..400 => SourceError::Failed(format!(
                 "{message}; redirects are not followed: is --endpoint right?"
             )),

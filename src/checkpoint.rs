@@ -353,20 +353,7 @@ impl CheckpointFile {
     /// # Errors
     /// [`Error::Checkpoint`] if it cannot be trusted.
     pub fn read(&self, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
-        let path = self.path.display();
-        let mut json = Vec::new();
-        let file = files::open(&self.path, OpenOptions::new().read(true), false);
-        match file.and_then(|mut file| file.read_to_end(&mut json)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::Checkpoint(format!(
-                "the checkpoint {path} cannot be read: {error}; nothing was done. Make it readable to this user, or name another with --checkpoint"
-            ))),
-            Ok(_) => Checkpoint::parse(&json, endpoint).map(Some).map_err(|fault| {
-                Error::Checkpoint(format!(
-                    "the checkpoint {path} cannot be trusted: {fault}; nothing was done. Restore it or name another with --checkpoint; without one, the next run delivers everything retained again"
-                ))
-            }),
-        }
+        read(&self.path, endpoint)
     }
 
     fn cannot_write(&self, error: &io::Error) -> String {
@@ -398,6 +385,69 @@ impl Drop for CheckpointFile {
     fn drop(&mut self) {
         // Left over from a failed commit, if anything.
         let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Reads the checkpoint without the lock, for who will not change it; `None` if there is none. A
+/// commit replaces it whole, so that there is always the one or the other to read.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if it cannot be trusted, or has to be there and is not.
+pub fn peek(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
+    refuse_other_kinds(&place.path)?;
+    let checkpoint = read(&place.path, endpoint)?;
+    if checkpoint.is_none() && place.required {
+        return Err(absent(place));
+    }
+    Ok(checkpoint)
+}
+
+/// Whether a run could take the lock now. Nothing is made for that, and the lock is given back at
+/// once.
+///
+/// # Errors
+/// [`Error::Locked`] if another run has it, [`Error::Checkpoint`] if there can be none.
+pub fn try_lock(place: &CheckpointPlace) -> Result<(), Error> {
+    let path = files::with_suffix(&place.path, ".lock");
+    refuse_other_kinds(&path)?;
+    let lock = match OpenOptions::new().write(true).open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        lock => lock.and_then(|lock| fs2::FileExt::try_lock_exclusive(&lock)),
+    };
+    lock.map_err(|error| {
+        if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() {
+            return Error::Locked(path);
+        }
+        Error::Checkpoint(format!(
+            "cannot open the lock {}: {error}; give it to the user of the run",
+            path.display()
+        ))
+    })
+}
+
+/// There is no checkpoint, although there has to be one.
+#[must_use]
+pub fn absent(place: &CheckpointPlace) -> Error {
+    Error::Checkpoint(format!(
+        "there is no checkpoint {}, and --require-checkpoint is given; to start afresh, run once without it",
+        place.path.display()
+    ))
+}
+
+fn read(path: &Path, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
+    let shown = path.display();
+    let mut json = Vec::new();
+    let file = files::open(path, OpenOptions::new().read(true), false);
+    match file.and_then(|mut file| file.read_to_end(&mut json)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::Checkpoint(format!(
+            "the checkpoint {shown} cannot be read: {error}; nothing was done. Make it readable to this user, or name another with --checkpoint"
+        ))),
+        Ok(_) => Checkpoint::parse(&json, endpoint).map(Some).map_err(|fault| {
+            Error::Checkpoint(format!(
+                "the checkpoint {shown} cannot be trusted: {fault}; nothing was done. Restore it or name another with --checkpoint; without one, the next run delivers everything retained again"
+            ))
+        }),
     }
 }
 

@@ -133,6 +133,18 @@ pub struct Args {
     #[argh(switch)]
     pub normalize: bool,
 
+    /// try everything that a run with these options needs, report each, and deliver nothing
+    #[argh(switch)]
+    pub check: bool,
+
+    /// print what would be delivered, in its format, and leave the checkpoint alone
+    #[argh(switch)]
+    pub dry_run: bool,
+
+    /// write the run's figures to this file for Prometheus, whatever the outcome
+    #[argh(option, arg_name = "file")]
+    pub metrics: Option<String>,
+
     /// say on standard error what was done
     #[argh(switch, short = 'v')]
     pub verbose: bool,
@@ -143,12 +155,14 @@ pub struct Args {
 }
 
 /// The options that take no value: what follows one of them is another option.
-const SWITCHES: [&str; 11] = [
+const SWITCHES: [&str; 13] = [
     "--no-checkpoint",
     "--require-checkpoint",
     "--gzip",
     "--allow-plain-http",
     "--normalize",
+    "--check",
+    "--dry-run",
     "--verbose",
     "-v",
     "--version",

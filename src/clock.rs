@@ -18,7 +18,7 @@ pub trait Clock {
 }
 
 /// The machine's own clock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     start: Instant,
 }

@@ -30,6 +30,8 @@ pub struct Environment {
     pub home: Option<OsString>,
     /// The variables that name proxies.
     pub proxies: proxy::Variables,
+    /// `$TERM`.
+    pub terminal: Option<OsString>,
 }
 
 impl Environment {
@@ -47,6 +49,7 @@ impl Environment {
             proxies: proxy::Variables::new(|name| {
                 std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
             }),
+            terminal: path("TERM"),
         }
     }
 }
@@ -184,6 +187,12 @@ impl Url {
             .as_ref()
             .map(|query| format!("?{}", query.expose()));
         format!("{self}{}", query.unwrap_or_default())
+    }
+
+    /// The path, from its slash on.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// Scheme, host and port: of a receiver's address the path can be a secret, too.
@@ -348,9 +357,22 @@ pub enum Destination {
     Exec(String),
 }
 
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Deliver.
+    Run,
+    /// Try everything that a run needs.
+    Check,
+    /// Print what a run would deliver.
+    DryRun,
+}
+
 /// A run, as it was meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// What is to be done.
+    pub mode: Mode,
     /// Where the token comes from.
     pub token: TokenSource,
     /// The service.
@@ -381,8 +403,12 @@ pub struct Config {
     pub limits: Limits,
     /// Whether fields whose type varies get one type.
     pub normalize: bool,
+    /// Where the run's figures go.
+    pub metrics: Option<PathBuf>,
     /// Whether to say what was done.
     pub verbose: bool,
+    /// Whether the terminal, if there is one, can clear a line.
+    pub clears_lines: bool,
 }
 
 impl Config {
@@ -417,7 +443,14 @@ impl Config {
                 .as_deref()
                 .unwrap_or("https://app.terraform.io"),
         )?;
+        let mode = match (args.check, args.dry_run) {
+            (false, false) => Mode::Run,
+            (true, false) => Mode::Check,
+            (false, true) => Mode::DryRun,
+            (true, true) => return Err("--check and --dry-run exclude each other".to_owned()),
+        };
         Ok(Self {
+            mode,
             token: token_source(args, environment)?,
             proxy: environment.proxies.choose(&endpoint)?,
             endpoint,
@@ -438,8 +471,26 @@ impl Config {
             destination: destination(args, environment)?,
             limits: limits(args)?,
             normalize: args.normalize,
+            metrics: metrics_file(args)?,
             verbose: args.verbose,
+            clears_lines: environment
+                .terminal
+                .as_ref()
+                .is_some_and(|terminal| terminal != "dumb"),
         })
+    }
+}
+
+/// The file of `--metrics`, which a run with an error elsewhere in its configuration writes, too.
+///
+/// # Errors
+/// If it has no name.
+pub fn metrics_file(args: &Args) -> Result<Option<PathBuf>, String> {
+    match &args.metrics {
+        Some(name) if name.is_empty() || name.ends_with('/') => {
+            Err("--metrics: this is not the name of a file".to_owned())
+        }
+        name => Ok(name.as_ref().map(PathBuf::from)),
     }
 }
 
@@ -816,6 +867,9 @@ mod tests {
             "--no-checkpoint --require-checkpoint",
             "--no-checkpoint --lock-wait 1s",
             "--no-checkpoint --overlap 1m",
+            "--check --dry-run",
+            "--metrics=",
+            "--metrics /",
             "--checkpoint=",
             "--checkpoint dir/",
             "--since yesterday",

@@ -47,6 +47,12 @@ pub trait Target {
         false
     }
 
+    /// How many bytes the last [`Target::send`] handed over: those of the body, unless the target
+    /// makes none of it.
+    fn sent(&self, body: &[u8]) -> u64 {
+        body.len() as u64
+    }
+
     /// Hands over these events with the body made of them, once, within `timeout`, and says what
     /// became of them.
     ///
@@ -82,8 +88,12 @@ pub type Commit<'c> = &'c mut dyn FnMut(Acknowledged, &[Event]) -> Result<(), Er
 /// What delivery has done so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
+    /// Requests, each try counted, or runs of a program, or writes.
+    pub requests: u64,
     /// Requests that were tried again.
     pub retries: u64,
+    /// Bytes that were handed over, before compression, those of each try counted.
+    pub bytes: u64,
     /// Events that went to the file of dead letters.
     pub dead_letters: u64,
 }
@@ -316,10 +326,10 @@ impl<'a> Delivery<'a> {
             &mut self.figures.retries,
             |timeout| {
                 let sent = subset.as_deref().unwrap_or(events);
-                match target
-                    .send(sent, &body, timeout)
-                    .map_err(Failure::lasting)?
-                {
+                let result = target.send(sent, &body, timeout);
+                self.figures.requests += 1;
+                self.figures.bytes += target.sent(&body);
+                match result.map_err(Failure::lasting)? {
                     Verdict::Accepted => places
                         .iter()
                         .for_each(|&place| fates[place] = Fate::Accepted),

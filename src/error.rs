@@ -79,6 +79,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// What it means that standard output could not be written.
+    #[must_use]
+    pub fn of_stdout(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::StdoutClosed,
+            _ => Self::Stdout(error),
+        }
+    }
+
     /// The exit code of a run that ends so.
     #[must_use]
     pub fn exit(&self) -> Exit {
@@ -113,10 +122,6 @@ impl fmt::Display for Error {
                 f,
                 "another run holds the lock {}; nothing was done (--lock-wait SPAN waits for it)",
                 path.display()
-            ),
-            Self::Source(error @ SourceError::Refused(_)) => write!(
-                f,
-                "{error}; check that the token is an organization or audit-trail token of the right organization, not expired, and that its plan has audit trails"
             ),
             Self::Source(error) => error.fmt(f),
             Self::Incomplete(missing) => missing.fmt(f),

@@ -186,6 +186,29 @@ impl Format {
         }
     }
 
+    /// The path at which the product says how it is, beside the one for events: Splunk's
+    /// `services/collector/health`
+    /// (<https://docs.splunk.com/Documentation/Splunk/latest/RESTREF/RESTinput>), the root of an
+    /// Elasticsearch cluster, Loki's `/ready`
+    /// (<https://grafana.com/docs/loki/latest/reference/loki-http-api/>). `None` if there is none,
+    /// or no telling where it is.
+    #[must_use]
+    pub fn health(self, path: &str) -> Option<String> {
+        let (before, rest) = match self {
+            Self::SplunkHec => (
+                path.split_once("/services/collector")?.0,
+                "/services/collector/health",
+            ),
+            Self::Elasticsearch => {
+                let index = path.strip_suffix("/_bulk")?;
+                (index.rsplit_once('/').map_or("", |(before, _)| before), "/")
+            }
+            Self::Loki => (path.strip_suffix("/loki/api/v1/push")?, "/ready"),
+            Self::Ndjson | Self::JsonArray | Self::Json => return None,
+        };
+        Some(format!("{before}{rest}"))
+    }
+
     /// What an answer means for the `count` events that were sent. `body` is the answer's, `None`
     /// if it broke off, and `said` how it may be shown.
     ///

@@ -13,12 +13,14 @@
 //! 5. [`delivery`]: batches, and what acknowledges them; [`stdout`], [`post`] and [`exec`]: where
 //!    they go; [`format`](mod@format): what receivers read, and what their answers mean.
 //! 6. [`http`], [`tls`] and [`proxy`]: connections, for the source and for receivers.
-//! 7. [`run`]: all of it in order; [`error`]: how it ends.
+//! 7. [`run`]: all of it in order; [`error`]: how it ends; [`progress`] and [`metrics`]: who is told.
+//! 8. [`check`]: what a run needs, tried without one.
 //!
 //! The guarantee (complete, in order, at least once, never twice without a crash) rests on
 //! [`walk`] for completeness and on [`checkpoint`] for the rest; each says why.
 
 pub mod api;
+pub mod check;
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;
@@ -34,9 +36,11 @@ pub mod http;
 pub mod identities;
 pub mod json;
 pub mod lines;
+pub mod metrics;
 pub mod normalize;
 pub mod page;
 pub mod post;
+pub mod progress;
 pub mod proxy;
 pub mod retry;
 pub mod run;

@@ -20,6 +20,8 @@ pub struct LineFile {
     /// It is a regular file, which can be synced and cut.
     is_regular: bool,
     is_fresh: bool,
+    /// How many bytes the last append wrote.
+    written: u64,
 }
 
 impl LineFile {
@@ -34,6 +36,7 @@ impl LineFile {
             path,
             is_regular,
             is_fresh: true,
+            written: 0,
         })
     }
 
@@ -48,15 +51,15 @@ impl LineFile {
         events: impl IntoIterator<Item = &'a Event>,
         normalized: bool,
     ) -> io::Result<()> {
+        self.written = 0;
         let start = self.place()?;
-        let mut written = 0;
-        let result = self.write(events, normalized, start, &mut written);
+        let result = self.write(events, normalized, start);
         if let (Err(_), Some(start)) = (&result, start) {
             // Unless somebody else has written to it since.
             if self
                 .file
                 .metadata()
-                .is_ok_and(|now| now.len() == start + written)
+                .is_ok_and(|now| now.len() == start + self.written)
             {
                 let _ = self
                     .file
@@ -65,6 +68,12 @@ impl LineFile {
             }
         }
         result
+    }
+
+    /// How many bytes the last append wrote.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// Where the next byte goes: at the end, unless something else was written through the same
@@ -84,7 +93,6 @@ impl LineFile {
         events: impl IntoIterator<Item = &'a Event>,
         normalized: bool,
         start: Option<u64>,
-        written: &mut u64,
     ) -> io::Result<()> {
         let mut buffer = Vec::with_capacity(CHUNK + CHUNK / 4);
         if std::mem::take(&mut self.is_fresh)
@@ -102,11 +110,11 @@ impl LineFile {
             buffer.extend_from_slice(line.as_bytes());
             buffer.push(b'\n');
             if buffer.len() >= CHUNK {
-                write_all(&mut self.file, &buffer, written)?;
+                write_all(&mut self.file, &buffer, &mut self.written)?;
                 buffer.clear();
             }
         }
-        write_all(&mut self.file, &buffer, written)?;
+        write_all(&mut self.file, &buffer, &mut self.written)?;
         if self.is_regular {
             self.file.sync_data()
         } else {
@@ -133,7 +141,10 @@ impl LineFile {
 
 /// Writes everything, counting what was written also if it fails, and waiting where a pipe was set
 /// to non-blocking by the program at its other end.
-fn write_all(file: &mut File, mut bytes: &[u8], written: &mut u64) -> io::Result<()> {
+///
+/// # Errors
+/// If not everything could be written.
+pub fn write_all(file: &mut File, mut bytes: &[u8], written: &mut u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),

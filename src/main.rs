@@ -1,75 +1,89 @@
 //! The command: what was typed, what was meant, one run, and how it ended.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
-use tfc_audit::cli::{self, Command};
+use tfc_audit::check::check;
+use tfc_audit::cli::{self, Args, Command};
 use tfc_audit::clock::{Clock, SystemClock};
-use tfc_audit::config::{Config, Environment};
+use tfc_audit::config::{self, Config, Environment};
 use tfc_audit::error::{Error, Exit};
+use tfc_audit::metrics::{self, Ending};
+use tfc_audit::progress::{Progress, summary};
 use tfc_audit::run::{self, Report};
-use tfc_audit::text::one_line;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => Exit::Success.into(),
-        Err(error) => {
-            // Events that are missing were named when they were missed, before anything else could
-            // happen to the run.
-            if !matches!(error, Error::Incomplete(_)) {
-                say(&error.to_string());
-            }
-            error.exit().into()
-        }
-    }
-}
-
-fn run() -> Result<(), Error> {
     let clock = SystemClock::start();
-    let arguments = std::env::args_os().skip(1).map(|argument| {
-        argument
-            .into_string()
-            .map_err(|_| Error::Usage("an argument is not UTF-8".to_owned()))
-    });
-    let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-    let args = match cli::parse(arguments).map_err(Error::Usage)? {
-        Command::Run(args) => args,
-        Command::Print(text) => {
-            return std::io::stdout()
-                .write_all(text.as_bytes())
-                .map_err(|error| match error.kind() {
-                    ErrorKind::BrokenPipe => Error::StdoutClosed,
-                    _ => Error::Stdout(error),
-                });
-        }
+    let exit = match arguments().and_then(|words| cli::parse(words).map_err(Error::Usage)) {
+        Ok(Command::Run(args)) if args.check => ended(check(
+            configure(&args, &clock),
+            &clock,
+            &mut std::io::stdout(),
+        )),
+        Ok(Command::Run(args)) => deliver(&args, clock),
+        Ok(Command::Print(text)) => ended(print(&text).map(|()| Exit::Success)),
+        Err(error) => ended(Err(error)),
     };
-    let config =
-        Config::new(&args, &Environment::of_process(), clock.now()).map_err(Error::Usage)?;
+    exit.into()
+}
+
+fn arguments() -> Result<Vec<String>, Error> {
+    std::env::args_os()
+        .skip(1)
+        .map(|argument| {
+            argument
+                .into_string()
+                .map_err(|_| Error::Usage("an argument is not UTF-8".to_owned()))
+        })
+        .collect()
+}
+
+fn configure(args: &Args, clock: &SystemClock) -> Result<Config, Error> {
+    Config::new(args, &Environment::of_process(), clock.now()).map_err(Error::Usage)
+}
+
+/// A run, and what it leaves behind for those who look after it.
+fn deliver(args: &Args, clock: SystemClock) -> Exit {
     let mut report = Report::default();
-    let result = run::run(&config, &clock, &mut report, &mut |warning| {
-        say(&format!("warning: {warning}"));
+    let mut progress = Progress::default();
+    let result = configure(args, &clock).and_then(|config| {
+        progress = Progress::start(&config, clock);
+        let mut warn = |warning: &str| progress.say(&format!("warning: {warning}"));
+        let watch = |report: &Report| progress.watch(report, clock.elapsed());
+        run::run(&config, &clock, &mut report, &watch, &mut warn)
     });
-    if config.verbose {
-        say(&summary(&report, &clock));
+    progress.end();
+    let ending = Ending {
+        exit: result.as_ref().map_or_else(Error::exit, |()| Exit::Success),
+        at: clock.now(),
+        took: clock.elapsed(),
+    };
+    if args.verbose && !matches!(result, Err(Error::Usage(_))) {
+        progress.say(&summary(&report, args.dry_run, ending.at, ending.took));
     }
-    result
+    if let Ok(Some(path)) = config::metrics_file(args)
+        && !args.dry_run
+        && let Err(fault) = metrics::write(&path, &report, &ending)
+    {
+        progress.say(&format!("warning: {fault}"));
+    }
+    ended(result.map(|()| Exit::Success))
 }
 
-/// What a run did, in a line.
-fn summary(report: &Report, clock: &SystemClock) -> String {
-    format!(
-        "events delivered: {}, dead letters among them: {}; pages read: {}; tried again: {} pages, {} deliveries; {:.1} s, {:.1} s of it reading",
-        report.delivered,
-        report.delivery.dead_letters,
-        report.walk.pages,
-        report.walk.retries,
-        report.delivery.retries,
-        clock.elapsed().as_secs_f64(),
-        report.walk.reading.as_secs_f64(),
-    )
+fn print(text: &str) -> Result<(), Error> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Error::of_stdout)
 }
 
-/// Writes a line to standard error. If even that is not possible, the exit code has to do.
-fn say(message: &str) {
-    let _ = writeln!(std::io::stderr(), "tfc-audit: {}", one_line(message));
+/// Says what went wrong, if anything did.
+fn ended(result: Result<Exit, Error>) -> Exit {
+    result.unwrap_or_else(|error| {
+        // Events that are missing were named when they were missed, before anything else could
+        // happen to the run.
+        if !matches!(error, Error::Incomplete(_)) {
+            Progress::default().say(&error.to_string());
+        }
+        error.exit()
+    })
 }

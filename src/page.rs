@@ -35,6 +35,8 @@ pub struct Page {
     pub date: Option<OffsetDateTime>,
     /// How long the source asks to be left alone after this answer.
     pub pause: Option<Duration>,
+    /// The length of the body, decompressed.
+    pub bytes: u64,
 }
 
 /// Why a body is not a page. Neither text is fit to be shown as it is.
@@ -168,6 +170,7 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
         Some(found) => found,
         None => read(&text)?,
     };
+    let bytes = text.len() as u64;
     let text = Arc::new(Text::from(text));
     Ok(Page {
         events: found
@@ -182,6 +185,7 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
             .filter(|size| (1..=LARGEST_PAGE).contains(size)),
         date: None,
         pause: None,
+        bytes,
     })
 }
 

@@ -77,6 +77,47 @@ impl Receiver {
         })
     }
 
+    /// Makes a request that delivers nothing, with the headers of a delivery: a `GET` of this path,
+    /// or `OPTIONS` of the receiver's own address. Gives the answer's status, and how its body may
+    /// be shown.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub fn ask(&self, path: Option<&str>) -> Result<(u16, String), String> {
+        let agent = self.connection.agent();
+        let mut call = match path {
+            Some(path) => agent.get(format!("{}{path}", self.shown)),
+            None => agent.options(self.url.expose()),
+        };
+        // Logstash takes any method, and what is empty as JSON for no event.
+        if !self.has_header("content-type") {
+            call = call.header("content-type", self.format.content_type());
+        }
+        for (name, value) in &self.headers {
+            call = call.header(name, value.expose());
+        }
+        let answer = call.call().and_then(|response| {
+            let status = response.status().as_u16();
+            let mut body = Vec::new();
+            http::read_body(response, LARGEST_BODY, &mut body)?;
+            Ok((status, self.said(&body)))
+        });
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(format!(
+                "{}: {}",
+                self.shown,
+                self.masked(&self.connection.describe(&error))
+            )),
+        }
+    }
+
+    /// The beginning of an answer's body, as it may be shown.
+    fn said(&self, body: &[u8]) -> String {
+        let start = &body[..body.len().min(MOST_SHOWN)];
+        excerpt(self.masked(&String::from_utf8_lossy(start)).as_bytes())
+    }
+
     /// A text from the receiver without our secrets, which some receivers send back.
     fn masked(&self, text: &str) -> String {
         let query = self
@@ -146,9 +187,8 @@ impl Target for Receiver {
         let leads = http::redirect(&response);
         let mut body = Vec::new();
         let broken = http::read_body(response, LARGEST_BODY, &mut body).err();
-        let start = &body[..body.len().min(MOST_SHOWN)];
         let said = if leads.is_empty() {
-            excerpt(self.masked(&String::from_utf8_lossy(start)).as_bytes())
+            self.said(&body)
         } else {
             format!("it leads{leads}")
         };

@@ -7,9 +7,9 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::api::Client;
-use crate::checkpoint::{Checkpoint, CheckpointFile, NoStore, Store};
+use crate::checkpoint::{self, Checkpoint, CheckpointFile, NoStore, Store};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Destination, Secret, TokenSource, check_token};
+use crate::config::{Config, Destination, Mode, Secret, TokenSource, check_token};
 use crate::delivery::{self, Acknowledged, DeadLetters, Delivery, Target};
 use crate::error::Error;
 use crate::event::Event;
@@ -18,14 +18,14 @@ use crate::forward::{Readings, Threads};
 use crate::page::organization;
 use crate::post::Receiver;
 use crate::retry::Patience;
-use crate::stdout::Stdout;
+use crate::stdout::{Preview, Stdout};
 use crate::timestamp;
 use crate::walk::{self, Missing, Scope, Walk};
 
 /// How long the service keeps events (documented).
-const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+pub const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Up to what age an event that was delivered is expected to be listed still.
-const CERTAINLY_RETAINED: Duration = Duration::from_secs(13 * 24 * 60 * 60);
+pub const CERTAINLY_RETAINED: Duration = Duration::from_secs(13 * 24 * 60 * 60);
 /// By how much `since` looks behind the boundary: nobody has shown whether it is inclusive.
 const INCLUSIVE_EITHER_WAY: Duration = Duration::from_secs(1);
 
@@ -38,10 +38,28 @@ pub struct Report {
     pub walk: walk::Figures,
     /// What delivery took.
     pub delivery: delivery::Figures,
+    /// The timestamp of the newest event that this or an earlier run delivered.
+    pub newest: Option<OffsetDateTime>,
+}
+
+impl Report {
+    /// How many new events this run has to deliver in all, as far as the source's counts tell.
+    #[must_use]
+    pub fn expected(&self) -> Option<u64> {
+        self.walk.ahead.map(|ahead| self.walk.found + ahead)
+    }
+
+    /// How many events are known to wait for their delivery.
+    #[must_use]
+    pub fn waiting(&self) -> Option<u64> {
+        let delivered = self.delivered;
+        self.expected()
+            .map(|expected| expected.saturating_sub(delivered))
+    }
 }
 
 /// Does what the configuration asks for: locks and reads the checkpoint, and drains the source into
-/// the destination. `report` and `warn` hear of it as it happens, whatever the outcome.
+/// the destination. `report`, `watch` and `warn` hear of it as it happens, whatever the outcome.
 ///
 /// # Errors
 /// How the run ended, if not well. What was delivered until then is committed.
@@ -49,11 +67,17 @@ pub fn run(
     config: &Config,
     clock: &SystemClock,
     report: &mut Report,
+    watch: &dyn Fn(&Report),
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), Error> {
     let mut target: Box<dyn Target>;
     let mut dead_letters = None;
+    let is_dry = config.mode == Mode::DryRun;
     match &config.destination {
+        Destination::Post(post) if is_dry => {
+            target = Box::new(Preview::of_process(post, config.normalize)?);
+        }
+        Destination::Exec(_) if is_dry => target = Box::new(Stdout::of_process(config.normalize)?),
         Destination::Stdout => target = Box::new(Stdout::of_process(config.normalize)?),
         Destination::Exec(command) => {
             target = Box::new(Exec::new(
@@ -80,6 +104,12 @@ pub fn run(
     let endpoint = config.endpoint.to_string();
     let (mut checkpoint, mut store): (_, Box<dyn Store>) = match &config.checkpoint {
         None => (Checkpoint::new(endpoint, config.since), Box::new(NoStore)),
+        Some(place) if is_dry => {
+            let mut checkpoint = checkpoint::peek(place, &endpoint)?
+                .unwrap_or_else(|| Checkpoint::new(endpoint, config.since));
+            config.since.map(|since| checkpoint.start_at(since));
+            (checkpoint, Box::new(NoStore))
+        }
         Some(place) => {
             let mut file = CheckpointFile::lock(place, clock, config.max_time)?;
             let checkpoint = match file.read(&endpoint)? {
@@ -93,12 +123,7 @@ pub fn run(
                     file.commit(&checkpoint).map_err(Error::Checkpoint)?;
                     checkpoint
                 }
-                None if place.required => {
-                    return Err(Error::Checkpoint(format!(
-                        "there is no checkpoint {}, and --require-checkpoint is given; to start afresh, run once without it",
-                        place.path.display()
-                    )));
-                }
+                None if place.required => return Err(checkpoint::absent(place)),
                 None => {
                     let checkpoint = Checkpoint::new(endpoint, config.since);
                     file.commit(&checkpoint).map_err(Error::Checkpoint)?;
@@ -114,7 +139,7 @@ pub fn run(
         &token,
         config.timeout,
     );
-    let readings = Threads::new(client, clock.clone(), patience);
+    let readings = Threads::new(client, *clock, patience);
     // The time limit of a request is none for a program.
     let is_program = matches!(config.destination, Destination::Exec(_));
     let timeout = if is_program {
@@ -135,15 +160,19 @@ pub fn run(
         until: config.until,
         page_size: config.page_size,
         connections: config.connections,
+        watch,
     };
-    drain.run(
+    report.newest = checkpoint.last_timestamp;
+    let result = drain.run(
         &readings,
         &mut delivery,
         &mut checkpoint,
         &mut *store,
         report,
         warn,
-    )
+    );
+    report.newest = checkpoint.last_timestamp;
+    result
 }
 
 /// The part of a run that tests drive in memory: from the first page to the last commit.
@@ -162,6 +191,8 @@ pub struct Drain<'a> {
     pub page_size: u64,
     /// `--connections`.
     pub connections: u64,
+    /// Is shown the report each time that there is something new in it.
+    pub watch: &'a dyn Fn(&Report),
 }
 
 impl Drain<'_> {
@@ -188,14 +219,17 @@ impl Drain<'_> {
             page_size: self.page_size,
             connections: self.connections,
         };
-        let mut walk = Walk::start(
+        let mut walk = Walk::new(
             readings,
             self.clock,
             self.patience,
             scope,
             checkpoint.known(),
-        )?;
+        );
+        let started = walk.start();
         report.walk = walk.figures();
+        started?;
+        (self.watch)(report);
         let server_time = walk.server_time();
         let expects_known = checkpoint
             .last_timestamp
@@ -217,6 +251,7 @@ impl Drain<'_> {
         loop {
             let stride = walk.next_stride(report.delivered > 0);
             report.walk = walk.figures();
+            (self.watch)(report);
             let Some(stride) = stride? else { break };
             is_empty = is_empty && stride.events.is_empty();
             if let Some(missing) = stride.missing {
@@ -225,7 +260,6 @@ impl Drain<'_> {
             }
             missing = stride.missing.or(missing);
             if !stride.events.is_empty() {
-                let delivered = &mut report.delivered;
                 let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
                     let next = following.first().map(|next| next.time);
                     let rest = next.into_iter().chain(stride.rest).min();
@@ -235,7 +269,8 @@ impl Drain<'_> {
                     store
                         .commit(checkpoint)
                         .map_err(|fault| Error::NotCommitted { events, fault })?;
-                    *delivered += events as u64;
+                    report.delivered += events as u64;
+                    (self.watch)(report);
                     Ok(())
                 };
                 let result = delivery.deliver(&stride.events, &mut commit, warn);
@@ -314,7 +349,10 @@ fn refuse_other_organization(walk: &Walk, checkpoint: &Checkpoint) -> Result<(),
 }
 
 /// Reads the token from where it is.
-fn read_token(source: &TokenSource) -> Result<Secret, Error> {
+///
+/// # Errors
+/// If it cannot be read or is none; the message does not repeat it.
+pub fn read_token(source: &TokenSource) -> Result<Secret, Error> {
     let (place, read) = match source {
         TokenSource::Environment(token) => return Ok(token.clone()),
         TokenSource::File(path) => (

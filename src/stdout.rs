@@ -1,15 +1,16 @@
 //! Delivery to standard output, as NDJSON. A stride is acknowledged when it is written and, where
-//! standard output is a regular file, synced to disk.
+//! standard output is a regular file, synced to disk. And for `--dry-run`, what would be posted.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::time::Duration;
 
-use crate::delivery::Target;
+use crate::config::Post;
+use crate::delivery::{Limits, Target};
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::Verdict;
-use crate::lines::LineFile;
+use crate::format::{Encoder, Verdict};
+use crate::lines::{self, LineFile};
 
 /// Standard output, as a target.
 #[derive(Debug)]
@@ -46,11 +47,50 @@ fn duplicate() -> io::Result<File> {
 }
 
 impl Target for Stdout {
+    fn sent(&self, _: &[u8]) -> u64 {
+        self.lines.written()
+    }
+
     fn send(&mut self, events: &[Event], _: &[u8], _: Duration) -> Result<Verdict, Error> {
         match self.lines.append(events, self.normalized) {
             Ok(()) => Ok(Verdict::Accepted),
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::StdoutClosed),
-            Err(error) => Err(Error::Stdout(error)),
+            Err(error) => Err(Error::of_stdout(error)),
         }
+    }
+}
+
+/// Standard output, as a target in the place of a receiver: it takes the bodies that would be
+/// posted, not compressed, each ending in a line feed. Every format is a sequence of JSON values,
+/// and stays one that way.
+pub struct Preview {
+    file: File,
+    encoder: Encoder,
+}
+
+impl Preview {
+    /// Takes this process's standard output.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn of_process(post: &Post, normalize: bool) -> Result<Self, Error> {
+        Ok(Self {
+            file: duplicate().map_err(Error::Stdout)?,
+            encoder: Encoder::new(post.format, normalize, &post.labels),
+        })
+    }
+}
+
+impl Target for Preview {
+    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
+        let (mut body, count) = self.encoder.encode(events, limits.events, limits.bytes);
+        if !body.ends_with(b"\n") {
+            body.push(b'\n');
+        }
+        (body, count)
+    }
+
+    fn send(&mut self, _: &[Event], body: &[u8], _: Duration) -> Result<Verdict, Error> {
+        lines::write_all(&mut self.file, body, &mut 0).map_err(Error::of_stdout)?;
+        Ok(Verdict::Accepted)
     }
 }

@@ -1,4 +1,6 @@
-//! Text from elsewhere, made safe to show in a message.
+//! Text for messages: what comes from elsewhere made safe to show, and spans of time.
+
+use std::time::Duration;
 
 /// The most characters of foreign text that a message shows.
 const EXCERPT: usize = 200;
@@ -50,6 +52,19 @@ fn is_invisible(character: char) -> bool {
     )
 }
 
+/// A span of time as a person reads it, in its two largest units: `12s`, `4m08s`, `3h12m`, `13d4h`.
+#[must_use]
+pub fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m{:02}s", seconds % 60),
+        3600..86400 => format!("{hours}h{:02}m", minutes % 60),
+        _ => format!("{days}d{}h", hours % 24),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +84,22 @@ mod tests {
         );
         assert_eq!(excerpt(b"\xff"), r"\u{fffd}");
         assert_eq!(excerpt("  größer \n".as_bytes()), "größer");
+    }
+
+    #[test]
+    fn a_span_in_its_two_largest_units() {
+        let spans = [
+            (0, "0s"),
+            (59, "59s"),
+            (248, "4m08s"),
+            (3600, "1h00m"),
+            (11_520, "3h12m"),
+            (86_399, "23h59m"),
+            (1_138_000, "13d4h"),
+        ];
+        for (seconds, text) in spans {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
     }
 
     #[test]

@@ -81,6 +81,13 @@ pub struct Scope {
     pub connections: u64,
 }
 
+impl Scope {
+    fn holds(&self, event: &Event) -> bool {
+        self.from.is_none_or(|from| event.time >= from)
+            && self.until.is_none_or(|until| event.time < until)
+    }
+}
+
 /// What a walk has done so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
@@ -90,6 +97,16 @@ pub struct Figures {
     pub retries: u64,
     /// The time that reading pages took.
     pub reading: Duration,
+    /// Bytes of the pages' bodies, decompressed.
+    pub bytes: u64,
+    /// New events in the strides so far.
+    pub found: u64,
+    /// Events that were dropped because an earlier run delivered them, or because they were on an
+    /// earlier page as well.
+    pub duplicates: u64,
+    /// New events that are still to come, as far as the source's counts tell; `None` if it has
+    /// sent none.
+    pub ahead: Option<u64>,
 }
 
 /// Part of the walk: new events that are proved to be all there are before [`Stride::rest`].
@@ -131,6 +148,8 @@ pub struct Walk<'a> {
     scope: Scope,
     /// Delivered by earlier runs.
     known: IdentitySet,
+    /// How many of them no finished stride has seen.
+    known_ahead: usize,
     /// Whether one of the known events was met again.
     known_met: bool,
     /// Every event of the strides that are finished: all those older than the last cut.
@@ -193,23 +212,21 @@ struct Found {
 }
 
 impl<'a> Walk<'a> {
-    /// Reads the first page, which tells how far there is to go. `known` are the events that
-    /// earlier runs delivered.
-    ///
-    /// # Errors
-    /// If the first page cannot be had.
-    pub fn start(
+    /// Prepares a walk; nothing is asked yet. `known` are the events that earlier runs delivered.
+    #[must_use]
+    pub fn new(
         readings: &'a dyn Readings,
         clock: &'a dyn Clock,
         patience: Patience,
         scope: Scope,
         known: IdentitySet,
-    ) -> Result<Self, Error> {
-        let mut walk = Self {
+    ) -> Self {
+        Self {
             readings,
             clock,
             patience,
             scope,
+            known_ahead: known.len(),
             known,
             known_met: false,
             seen: IdentitySet::default(),
@@ -223,16 +240,24 @@ impl<'a> Walk<'a> {
             total: None,
             server_time: clock.now(),
             figures: Figures::default(),
-        };
-        let mut reading = walk.open(1, scope.page_size, More::Perhaps);
-        let Some(first) = walk.take(&mut reading)? else {
+        }
+    }
+
+    /// Reads the first page, which tells how far there is to go.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub fn start(&mut self) -> Result<(), Error> {
+        let mut reading = self.open(1, self.scope.page_size, More::Perhaps);
+        let Some(first) = self.take(&mut reading)? else {
             return Err(broken("there is no first page"));
         };
-        walk.server_time = first.page.date.unwrap_or(walk.server_time);
-        walk.size = first.size;
+        self.server_time = first.page.date.unwrap_or(self.server_time);
+        self.size = first.size;
         reading.at_hand = Some(first);
-        walk.first = Some(reading);
-        Ok(walk)
+        self.first = Some(reading);
+        self.look_ahead(false);
+        Ok(())
     }
 
     /// The events on the first page, as long as the first stride was not asked for.
@@ -459,9 +484,19 @@ impl<'a> Walk<'a> {
 
     /// Whether no earlier run delivered this event, and it is in the scope.
     fn is_wanted(&self, event: &Event) -> bool {
-        self.scope.from.is_none_or(|from| event.time >= from)
-            && self.scope.until.is_none_or(|until| event.time < until)
-            && !self.known.contains(event.id.identity())
+        self.scope.holds(event) && !self.known.contains(event.id.identity())
+    }
+
+    /// Notes how many events are still to come: what the source counts, less what the strides have
+    /// seen and what is known to come from earlier runs. What was never seen will not come, but it
+    /// is there.
+    fn look_ahead(&mut self, is_done: bool) {
+        self.figures.ahead = if is_done {
+            Some(self.unseen)
+        } else {
+            let behind = self.seen.len() + self.known_ahead;
+            self.total.map(|total| total.saturating_sub(behind as u64))
+        };
     }
 
     /// Makes a stride of its pages, after trying hard to find what is missing.
@@ -493,6 +528,8 @@ impl<'a> Walk<'a> {
                 if found.lacks(&event, &self.seen) {
                     arrivals.found(&event);
                     found.add(event);
+                } else if found.is_older(&event) {
+                    self.figures.duplicates += 1;
                 }
             }
         }
@@ -529,8 +566,15 @@ impl<'a> Walk<'a> {
         self.seen
             .extend(found.older.iter().map(|event| event.id.identity()));
         let mut events = found.older;
-        events.retain(|event| self.is_wanted(event));
+        events.retain(|event| {
+            let is_known = self.known.contains(event.id.identity());
+            self.figures.duplicates += u64::from(is_known);
+            self.known_ahead -= usize::from(is_known);
+            !is_known && self.scope.holds(event)
+        });
         events.sort_by_key(|event| event.time);
+        self.figures.found += events.len() as u64;
+        self.look_ahead(cut.is_none());
         let rest = cut.map(|cut| self.oldest_left.map_or(cut, |oldest| oldest.min(cut)));
         Ok(Stride {
             events,
@@ -687,6 +731,7 @@ impl<'a> Walk<'a> {
             }
         };
         self.figures.pages += 1;
+        self.figures.bytes += page.bytes;
         self.total = page.total_count.or(self.total);
         self.known_met = self.known_met
             || page
@@ -802,8 +847,11 @@ impl Found {
     /// Whether an event belongs to the stride, but is neither here yet nor in `seen`.
     fn lacks(&self, event: &Event, seen: &IdentitySet) -> bool {
         let identity = event.id.identity();
-        let is_older = self.cut.is_none_or(|cut| event.time < cut);
-        is_older && !seen.contains(identity) && !self.identities.contains(identity)
+        self.is_older(event) && !seen.contains(identity) && !self.identities.contains(identity)
+    }
+
+    fn is_older(&self, event: &Event) -> bool {
+        self.cut.is_none_or(|cut| event.time < cut)
     }
 
     fn add(&mut self, event: Event) {

@@ -81,13 +81,14 @@ fn verbose_is_one_line() {
     bench
         .run(&["-v"])
         .code(0)
-        .says("events delivered: 2500, dead letters among them: 0; pages read: 3;");
+        .says("2500 events delivered (0 dead letters), 0 waiting, the newest ")
+        .says(" old; 0 duplicates dropped; 3 pages read, 0 tried again; 1 deliveries, 0 tried again; ");
     bench.has_all();
     bench
         .run(&["-v"])
         .code(0)
         .prints_nothing()
-        .says("events delivered: 0,");
+        .says("0 events delivered (0 dead letters), 0 waiting, ");
 }
 
 #[test]

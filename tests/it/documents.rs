@@ -112,6 +112,23 @@ fn both_have_each_exit_code_and_no_other() {
 }
 
 #[test]
+fn both_have_each_metric_and_no_other() {
+    let metrics = |text: &str| -> BTreeSet<String> {
+        let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        let words = text.split(|c| !is_name(c)).map(str::to_owned);
+        let is_metric = |word: &String| word.len() > "tfc_audit_".len();
+        words
+            .filter(|word| word.starts_with("tfc_audit_") && is_metric(word))
+            .collect()
+    };
+    let source = text("src/metrics.rs");
+    let written = metrics(between(&source, "fn gauges(", "#[cfg(test)]"));
+    assert_eq!(written.len(), 15);
+    assert_eq!(metrics(&text("README.md")), written);
+    assert_eq!(metrics(&manual()), written);
+}
+
+#[test]
 fn the_readme_names_each_crate_that_runs_and_no_other() {
     let manifest = text("Cargo.toml");
     let crates: BTreeSet<_> = between(&manifest, "\n[dependencies]\n", "\n[")

@@ -10,6 +10,7 @@ mod relay;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
+mod check;
 mod checkpoint;
 mod cli;
 mod crash;
@@ -24,6 +25,7 @@ mod hostile;
 mod http;
 mod model;
 mod network;
+mod operate;
 mod receivers;
 mod scene;
 mod stdout;

@@ -740,6 +740,7 @@ fn drive(
         Some(json) => Checkpoint::parse(json, ENDPOINT)?,
         None => Checkpoint::new(ENDPOINT.to_owned(), None),
     };
+    let mut report = Report::default();
     let result = catch_unwind(AssertUnwindSafe(|| {
         let source = ModelSource {
             world,
@@ -784,17 +785,21 @@ fn drive(
             until: None,
             page_size: run.page_size,
             connections: run.connections,
+            watch: &|_| {},
         };
         drain.run(
             &readings,
             &mut delivery,
             &mut checkpoint,
             &mut store,
-            &mut Report::default(),
+            &mut report,
             warn,
         )
     }));
     match result {
+        Ok(Ok(())) if (report.waiting(), report.walk.found) != (Some(0), report.delivered) => {
+            Err(format!("events wait after the end: {report:?}"))
+        }
         Ok(result) => Ok(Some(result)),
         Err(thrown) if thrown.is::<Killed>() => Ok(None),
         Err(panic) => resume_unwind(panic),

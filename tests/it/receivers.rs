@@ -209,6 +209,13 @@ fn arrives(source: impl Fn(u16) -> String, path: &str, pointer: &str, args: &[&s
         let bench = sample();
         let server = Server::tenzir(&tenzir, &bench, &source);
         let args = [args, gzip].concat();
+        // What it asks makes no event: only those of the runs are stored.
+        post(
+            &bench,
+            &server.url(path),
+            &[&args[..], &["--check"]].concat(),
+        )
+        .code(0);
         post(&bench, &server.url(path), &args).code(0).silent();
         post(&bench, &server.url(path), &args).code(0).silent();
         has_stored_all(&bench, pointer);
@@ -264,9 +271,12 @@ fn splunk_hec_to_tenzir() {
         ];
         post(&bench, &url, &[&args[..], header].concat())
     };
-    run(&["--header=Authorization: Splunk wr0ng"]).fails(7, "Invalid token");
+    let wrong = "--header=Authorization: Splunk wr0ng";
+    run(&[wrong]).fails(7, "Invalid token");
     run(&[]).fails(7, "Token is required");
     let token = "--header=Authorization: Splunk t0ken";
+    run(&[wrong, "--check"]).code(7).silent();
+    run(&[token, "--check"]).code(0).silent();
     run(&[token]).code(0).warns("Invalid data format");
     run(&[token, "--gzip"]).code(0).silent();
     assert_eq!(fs::read_to_string(letters).unwrap(), poison.text + "\n");

@@ -211,6 +211,8 @@ pub struct Rules {
     pub busy: BTreeMap<String, usize>,
     /// Bulk: what was created, by `_id`.
     pub documents: BTreeMap<String, Value>,
+    /// The only `Authorization` that is accepted, if not any.
+    pub credential: Option<String>,
 }
 
 impl Default for Rules {
@@ -223,11 +225,40 @@ impl Default for Rules {
             poison: BTreeSet::new(),
             busy: BTreeMap::new(),
             documents: BTreeMap::new(),
+            credential: None,
         }
     }
 }
 
 impl Rules {
+    /// What the product answers to a request that holds no events, or that it does not look into
+    /// because of its credential; `None` if it holds some.
+    fn aside(&self, format: Format, request: &Received) -> Option<(u16, &'static str)> {
+        let given = request.header("authorization");
+        let is_refused = self.credential.as_ref().is_some_and(|only| only != given);
+        match (format, request.method.as_str(), request.path.as_str()) {
+            // Splunk's and Loki's own health is for everybody.
+            (Format::Splunk, "GET", "/services/collector/health") => {
+                Some((200, r#"{"text":"HEC is healthy","code":17}"#))
+            }
+            (Format::Loki, "GET", "/ready") => Some((200, "ready\n")),
+            (Format::Splunk, ..) if is_refused && given.is_empty() => {
+                Some((401, r#"{"text":"Token is required","code":2}"#))
+            }
+            (Format::Splunk, ..) if is_refused => {
+                Some((403, r#"{"text":"Invalid token","code":4}"#))
+            }
+            _ if is_refused => Some((401, "unauthorized")),
+            (Format::Bulk, "GET", "/") => Some((200, r#"{"version":{"number":"8.0.0"}}"#)),
+            (_, "POST", _) if !request.body.is_empty() => None,
+            (Format::Splunk, "POST", _) => Some((400, r#"{"text":"No data","code":5}"#)),
+            (Format::Bulk, "POST", _) => Some((400, r#"{"error":"request body is required"}"#)),
+            (Format::Loki, "POST", _) => Some((422, "at least one valid stream is required")),
+            (_, "POST", _) => None,
+            _ => Some((405, "POST only")),
+        }
+    }
+
     /// What the product answers: the status, the body, and what it took.
     fn usual(&mut self, format: Format, bytes: usize, items: &[Item]) -> (u16, String, Vec<Item>) {
         let refused = |code, body: &str| (code, body.to_owned(), Vec::new());
@@ -331,7 +362,10 @@ impl Received {
 
     /// Reads the body that the head announced.
     fn read_body(&mut self, reader: &mut impl Read) -> io::Result<()> {
-        let length = self.header("content-length").parse();
+        let length = match self.header("content-length") {
+            "" if self.method != "POST" => Ok(0),
+            length => length.parse(),
+        };
         let mut bytes = vec![0; length.map_err(io::Error::other)?];
         reader.read_exact(&mut bytes)?;
         if self.header("content-encoding") == "gzip" {
@@ -461,7 +495,12 @@ impl Shared {
         let state = &mut *self.lock();
         let rules = &mut state.rules;
         let step = rules.script.pop_front().unwrap_or(rules.always.clone());
+        let aside = rules.aside(self.format, &request);
         let (code, headers, body) = match &step {
+            Step::Usual if aside.is_some() => {
+                let (code, body) = aside.unwrap_or_default();
+                (code, Vec::new(), body.to_owned())
+            }
             Step::Unread | Step::Stall => Default::default(),
             Step::Answer {
                 code,

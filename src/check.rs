@@ -1,0 +1,590 @@
+//! `--check`: everything that a run needs, tried one after the other, each with a line that says how
+//! it is. Nothing is delivered, and nothing is changed.
+//!
+//! A line begins with one of four words: `ok`; `warn`, for what a run would go on with; `FAIL`, for
+//! what would end it; `skip`, for what these options do not use or what cannot be tried after a
+//! failure. Then comes the name of the step, which does not change, and a colon. The exit code is
+//! that of the first failure: the one that a run would end with, except that of an empty list a run
+//! only warns.
+//!
+//! Each request is made once: somebody is waiting for the result.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::api::Client;
+use crate::checkpoint::{self, Checkpoint};
+use crate::clock::Clock;
+use crate::config::{CheckpointPlace, Config, Destination, Post, Secret, TokenSource};
+use crate::delivery::Target;
+use crate::error::{Error, Exit};
+use crate::files::{self, with_suffix};
+use crate::format::{FORMATS, Verdict};
+use crate::metrics;
+use crate::page::{Page, organization};
+use crate::post::Receiver;
+use crate::retry::is_passing;
+use crate::run::{CERTAINLY_RETAINED, RETENTION, read_token};
+use crate::source::{PageRequest, Source, SourceError};
+use crate::text::{excerpt, span};
+use crate::timestamp;
+
+/// By how much the clocks may differ: by the overlap, within these bounds. The boundary goes by the
+/// server's clock; only where an answer has no `Date` it goes by ours, and a late event then needs
+/// the overlap as it is. Times such as `--since 1h` and those of the metrics are off by as much.
+const CLOCKS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// How a step went.
+enum Finding {
+    Fine(String),
+    /// A run would go on with this.
+    Warn(String),
+    /// A run would end with this.
+    Fail(Exit, String),
+    /// There was nothing to try, or it could not be tried.
+    Skip(String),
+}
+
+use Finding::{Fail, Fine, Skip, Warn};
+
+fn skip(why: &str) -> Finding {
+    Skip(why.to_owned())
+}
+
+impl From<Error> for Finding {
+    fn from(error: Error) -> Self {
+        Fail(error.exit(), error.to_string())
+    }
+}
+
+/// The steps so far.
+struct Steps<'a> {
+    out: &'a mut dyn Write,
+    /// The first failure.
+    exit: Exit,
+}
+
+impl Steps<'_> {
+    /// Writes a step's line.
+    fn tell(&mut self, step: &str, finding: Finding) -> Result<(), Error> {
+        let (word, text) = match finding {
+            Fine(text) => ("ok", text),
+            Warn(text) => ("warn", text),
+            Skip(text) => ("skip", text),
+            Fail(exit, text) => {
+                if self.exit == Exit::Success {
+                    self.exit = exit;
+                }
+                ("FAIL", text)
+            }
+        };
+        writeln!(self.out, "{word:<5} {step}: {text}").map_err(Error::of_stdout)
+    }
+}
+
+/// Tries everything, and writes a line about each step to `out`. Of a configuration that is wrong
+/// nothing else can be told. Gives the exit code.
+///
+/// # Errors
+/// If `out` cannot be written.
+pub fn check(
+    config: Result<Config, Error>,
+    clock: &dyn Clock,
+    out: &mut dyn Write,
+) -> Result<Exit, Error> {
+    let mut steps = Steps {
+        out,
+        exit: Exit::Success,
+    };
+    match config {
+        Ok(config) => try_all(&config, clock, &mut steps)?,
+        Err(error) => steps.tell("configuration", error.into())?,
+    }
+    Ok(steps.exit)
+}
+
+fn try_all(config: &Config, clock: &dyn Clock, steps: &mut Steps) -> Result<(), Error> {
+    steps.tell("configuration", configuration(config))?;
+    let endpoint = config.endpoint.to_string();
+    let place = config.checkpoint.as_ref();
+    let checkpoint = place.map(|place| checkpoint::peek(place, &endpoint));
+    let known = match &checkpoint {
+        Some(Ok(Some(checkpoint))) => checkpoint.last_timestamp,
+        _ => None,
+    };
+    let listed = source(config, known, clock, steps)?;
+    if let (Some(place), Some(checkpoint)) = (place, checkpoint) {
+        let finding = trust(place, checkpoint, listed.as_ref(), clock);
+        steps.tell("checkpoint", finding)?;
+        steps.tell("directory", directory(place))?;
+        steps.tell("lock", lock(place))?;
+    } else {
+        steps.tell("checkpoint", skip("none, by --no-checkpoint"))?;
+    }
+    steps.tell("receiver", receiver(config))?;
+    if let Destination::Post(post) = &config.destination
+        && let Some(path) = &post.dead_letter
+    {
+        steps.tell("dead letters", dead_letters(path))?;
+    }
+    if let Some(path) = &config.metrics {
+        steps.tell("metrics", metrics_file(path))?;
+    }
+    Ok(())
+}
+
+/// The steps with the token: what the source answers, if it does. `known` is the newest event's time
+/// that an earlier run delivered.
+fn source(
+    config: &Config,
+    known: Option<OffsetDateTime>,
+    clock: &dyn Clock,
+    steps: &mut Steps,
+) -> Result<Option<Listed>, Error> {
+    let listed = match read_token(&config.token) {
+        Err(error) => {
+            steps.tell("token", error.into())?;
+            Err(skip("there is no token to ask with"))
+        }
+        Ok(token) => {
+            steps.tell("token", token_place(config))?;
+            Listed::ask(config, &token, clock)
+        }
+    };
+    match listed {
+        Ok(listed) => {
+            let organization = listed.organization.as_deref().unwrap_or_default();
+            let of_whom = match excerpt(organization.as_bytes()) {
+                nobody if nobody.is_empty() => nobody,
+                somebody => format!(", which is that of {somebody}"),
+            };
+            let text = format!("{} takes the token{of_whom}", config.endpoint);
+            steps.tell("source", Fine(text))?;
+            steps.tell("events", listed.events(config, known))?;
+            steps.tell("clock", listed.clock(config))?;
+            Ok(Some(listed))
+        }
+        Err(finding) => {
+            steps.tell("source", finding)?;
+            steps.tell("events", skip("the source told nothing"))?;
+            steps.tell("clock", skip("the source told nothing"))?;
+            Ok(None)
+        }
+    }
+}
+
+/// What was meant.
+fn configuration(config: &Config) -> Finding {
+    let destination = match &config.destination {
+        Destination::Stdout => "standard output".to_owned(),
+        Destination::Exec(_) => "a program".to_owned(),
+        Destination::Post(post) => {
+            let name = FORMATS.iter().find(|known| known.1 == post.format);
+            let name = name.map_or("", |known| known.0);
+            format!("{} as {name}", post.url.origin())
+        }
+    };
+    Fine(format!("from {} to {destination}", config.endpoint))
+}
+
+/// Where the token is, and who else can get at it.
+fn token_place(config: &Config) -> Finding {
+    match &config.token {
+        TokenSource::Environment(_) => Fine("in $TFC_ORG_TOKEN".to_owned()),
+        TokenSource::Stdin => Fine("from standard input".to_owned()),
+        TokenSource::File(path) => {
+            files::exposure(path).map_or_else(|| Fine(format!("in {}", path.display())), Warn)
+        }
+    }
+}
+
+/// What to do if there is no answer at the address that this option names. What is wrong with a
+/// certificate says that itself.
+fn unreachable(message: String, option: &str) -> String {
+    if message.contains("certificate") {
+        return message;
+    }
+    format!("{message}; is {option} right, the other side up, and the way there open?")
+}
+
+/// How long a request may take.
+fn timeout(config: &Config) -> Duration {
+    config.timeout.min(config.max_time.unwrap_or(Duration::MAX))
+}
+
+/// What the source lists when it is asked for everything retained.
+struct Listed {
+    /// `None` if it does not say.
+    count: Option<u64>,
+    /// `None` if there is no event.
+    newest: Option<OffsetDateTime>,
+    /// `None` if there is no event, or the last page could not be had.
+    oldest: Option<OffsetDateTime>,
+    /// Whose the events are.
+    organization: Option<String>,
+    /// The server's clock when it first answered.
+    date: Option<OffsetDateTime>,
+    /// Ours at that time.
+    now: OffsetDateTime,
+}
+
+impl Listed {
+    /// Asks for the first page, as a first run does, and for the last one.
+    fn ask(config: &Config, token: &Secret, clock: &dyn Clock) -> Result<Self, Finding> {
+        let client = Client::new(
+            &config.endpoint,
+            config.proxy.as_ref(),
+            token,
+            timeout(config),
+        );
+        let page = |number| {
+            let request = PageRequest {
+                since: None,
+                number,
+                size: config.page_size,
+            };
+            client.page(&request, timeout(config))
+        };
+        let first = page(1).map_err(|failure| match failure.error {
+            SourceError::Refused(message) => Fail(Exit::TokenRefused, message),
+            SourceError::NoSuchPage(message) | SourceError::Failed(message) => {
+                Fail(Exit::SourceFailed, unreachable(message, "--endpoint"))
+            }
+        })?;
+        let now = clock.now();
+        let length = first.events.len() as u64;
+        let is_all = first.next.is_none();
+        let counted = first
+            .total_count
+            .map(|count| count.div_ceil(first.size.unwrap_or(length).max(1)));
+        let last: Option<Page> = first
+            .total_pages
+            .or(counted)
+            .filter(|&number| !is_all && number > 1)
+            .and_then(|number| page(number).ok())
+            .filter(|last| !last.events.is_empty());
+        // Whatever order they are in.
+        let times = || {
+            let pages = [Some(&first), last.as_ref()].into_iter().flatten();
+            pages.flat_map(|page| page.events.iter().map(|event| event.time))
+        };
+        Ok(Self {
+            count: first.total_count.or(is_all.then_some(length)),
+            newest: times().max(),
+            oldest: times().min().filter(|_| is_all || last.is_some()),
+            organization: first.events.iter().find_map(organization),
+            date: first.date,
+            now,
+        })
+    }
+
+    /// How many events there are, and how old. That there is none is the only sign of a token of
+    /// the wrong kind.
+    fn events(&self, config: &Config, known: Option<OffsetDateTime>) -> Finding {
+        const KINDS: &str = "a user or team token is answered like that, too: it takes an organization token or an audit-trail token, and an organization with audit trails";
+        let now = self.date.unwrap_or(self.now);
+        let age = |time| format!("{} old", span_between(time, now));
+        match (self.newest, self.oldest) {
+            (Some(newest), oldest) => Fine(format!(
+                "{} listed, the newest {}, the oldest {}",
+                self.count
+                    .map_or("an unknown number".to_owned(), |count| count.to_string()),
+                age(newest),
+                oldest.map_or("of unknown age".to_owned(), age),
+            )),
+            (None, _)
+                if known.is_some_and(|last| last > timestamp::before(now, CERTAINLY_RETAINED)) =>
+            {
+                Warn(format!(
+                    "none is listed, although some were before; {KINDS}"
+                ))
+            }
+            (None, _) if known.is_some() => Warn("none is listed in 14 days".to_owned()),
+            (None, _) if config.since.is_some() => Warn(format!("none is listed; {KINDS}")),
+            (None, _) => Fail(
+                Exit::TokenRefused,
+                format!(
+                    "none is listed; {KINDS} (if it is so new that nothing has happened in it, --since 1h makes this a warning)"
+                ),
+            ),
+        }
+    }
+
+    fn clock(&self, config: &Config) -> Finding {
+        let Some(date) = self.date else {
+            return skip("the source's answer has no Date");
+        };
+        let difference = Duration::try_from((self.now - date).abs()).unwrap_or_default();
+        let direction = if self.now < date {
+            "behind"
+        } else {
+            "ahead of"
+        };
+        let text = format!("{} {direction} the source's", span(difference));
+        if difference > config.overlap.clamp(CLOCKS.0, CLOCKS.1) {
+            Warn(format!(
+                "{text}; set it (NTP): spans such as --since 1h and the times of --metrics are off by as much"
+            ))
+        } else {
+            Fine(text)
+        }
+    }
+}
+
+/// How long after a time another one is; nothing if it is before.
+fn span_between(from: OffsetDateTime, to: OffsetDateTime) -> String {
+    span(Duration::try_from(to - from).unwrap_or_default())
+}
+
+/// Whether the checkpoint can be trusted, and how far it is.
+fn trust(
+    place: &CheckpointPlace,
+    checkpoint: Result<Option<Checkpoint>, Error>,
+    listed: Option<&Listed>,
+    clock: &dyn Clock,
+) -> Finding {
+    let path = place.path.display();
+    let checkpoint = match checkpoint {
+        Ok(Some(checkpoint)) => checkpoint,
+        Ok(None) => return Fine(format!("none yet at {path}; the first run makes it")),
+        Err(error) => return error.into(),
+    };
+    let now = clock.now();
+    let theirs = listed.and_then(|listed| listed.organization.as_ref());
+    if let (Some(own), Some(other)) = (&checkpoint.organization_id, theirs)
+        && own != other
+    {
+        return Fail(
+            Exit::CheckpointUnusable,
+            format!(
+                "{path} belongs to the organization {own}, and the token to {}; give each organization a checkpoint of its own",
+                excerpt(other.as_bytes())
+            ),
+        );
+    }
+    let completed = checkpoint.completed_at.map_or(
+        "no run has delivered everything yet".to_owned(),
+        |completed| {
+            format!(
+                "a run last delivered everything {} ago",
+                span_between(completed, now)
+            )
+        },
+    );
+    let behind = match (
+        checkpoint.last_timestamp,
+        listed.and_then(|listed| listed.newest),
+    ) {
+        (None, _) => ", and no event was delivered".to_owned(),
+        (Some(_), None) => String::new(),
+        (Some(last), Some(newest)) if last >= newest => {
+            ", and the newest event listed is delivered".to_owned()
+        }
+        (Some(last), Some(newest)) => format!(
+            ", and the newest event delivered is {} older than the newest listed",
+            span_between(last, newest)
+        ),
+    };
+    let text = format!("{path}: {completed}{behind}");
+    if checkpoint
+        .completed_at
+        .is_some_and(|completed| completed < timestamp::before(now, RETENTION))
+    {
+        Warn(format!(
+            "{text}; events are kept for 14 days, so that some may be gone"
+        ))
+    } else {
+        Fine(text)
+    }
+}
+
+/// Whether commits are possible. What a run would make, missing directories, is not made: then it is
+/// the nearest directory above them that has to take something.
+fn directory(place: &CheckpointPlace) -> Finding {
+    let mut path = place.path.as_path();
+    while place.create_parents
+        && let Some(parent) = path.parent()
+        && !parent.exists()
+    {
+        path = parent;
+    }
+    let shown = parent(path).display();
+    match write_beside(path) {
+        Ok(()) if path != place.path => {
+            Fine(format!("a run can make {} in {shown}", path.display()))
+        }
+        Ok(()) => Fine(format!("{shown} can be written")),
+        Err(error) => {
+            let remedy = if error.kind() == ErrorKind::NotFound {
+                "create it"
+            } else {
+                "give it to the user of the run"
+            };
+            Fail(
+                Exit::CheckpointUnusable,
+                format!(
+                    "{shown} cannot be written: {error}; {remedy}, or name another checkpoint with --checkpoint"
+                ),
+            )
+        }
+    }
+}
+
+fn lock(place: &CheckpointPlace) -> Finding {
+    match checkpoint::try_lock(place) {
+        Ok(()) => Fine("free".to_owned()),
+        Err(error) => error.into(),
+    }
+}
+
+/// The directory that a file lies in.
+fn parent(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// Makes a file beside another one, fills it and removes it.
+fn write_beside(path: &Path) -> io::Result<()> {
+    // Not the name of a run's temporary file: a run may be going on.
+    let trial = with_suffix(path, &format!(".{}.check", std::process::id()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&trial)?;
+    // More than fits in where the file system keeps the name.
+    let written = file.write_all(&[b' '; 4096]).and_then(|()| file.sync_all());
+    fs::remove_file(&trial)?;
+    written
+}
+
+/// Whether a file that refused events are appended to can be, or can be made.
+fn dead_letters(path: &Path) -> Finding {
+    let result = match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => write_beside(path),
+        // To open a pipe could take forever.
+        Ok(there) if !there.is_file() => Ok(()),
+        _ => OpenOptions::new().append(true).open(path).map(|_| ()),
+    };
+    match result {
+        Ok(()) => Fine(format!("{} can be written", path.display())),
+        Err(error) => Fail(
+            Exit::Usage,
+            format!(
+                "--dead-letter: cannot write {}: {error}; name another file",
+                path.display()
+            ),
+        ),
+    }
+}
+
+/// Whether the metrics can be replaced. A run that cannot only warns.
+fn metrics_file(path: &Path) -> Finding {
+    match metrics::read(path).and_then(|_| write_beside(path)) {
+        Ok(()) => Fine(format!("{} can be written", path.display())),
+        Err(error) => Warn(format!("cannot write {}: {error}", path.display())),
+    }
+}
+
+/// Whether something is there that events can be given to.
+fn receiver(config: &Config) -> Finding {
+    match &config.destination {
+        Destination::Stdout => skip("events go to standard output"),
+        Destination::Exec(command) => program(command),
+        Destination::Post(post) => match Receiver::new(post, config.normalize, timeout(config)) {
+            Ok(receiver) => match post.format.health(post.url.path()) {
+                Some(path) => product(receiver, post, &path, timeout(config)),
+                None => address(&receiver, post),
+            },
+            Err(error) => error.into(),
+        },
+    }
+}
+
+/// Whether there is a shell, and whether it can read the command. Nothing of it is run.
+fn program(command: &str) -> Finding {
+    let output = Command::new("sh")
+        .args(["-n", "-c", command])
+        .env_remove("TFC_ORG_TOKEN")
+        .stdin(Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            Fine("sh can read the command; it was not run".to_owned())
+        }
+        Ok(output) => Fail(
+            Exit::ReceiverFailed,
+            format!(
+                "--exec: sh cannot read the command: {}",
+                excerpt(&output.stderr)
+            ),
+        ),
+        Err(error) => Fail(
+            Exit::ReceiverFailed,
+            format!("--exec: cannot start sh: {error}"),
+        ),
+    }
+}
+
+/// A product that says how it is, and that takes a body without events for what it is, after it has
+/// looked at the credential: Splunk's collector answers with its code 5, Elasticsearch and Loki with
+/// 400 or 422.
+fn product(mut receiver: Receiver, post: &Post, path: &str, timeout: Duration) -> Finding {
+    let failed = |message| Fail(Exit::ReceiverFailed, unreachable(message, "--post"));
+    let (status, said) = match receiver.ask(Some(path)) {
+        Ok(answer) => answer,
+        Err(message) => return failed(message),
+    };
+    let origin = post.url.origin();
+    if is_passing(status) {
+        return failed(format!("{origin}: answered {status} to GET {path}: {said}"));
+    }
+    let said = match receiver.send(&[], &[], timeout) {
+        Ok(Verdict::Failed { message, .. }) => return failed(message),
+        Ok(Verdict::Refused(message)) => {
+            return Fail(
+                Exit::EventsRefused,
+                format!("{message}; check the credential (--header), the address and --format"),
+            );
+        }
+        Ok(Verdict::RefusedEvents(said) | Verdict::TooLarge(said)) => said,
+        Ok(Verdict::Accepted | Verdict::Each(_)) => format!("{origin}: accepted"),
+        Err(error) => return error.into(),
+    };
+    let text = format!("{said}, as it should without events; to GET {path} it answered {status}");
+    if (200..300).contains(&status) {
+        Fine(text)
+    } else {
+        Warn(format!(
+            "{text}, which need not matter: some let nobody do more there than write"
+        ))
+    }
+}
+
+/// An address of which no more is known than that it takes POST. A POST without events could make an
+/// event of itself there.
+fn address(receiver: &Receiver, post: &Post) -> Finding {
+    let failed = |message| Fail(Exit::ReceiverFailed, unreachable(message, "--post"));
+    let (status, said) = match receiver.ask(None) {
+        Ok(answer) => answer,
+        Err(message) => return failed(message),
+    };
+    let answered = format!("{} answered {status} to OPTIONS", post.url.origin());
+    match status {
+        401 | 403 | 407 => Warn(format!(
+            "{answered}: {said}; either it does not take the credential (--header), or it does only for POST"
+        )),
+        300..=399 | 404 | 410 => Warn(format!(
+            "{answered}; is the path right? Redirects are not followed"
+        )),
+        _ if is_passing(status) => failed(format!("{answered}: {said}")),
+        _ => Fine(format!(
+            "{answered}; whether it takes the credential and the events only a delivery can show"
+        )),
+    }
+}

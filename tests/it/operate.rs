@@ -1,0 +1,531 @@
+//! What those see who look after runs: what one would deliver, its figures, how far it has got.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::receiver::{Format, Receiver, Rules, Step as Answer};
+use crate::receivers::{free_port, program};
+use crate::stand_in::{Counts, Step, World, events, events_from};
+use crate::support::{Bench, Outcome, minutes_ago, now};
+
+// The dry run.
+
+#[test]
+fn a_dry_run_prints_what_a_run_delivers_and_leaves_no_trace() {
+    let bench = Bench::new(World::new(events(2_500, now(), 7)));
+    let dry = bench.run(&["--dry-run", "--page-size=100"]);
+    dry.code(0).silent().prints_events(&bench.in_order());
+    assert_eq!(bench.files(), [""; 0]);
+    let mut command = bench.bare(&["--dry-run"]);
+    command.env("HOME", bench.path("home"));
+    let run = bench.start(command).finish();
+    run.code(0).silent().prints(&dry.stdout);
+    assert_eq!(bench.files(), [""; 0]);
+    bench.run(&[]).code(0).silent().prints(&dry.stdout);
+
+    bench.insert(events_from(10_000, 20, now(), 3));
+    let before = (bench.checkpoint(), bench.files());
+    // Neither taken nor waited for.
+    let lock = File::open(bench.path("checkpoint.json.lock")).unwrap();
+    fs2::FileExt::lock_exclusive(&lock).unwrap();
+    let dry = bench.run(&["--dry-run", "--metrics=metrics.prom", "-v"]);
+    dry.code(0)
+        .says("dry run: 20 events to deliver, the newest ");
+    assert_eq!((bench.checkpoint(), bench.files()), before);
+    drop(lock);
+    bench.run(&[]).code(0).silent().prints(&dry.stdout);
+}
+
+#[test]
+fn a_dry_run_prints_the_bodies_as_they_would_be_posted() {
+    for format in Format::ALL {
+        let bench = Bench::of(events(25, now(), 2));
+        let receiver = Receiver::start(format, Rules::default());
+        let format = format!("--format={}", format.name());
+        let args = ["--post", &receiver.url(), &format, "--batch-events=10"];
+        let more = ["--dry-run", "--dead-letter=dead", "--gzip"];
+        let dry = bench.run(&[&args[..], &more].concat());
+        dry.code(0).silent();
+        assert_eq!((receiver.count(), bench.files()), (0, Vec::new()));
+        bench.run(&args).code(0).silent();
+        let bodies = receiver.received().into_iter().map(|post| post.body);
+        let lines = bodies.map(|body| body.trim_end().to_owned() + "\n");
+        dry.prints(&lines.collect::<String>());
+        // As jq reads it.
+        let values =
+            serde_json::Deserializer::from_str(&dry.stdout).into_iter::<serde_json::Value>();
+        let values: Result<Vec<_>, _> = values.collect();
+        dry.holds(values.is_ok(), "it should be a sequence of JSON values");
+    }
+}
+
+#[test]
+fn a_dry_run_starts_no_program() {
+    let bench = Bench::of(events(5, now(), 2));
+    let run = bench.run(&["--dry-run", "--exec", "touch ran", "--no-checkpoint"]);
+    run.code(0).silent().prints_events(&bench.in_order());
+    assert_eq!(bench.files(), [""; 0]);
+}
+
+#[test]
+fn a_dry_run_distrusts_a_checkpoint_as_a_run_does() {
+    let bench = Bench::of(events(5, now(), 2));
+    let required = ["--dry-run", "--require-checkpoint"];
+    bench.run(&required).fails(8, "there is no checkpoint");
+    fs::write(bench.path("checkpoint.json"), "{").unwrap();
+    bench
+        .run(&["--dry-run"])
+        .fails(8, "cannot be trusted")
+        .asks(0);
+    assert_eq!(bench.checkpoint(), "{");
+    fs::remove_file(bench.path("checkpoint.json")).unwrap();
+    let run = bench.run(&["--dry-run", "--since=1s"]);
+    run.code(0).silent();
+    run.holds(run.ids().len() < 5, "--since should have an effect");
+}
+
+// The metrics.
+
+/// A metric's type and value.
+type Metrics = BTreeMap<String, (String, f64)>;
+
+/// Reads a text in Prometheus' format as strictly as its documentation puts it, and its naming
+/// conventions with it: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+#[track_caller]
+fn parsed(text: &str, file: &str) -> Metrics {
+    let mut metrics = Metrics::new();
+    assert!(
+        text.ends_with('\n') && !text.contains("\n\n") && !text.contains('\r'),
+        "{text}"
+    );
+    let lines: Vec<_> = text.lines().collect();
+    let (families, rest) = lines.as_chunks::<3>();
+    assert_eq!(rest, [""; 0], "each metric has three lines");
+    for [help, kind, sample] in families {
+        let (name, help) = help
+            .strip_prefix("# HELP ")
+            .and_then(|rest| rest.split_once(' '))
+            .unwrap_or_else(|| panic!("no help: {help}"));
+        assert!(!help.is_empty() && !help.contains('\\'), "{help}");
+        let is_name = |name: &str| {
+            let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            name.chars().all(is_word) && !name.starts_with(|c: char| c.is_ascii_digit())
+        };
+        assert!(is_name(name) && name.starts_with("tfc_audit_"), "{name}");
+        let kind = kind
+            .strip_prefix(&format!("# TYPE {name} "))
+            .unwrap_or_else(|| panic!("no type: {kind}"));
+        assert_eq!(
+            kind,
+            if name.ends_with("_total") {
+                "counter"
+            } else {
+                "gauge"
+            }
+        );
+        let value = sample
+            .strip_prefix(&format!("{name}{{file=\"{file}\"}} "))
+            .unwrap_or_else(|| panic!("no sample: {sample}"));
+        let value: f64 = value
+            .parse()
+            .unwrap_or_else(|_| panic!("no number: {sample}"));
+        assert!(value.is_finite() && value >= 0.0, "{sample}");
+        let twin = metrics.insert(
+            name["tfc_audit_".len()..].to_owned(),
+            (kind.to_owned(), value),
+        );
+        assert_eq!(twin, None, "{name} is there twice");
+    }
+    metrics
+}
+
+/// A bench whose runs write metrics.
+struct Measured(Bench);
+
+impl Measured {
+    #[track_caller]
+    fn run(&self, args: &[&str]) -> Outcome {
+        self.0.run(&[&["--metrics=a.prom"], args].concat())
+    }
+
+    #[track_caller]
+    fn metrics(&self) -> Metrics {
+        let text = fs::read_to_string(self.0.path("a.prom")).expect("there are metrics");
+        let others = self
+            .0
+            .files()
+            .into_iter()
+            .filter(|name| name.contains(".prom"));
+        assert_eq!(
+            others.collect::<Vec<_>>(),
+            ["a.prom"],
+            "nothing else is left"
+        );
+        parsed(&text, "a.prom")
+    }
+
+    /// The last run wrote these figures, and these metrics are not there.
+    #[track_caller]
+    fn has(&self, figures: &[(&str, u32)], absent: &[&str]) {
+        let metrics = self.metrics();
+        for &(name, value) in figures {
+            let is = metrics.get(name).map(|metric| metric.1);
+            assert_eq!(is, Some(f64::from(value)), "{name} in {metrics:#?}");
+        }
+        for &name in absent {
+            assert!(!metrics.contains_key(name), "{name} in {metrics:#?}");
+        }
+    }
+
+    #[track_caller]
+    fn value(&self, name: &str) -> f64 {
+        self.metrics().get(name).expect(name).1
+    }
+}
+
+const SUCCESS: &str = "last_success_timestamp_seconds";
+const NEWEST: &str = "newest_event_timestamp_seconds";
+
+#[test]
+fn metrics_tell_what_a_run_did() {
+    let newest = minutes_ago(1);
+    let bench = Measured(Bench::of(events(250, newest, 2)));
+    let run = bench.run(&["--page-size=100"]);
+    run.code(0).silent();
+    let bytes = u32::try_from(run.stdout.len()).unwrap();
+    let figures = [
+        ("last_run_exit_code", 0),
+        ("events_delivered_total", 250),
+        ("events_duplicate_total", 0),
+        ("dead_letters_total", 0),
+        ("source_pages_total", 3),
+        ("source_retries_total", 0),
+        ("target_requests_total", 1),
+        ("target_retries_total", 0),
+        ("target_bytes_total", bytes),
+        ("events_waiting", 0),
+    ];
+    bench.has(&figures, &[]);
+    assert_eq!(bench.metrics().len(), 15);
+    assert!(bench.value("source_bytes_total") > f64::from(bytes));
+    let took = bench.value("last_run_duration_seconds");
+    assert!(took > 0.0 && took <= run.took.as_secs_f64(), "{took}");
+    let last_run = bench.value("last_run_timestamp_seconds");
+    let now = (now() - time::OffsetDateTime::UNIX_EPOCH).as_seconds_f64();
+    assert!((now - 5.0..=now).contains(&last_run), "{last_run} at {now}");
+    assert_eq!(Some(bench.value(SUCCESS)), Some(last_run));
+    let age = now - bench.value(NEWEST);
+    assert!((59.0..70.0).contains(&age), "{age}");
+}
+
+#[test]
+fn counters_go_on_and_a_failure_takes_nothing_back() {
+    let bench = Measured(Bench::of(events(250, now(), 2)));
+    bench.run(&["--page-size=100"]).code(0).silent();
+    let (success, newest) = (bench.value(SUCCESS), bench.value(NEWEST));
+    bench.0.insert(events_from(10_000, 7, now(), 9));
+    bench.0.script(4, Step::error(503, "unavailable"));
+    bench.run(&[]).code(0).silent();
+    let figures = [
+        ("events_delivered_total", 257),
+        ("events_duplicate_total", 250),
+        ("source_pages_total", 4),
+        ("source_retries_total", 1),
+        ("target_requests_total", 2),
+    ];
+    bench.has(&figures, &[]);
+    assert!(bench.value(SUCCESS) >= success && bench.value(NEWEST) >= newest);
+
+    let (success, newest) = (bench.value(SUCCESS), bench.value(NEWEST));
+    bench.0.script(6, Step::error(401, "unauthorized"));
+    bench.run(&[]).fails(4, "401");
+    bench.has(&figures, &[]);
+    bench.has(&[("last_run_exit_code", 4), ("events_waiting", 0)], &[]);
+    assert_eq!(
+        (bench.value(SUCCESS), bench.value(NEWEST)),
+        (success, newest)
+    );
+}
+
+/// Whatever the outcome, also of a run that did nothing.
+#[test]
+fn metrics_tell_every_outcome() {
+    let bench = Measured(Bench::of(events(50, now(), 1)));
+    let unknown = [SUCCESS, NEWEST, "events_waiting"];
+    bench.run(&["--overlap=0s"]).fails(2, "--overlap");
+    bench.has(
+        &[("last_run_exit_code", 2), ("source_pages_total", 0)],
+        &unknown,
+    );
+    bench
+        .run(&["--token-file=missing"])
+        .fails(2, "TFC_ORG_TOKEN");
+    bench
+        .run(&["--require-checkpoint"])
+        .fails(8, "there is no checkpoint");
+    bench.has(&[("last_run_exit_code", 8)], &unknown);
+    bench.0.script(1, Step::error(500, "so"));
+    bench.0.script(2, Step::error(500, "so"));
+    bench.run(&["--retries=1"]).code(5);
+    bench.has(
+        &[("last_run_exit_code", 5), ("source_retries_total", 1)],
+        &unknown,
+    );
+
+    let lock = File::open(bench.0.path("checkpoint.json.lock")).unwrap();
+    fs2::FileExt::lock_exclusive(&lock).unwrap();
+    bench.run(&[]).fails(75, "another run holds the lock");
+    bench.has(&[("last_run_exit_code", 75)], &unknown);
+    drop(lock);
+
+    let url = format!("--post=http://127.0.0.1:{}", free_port());
+    bench.run(&[&url, "--retries=0"]).code(6);
+    bench.has(
+        &[
+            ("last_run_exit_code", 6),
+            ("events_waiting", 50),
+            ("events_delivered_total", 0),
+            ("target_requests_total", 1),
+        ],
+        &unknown[..2],
+    );
+    let mut run = bench.0.start(bench.0.command(&["--metrics=a.prom"]));
+    drop(run.stdout());
+    run.finish().code(141);
+    bench.has(
+        &[("last_run_exit_code", 141), ("events_waiting", 50)],
+        &unknown[..2],
+    );
+    bench.run(&[]).code(0).silent();
+    bench.has(&[("last_run_exit_code", 0), ("events_waiting", 0)], &[]);
+}
+
+#[test]
+fn metrics_tell_how_many_events_wait() {
+    let bench = Measured(Bench::of(events(2_500, now(), 2)));
+    let rules = Rules {
+        script: [Answer::Usual].into(),
+        always: Answer::status(503),
+        ..Rules::default()
+    };
+    let receiver = Receiver::start(Format::Ndjson, rules);
+    let post = format!("--post={}", receiver.url());
+    let args = [&post, "--batch-events=20", "--page-size=100", "--retries=1"];
+    bench.run(&args).code(6);
+    let figures = [
+        ("events_delivered_total", 20),
+        ("events_waiting", 2_480),
+        ("target_requests_total", 3),
+        ("target_retries_total", 1),
+    ];
+    bench.has(&figures, &[SUCCESS]);
+    receiver.with(|rules| rules.always = Answer::Usual);
+    bench.run(&args).code(0).silent();
+    bench.has(
+        &[("events_delivered_total", 2_500), ("events_waiting", 0)],
+        &[],
+    );
+    let bodies: usize = receiver.received().iter().map(|post| post.body.len()).sum();
+    let bodies = u32::try_from(bodies).unwrap();
+    bench.has(&[("target_bytes_total", bodies)], &[]);
+
+    // What the source counts and does not show waits as well.
+    bench.0.api.with(|world| world.counts = Counts::Plus(3));
+    bench.0.insert(events_from(10_000, 200, now(), 2));
+    bench.run(&args).code(5);
+    bench.has(
+        &[("events_delivered_total", 2_700), ("events_waiting", 3)],
+        &[],
+    );
+}
+
+/// Also if the source fails in the middle of a walk.
+#[test]
+fn what_was_not_read_waits() {
+    let bench = Measured(Bench::of(events(250, now(), 2)));
+    bench.0.script(18, Step::error(401, "unauthorized"));
+    bench.run(&["--page-size=10"]).code(4);
+    let [delivered, waiting] =
+        ["events_delivered_total", "events_waiting"].map(|name| bench.value(name));
+    assert!(delivered > 0.0 && waiting > 0.0, "{delivered} {waiting}");
+    assert_eq!(Some(delivered + waiting), Some(250.0));
+}
+
+#[test]
+fn dead_letters_are_counted() {
+    let bench = Measured(Bench::of(events(30, now(), 1)));
+    let poison = [bench.0.in_order()[20].id.clone()].into();
+    let rules = Rules {
+        poison,
+        ..Rules::default()
+    };
+    let receiver = Receiver::start(Format::Ndjson, rules);
+    let args = [
+        "--post",
+        &receiver.url(),
+        "--batch-events=10",
+        "--dead-letter=dead",
+        "-v",
+    ];
+    let run = bench.run(&args);
+    run.code(0).holds(
+        run.stderr
+            .contains("30 events delivered (1 dead letters), 0 waiting"),
+        "the summary should tell",
+    );
+    bench.has(
+        &[("dead_letters_total", 1), ("events_delivered_total", 30)],
+        &[],
+    );
+}
+
+/// The run goes on, and ends as it would.
+#[test]
+fn metrics_that_cannot_be_written_are_a_warning() {
+    let bench = Bench::of(events(5, now(), 1));
+    fs::write(bench.path("foreign"), "some text\n").unwrap();
+    fs::create_dir(bench.path("directory")).unwrap();
+    for (file, why) in [
+        ("missing/a.prom", "No such file"),
+        ("foreign", "it holds something else"),
+        ("directory", "it is no regular file"),
+        ("/dev/null", "it is no regular file"),
+    ] {
+        let metrics = format!("--metrics={file}");
+        bench.run(&["--no-checkpoint", &metrics]).code(0).warns(why);
+    }
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("target", bench.path("link")).unwrap();
+        let args = ["--no-checkpoint", "--metrics=link"];
+        bench.run(&args).code(0).warns("it is no regular file");
+        fs::remove_file(bench.path("link")).unwrap();
+        let run = bench.start(bench.limited(0, &["--no-checkpoint", "--metrics=a.prom"]));
+        run.finish().code(0).warns("File too large");
+    }
+    assert_eq!(bench.files(), ["directory", "foreign"]);
+    assert_eq!(
+        fs::read_to_string(bench.path("foreign")).unwrap(),
+        "some text\n"
+    );
+    bench.run(&["--metrics="]).fails(2, "--metrics");
+}
+
+#[cfg(unix)]
+#[test]
+fn everybody_can_read_the_metrics_unless_the_umask_says_otherwise() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::of(events(5, now(), 1));
+    for (umask, mode) in [("022", 0o644), ("000", 0o644), ("077", 0o600)] {
+        let inner = bench.command(&["--metrics=a.prom"]);
+        let mut command = bench.clean("/bin/sh");
+        let script = format!("umask {umask}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script]).arg(inner.get_program());
+        command.args(inner.get_args());
+        bench.start(command).finish().code(0).silent();
+        let metadata = fs::metadata(bench.path("a.prom")).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, mode, "{umask}");
+    }
+}
+
+// The progress line.
+
+const CLEAR: &str = "\u{1b}[K";
+
+/// What a terminal gets on standard error from a run with these arguments, whose standard output is
+/// a file: `script` (util-linux) makes the terminal.
+fn on_a_terminal(bench: &Bench, terminal: &str, code: i32, args: &[&str]) -> Option<String> {
+    let script = program("script", None)?;
+    let inner = bench.command(args);
+    let words = std::iter::once(inner.get_program()).chain(inner.get_args());
+    let line: Vec<_> = words
+        .map(|word| format!("'{}'", word.to_string_lossy()))
+        .collect();
+    let line = format!("{} > out", line.join(" "));
+    let mut command = bench.clean(&script.display().to_string());
+    command
+        .args(["-q", "-e", "-c", &line, "/dev/null"])
+        .env("TERM", terminal)
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::null());
+    let run = bench.start(command).finish();
+    Some(run.code(code).stdout.clone())
+}
+
+/// A backlog, and how long each of its 25 pages takes.
+fn backlog(milliseconds: u64) -> Bench {
+    Bench::new(World {
+        delay: Duration::from_millis(milliseconds),
+        ..World::new(events(2_500, now(), 2))
+    })
+}
+
+#[test]
+fn a_line_is_drawn_again_and_again_and_is_gone_at_the_end() {
+    let bench = backlog(80);
+    let Some(seen) = on_a_terminal(&bench, "xterm", 0, &["--page-size=100", "-v"]) else {
+        return;
+    };
+    let (drawn, rest) = seen
+        .rsplit_once(&format!("\r{CLEAR}"))
+        .expect("it is cleared");
+    let summary = rest.strip_suffix("\r\n").expect("a line stays");
+    assert!(
+        summary.starts_with("tfc-audit: 2500 events delivered"),
+        "{seen:?}"
+    );
+    assert!(!summary.contains(char::is_control), "{seen:?}");
+    let lines: Vec<_> = drawn.split('\r').skip(1).collect();
+    assert!(lines.len() >= 2, "{seen:?}");
+    let is_line = |line: &&str| {
+        let text = line
+            .strip_prefix("tfc-audit: ")
+            .and_then(|line| line.strip_suffix(CLEAR));
+        text.is_some_and(|text| {
+            text.contains(" of 2500 events") && !text.contains(char::is_control) && line.len() < 80
+        })
+    };
+    assert!(
+        drawn.starts_with('\r') && lines.iter().all(is_line),
+        "{seen:?}"
+    );
+    let has_share =
+        |line: &&str| line.contains(" %), ") && line.contains("/s, ") && line.contains(" left");
+    assert!(lines.last().is_some_and(has_share), "{seen:?}");
+    assert!(lines.is_sorted_by_key(|line| {
+        line.split(' ')
+            .nth(1)
+            .map(str::parse::<u32>)
+            .unwrap()
+            .unwrap()
+    }));
+}
+
+#[test]
+fn the_line_is_gone_before_any_other() {
+    let bench = backlog(40);
+    bench.api.with(|world| world.counts = Counts::Plus(3));
+    let args = ["--page-size=100", "--no-checkpoint"];
+    let Some(seen) = on_a_terminal(&bench, "xterm", 5, &args) else {
+        return;
+    };
+    let warning = format!("\r{CLEAR}tfc-audit: warning: ");
+    assert!(seen.contains(&warning), "{seen:?}");
+}
+
+#[test]
+fn no_line_where_nobody_could_see_it_well() {
+    // A terminal that cannot clear a line, and one that events or a program's words go to as well.
+    for (terminal, args) in [
+        ("dumb", &["--page-size=100"][..]),
+        ("", &["--page-size=100"]),
+        ("xterm", &["--page-size=100", "--exec", "cat > /dev/null"]),
+    ] {
+        let bench = backlog(40);
+        if let Some(seen) = on_a_terminal(&bench, terminal, 0, args) {
+            assert_eq!(seen, "", "{terminal} {args:?}");
+        }
+    }
+}
