@@ -299,14 +299,12 @@ impl CheckpointFile {
         let path = place.path.clone();
         let lock_path = with_suffix(&path, ".lock");
         let fault = |error: &io::Error| {
-            let missing = error.kind() == ErrorKind::NotFound;
-            let remedy = if missing {
-                "; create the directory, or name another file with --checkpoint"
-            } else {
-                ""
+            let remedy = match error.kind() {
+                ErrorKind::NotFound => "create the directory",
+                _ => "let the user of this run write there",
             };
             Error::Checkpoint(format!(
-                "cannot open the lock {}: {error}{remedy}",
+                "cannot open the lock {}: {error}; {remedy}, or name another file with --checkpoint",
                 lock_path.display()
             ))
         };
