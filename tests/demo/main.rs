@@ -1,20 +1,72 @@
 //! The main job, shown: `cargo run --example demo` runs the real command three times against a
-//! stand-in for the API on this machine. It needs neither a token nor a network.
+//! stand-in for the API on this machine. It needs neither a token nor a network. With `-- --serve`
+//! the stand-in, and one for a receiver, stay up to be tried by hand.
 
 #![expect(clippy::print_stdout, reason = "to show something is what it is for")]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use receiver::{Format, Receiver, Rules};
 use stand_in::{StandIn, World, events_from, sample_events};
 use time::OffsetDateTime;
 
+#[path = "../support/receiver.rs"]
+mod receiver;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let program = build()?;
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => show(&program),
+        ["--serve"] => serve(&program),
+        _ => Err("usage: cargo run --example demo [-- --serve]".into()),
+    }
+}
+
+/// Serves the stand-ins until it is interrupted, and says what they are asked. An event arrives every
+/// ten seconds.
+fn serve(program: &Path) -> ! {
+    let api = StandIn::start(World::new(sample_events(OffsetDateTime::now_utc())));
+    let receiver = Receiver::start(Format::Ndjson, Rules::default());
+    let token = api.with(|world| world.token.clone());
+    println!("A stand-in for the API and one for a receiver are up. In another terminal:\n");
+    println!("alias tfc-audit={}", program.display());
+    println!("export TFC_ORG_TOKEN={token}");
+    // Never the default checkpoint, which the real service may need later.
+    println!("tfc-audit --endpoint {} -v -c printed.json", api.url());
+    println!(
+        "tfc-audit --endpoint {} -v -c posted.json --post {}",
+        api.url(),
+        receiver.url()
+    );
+    println!("\nAn event arrives every ten seconds. Ctrl-C ends this. What they are asked:");
+    let (mut number, mut asked, mut posted) = (1_000, 0, 0);
+    loop {
+        let next = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < next {
+            for request in api.requests().drain(asked..) {
+                println!("API: {} {}?{}", request.method, request.path, request.query);
+                asked += 1;
+            }
+            for request in receiver.received().drain(posted..) {
+                println!("receiver: {request}");
+                posted += 1;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        api.with(|world| world.insert(events_from(number, 1, OffsetDateTime::now_utc(), 1)));
+        number += 1;
+    }
+}
+
+/// Runs the command three times.
+fn show(program: &Path) -> Result<(), Box<dyn Error>> {
     let directory = std::env::temp_dir().join(format!("tfc-audit-demo-{}", std::process::id()));
     std::fs::create_dir(&directory)?;
     let checkpoint = directory.join("checkpoint.json");
@@ -30,7 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             api.url(),
             checkpoint.display()
         );
-        run(&program, &api, &checkpoint)
+        run(program, &api, &checkpoint)
     };
 
     run("The first run delivers every event that there is, oldest first:")?;
@@ -40,8 +92,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     println!("\n# The checkpoint knows which events need not be delivered again:");
     print!("{}", std::fs::read_to_string(&checkpoint)?);
+    println!("\n# To try it by hand: cargo run --example demo -- --serve");
     println!(
-        "\n# For the real service: export TFC_ORG_TOKEN=<an organization token>, then run tfc-audit"
+        "# For the real service: export TFC_ORG_TOKEN=<an organization token>, then run tfc-audit"
     );
     std::fs::remove_dir_all(&directory)?;
     Ok(())

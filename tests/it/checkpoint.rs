@@ -350,6 +350,16 @@ fn a_directory_in_the_way_of_a_commit_is_refused() {
     bench.is_settled();
 }
 
+/// Nobody can make a file there, not even root.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_where_the_lock_cannot_be_made_is_refused() {
+    let bench = Bench::of(events(3, now(), 1));
+    let command = bench.bare(&["-c", "/sys/checkpoint.json"]);
+    let run = bench.start(command).finish();
+    run.fails(8, "let the user of this run write there").asks(0);
+}
+
 /// A lost cache would otherwise deliver two weeks again.
 #[test]
 fn a_required_checkpoint_has_to_be_there() {

@@ -1,11 +1,23 @@
-//! README and manual page against the program: options and exit codes, in both directions.
+//! README and manual page against the program: options and exit codes, in both directions, and the
+//! command lines that they show.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-/// What is no option of ours: two of cargo's, and a name that stands for any.
-const FOREIGN: [&str; 3] = ["--example", "--path", "--name"];
+use crate::support::takes;
+
+/// What is no option of ours: cargo's, systemctl's, the demonstration's, and a name that stands for
+/// any.
+const FOREIGN: [&str; 7] = [
+    "--example",
+    "--path",
+    "--release",
+    "--target",
+    "--now",
+    "--serve",
+    "--name",
+];
 
 fn text(path: &str) -> String {
     fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect(path)
@@ -111,6 +123,90 @@ fn both_have_each_exit_code_and_no_other() {
     assert_eq!(items.collect::<BTreeSet<u8>>(), exit_codes());
 }
 
+/// The command lines in a text of shell commands that are ours, continuation lines joined.
+fn command_lines(text: &str) -> Vec<String> {
+    let joined = text.replace("\\\n", " ");
+    let lines = joined.lines().map(str::trim_start);
+    lines
+        .filter(|line| line.starts_with("tfc-audit "))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Has a shell run a command line, redirections and pipes included, with a program in our place that
+/// tells the arguments it was given.
+#[cfg(unix)]
+fn arguments(line: &str) -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let place = dir.path().join("tfc-audit");
+    fs::write(
+        &place,
+        "#!/bin/sh\nfor word; do printf '%s\\0' \"$word\"; done >told\n",
+    )
+    .expect("a program");
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    let output = Command::new("sh")
+        .args(["-c", line])
+        .current_dir(dir.path())
+        .env("PATH", path)
+        .output();
+    output.expect("sh runs");
+    let told = fs::read_to_string(dir.path().join("told")).expect(line);
+    let told = told.split_terminator('\0').map(str::to_owned);
+    told.collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn every_command_line_that_is_shown_is_one_that_the_program_takes() {
+    let readme = text("README.md")
+        .replace("```crontab\n*/5 * * * * /usr/bin/", "```sh\n")
+        // That is not there.
+        .replace("/var/log/tfc-audit/", "");
+    let blocks = readme.split("```sh\n").skip(1);
+    let readme: String = blocks.map(|block| between(block, "", "```")).collect();
+    let manual = text("man/tfc-audit.1")
+        .replace(".Dl ", "")
+        .replace("\\e", "\\")
+        .replace("\n$ ", "\n");
+    let recipes: String = fs::read_dir(format!("{}/fixtures/recipes", env!("CARGO_MANIFEST_DIR")))
+        .expect("there are recipes")
+        .map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("a text"))
+        .collect();
+    let recipes = recipes.replace("\n#", "\n");
+    for (text, least) in [(readme, 10), (manual, 10), (recipes, 2)] {
+        let lines = command_lines(&text);
+        assert!(lines.len() >= least, "{lines:?}");
+        for line in lines {
+            takes(arguments(&line)).expect(&line);
+        }
+    }
+}
+
+#[test]
+fn the_readme_names_each_recipe_and_none_that_is_not_there() {
+    let readme = text("README.md");
+    let named: BTreeSet<_> = readme
+        .split("](fixtures/recipes/")
+        .skip(1)
+        .map(|rest| between(rest, "", ")").to_owned())
+        .collect();
+    let there: BTreeSet<_> = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/recipes"))
+        .expect("there are recipes")
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .into_string()
+                .expect("UTF-8")
+        })
+        .filter(|name| name != "prometheus-rules.yaml")
+        .collect();
+    assert_eq!(named, there);
+}
+
 #[test]
 fn both_have_each_metric_and_no_other() {
     let metrics = |text: &str| -> BTreeSet<String> {
@@ -130,7 +226,9 @@ fn both_have_each_metric_and_no_other() {
 
 #[test]
 fn the_readme_names_each_crate_that_runs_and_no_other() {
-    let manifest = text("Cargo.toml");
+    // In a package of cargo's, Cargo.toml is not as it was written.
+    let written = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml.orig");
+    let manifest = fs::read_to_string(written).unwrap_or_else(|_| text("Cargo.toml"));
     let crates: BTreeSet<_> = between(&manifest, "\n[dependencies]\n", "\n[")
         .lines()
         .filter_map(|line| Some(line.split_once(" = ")?.0))

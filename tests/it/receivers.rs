@@ -231,11 +231,35 @@ fn ndjson_to_tenzir() {
     arrives(http, "/", "", &[]);
 }
 
+/// The input is that of the recipe, at a free port.
 #[test]
 fn json_array_to_fluent_bit() {
-    let source =
-        |port| format!("from_fluent_bit \"http\", options={{listen: \"127.0.0.1\", port: {port}}}");
-    arrives(source, "/", "/message", &["--format=json-array"]);
+    let recipe = include_str!("../../fixtures/recipes/fluent-bit.yaml");
+    let (_, input) = recipe.split_once("- name: http\n").expect("an input");
+    let input = input.lines().take_while(|line| !line.is_empty());
+    let options: Vec<_> = input
+        .filter_map(|line| line.trim().split_once(": "))
+        // It is Fluent Bit's service that has a place for files, and here that is Tenzir.
+        .filter(|(name, _)| !name.starts_with('#') && *name != "storage.type")
+        .collect();
+    assert!(options.len() >= 3, "{options:?}");
+    let source = |port: u16| {
+        let option = |(name, value): &(&str, &str)| match *name {
+            "port" => format!("port: {port}"),
+            _ => format!("{name}: \"{value}\""),
+        };
+        let options: Vec<_> = options.iter().map(option).collect();
+        format!(
+            "from_fluent_bit \"http\", options={{{}}}",
+            options.join(", ")
+        )
+    };
+    arrives(
+        source,
+        "/hcp_terraform",
+        "/message",
+        &["--format=json-array"],
+    );
 }
 
 #[test]

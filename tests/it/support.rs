@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tfc_audit::cli;
+use tfc_audit::config::{Config, Environment, Secret};
 use time::OffsetDateTime;
 
 use crate::stand_in::{Asked, Event, StandIn, Step, World, ids};
@@ -39,6 +41,20 @@ pub fn now() -> OffsetDateTime {
 /// The present time less this many minutes.
 pub fn minutes_ago(minutes: u32) -> OffsetDateTime {
     now() - 60 * minutes * Duration::from_secs(1)
+}
+
+/// Whether these arguments, with a token wherever it has to be, mean a run; if not, why.
+pub fn takes(arguments: impl IntoIterator<Item = String>) -> Result<(), String> {
+    let cli::Command::Run(args) = cli::parse(arguments)? else {
+        return Ok(());
+    };
+    let token = args.token_file.is_none().then(|| TOKEN.to_owned());
+    let environment = Environment {
+        token: token.map(Secret::new),
+        home: Some("/home/ann".into()),
+        ..Environment::default()
+    };
+    Config::new(&args, &environment, now()).map(drop)
 }
 
 /// What a run needs, and what all runs printed.

@@ -1,0 +1,505 @@
+//! The files that users copy. What can be run is run; what only the product can judge is at least
+//! compared with what we send. `.ci/run` has those checked for which there is a schema or a parser.
+
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a file of another shape has to fail")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use flate2::read::GzDecoder;
+use serde_json::Value;
+
+use crate::receiver::{Format, Receiver, Rules};
+use crate::stand_in::{events, ids, sample_events};
+use crate::support::{Bench, PROGRAM, TOKEN, minutes_ago, now, takes};
+
+fn path_of(recipe: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/recipes")
+        .join(recipe)
+}
+
+fn recipe(name: &str) -> String {
+    fs::read_to_string(path_of(name)).expect(name)
+}
+
+/// Writes a shell script to a directory of programs in the bench's directory, and says where.
+fn program(bench: &Bench, name: &str, script: &str) -> PathBuf {
+    let path = bench.path("bin").join(name);
+    fs::create_dir_all(bench.path("bin")).unwrap();
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// A stand-in for the AWS command line: `aws s3 cp … FILE s3://BUCKET/KEY` puts the file into the
+/// directory `bucket`, under a name that tells the key.
+fn aws(bench: &Bench, last: &str) {
+    let script = r#"[ "$1 $2" = "s3 cp" ] || exit 9
+        for to; do from=$before before=$to; done
+        mkdir -p bucket && cp "$from" "bucket/$(printf %s "${to#s3://}" | tr / :)""#;
+    program(bench, "aws", &format!("{script}\n{last}"));
+}
+
+/// What `options` says for each receiver, whether it is commented out or not.
+fn options() -> Vec<Vec<String>> {
+    let text = recipe("options");
+    text.lines()
+        .filter_map(|line| {
+            let line = line.trim_start_matches('#');
+            let value = line.strip_prefix("TFC_AUDIT_OPTIONS=\"")?;
+            Some(words(value.strip_suffix('"')?))
+        })
+        .collect()
+}
+
+/// Splits at white space but within single quotes, as systemd does with `$NAME`.
+fn words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, part) in text.split('\'').enumerate() {
+        if index % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
+#[test]
+fn each_line_of_the_options_delivers() {
+    let lines = options();
+    let named: BTreeSet<_> = lines
+        .iter()
+        .flatten()
+        .filter(|word| Format::ALL.iter().any(|format| format.name() == *word))
+        .collect();
+    // All but `ndjson`, which is the default, and `json`, which is for nobody in particular.
+    assert_eq!(named.len(), Format::ALL.len() - 2, "{named:?}");
+    for mut line in lines {
+        let bench = Bench::of(sample_events(minutes_ago(1)));
+        fs::write(bench.path("secret_headers"), "X-Key: k3y-of-receiver\n").unwrap();
+        aws(&bench, "");
+        let format = Format::ALL
+            .into_iter()
+            .find(|format| line.iter().any(|word| word == format.name()))
+            .unwrap_or(Format::Ndjson);
+        let receiver = Receiver::start(format, Rules::default());
+        let mut posts = false;
+        for word in &mut line {
+            if let Some((host, path)) = word.strip_prefix("https://").map(|rest| {
+                let end = rest.find('/').unwrap_or(rest.len());
+                rest.split_at(end)
+            }) {
+                assert!(host.contains(".example.com") || host.contains("datadoghq.com"));
+                let origin = receiver.url();
+                let origin = origin.strip_suffix(format.path()).unwrap();
+                *word = format!("{origin}{path}");
+                posts = true;
+            }
+            let installed = "/usr/local/lib/tfc-audit/s3.sh";
+            *word = word.replace(installed, &path_of("s3.sh").display().to_string());
+        }
+        let arguments: Vec<&str> = line.iter().map(String::as_str).collect();
+        for _ in 0..2 {
+            let mut command = bench.command(&arguments);
+            command.env(
+                "PATH",
+                format!("{}:/usr/bin:/bin", bench.path("bin").display()),
+            );
+            let run = bench.start(command).finish();
+            run.code(0).prints_nothing();
+            // That `--since` has no effect any more is for `-v`.
+            run.silent();
+        }
+        let expected: Vec<_> = bench.in_order().into_iter().map(|event| event.id).collect();
+        let is = if posts {
+            let secret = "k3y-of-receiver";
+            let secrets = line.iter().any(|word| word == "@secret_headers");
+            assert!(
+                receiver
+                    .received()
+                    .iter()
+                    .all(|post| (post.header("x-key") == secret) == secrets),
+                "{line:?}"
+            );
+            receiver.delivered_ids()
+        } else {
+            stored(&bench)
+        };
+        assert_eq!(is, expected, "{line:?}");
+    }
+}
+
+/// The ids of the events in the objects of the stand-in's bucket, by their names.
+fn stored(bench: &Bench) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(bench.path("bucket"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    names.sort();
+    let mut all = String::new();
+    for name in names {
+        GzDecoder::new(fs::File::open(name).unwrap())
+            .read_to_string(&mut all)
+            .unwrap();
+    }
+    ids(&all)
+}
+
+#[test]
+fn a_batch_whose_answer_was_lost_replaces_its_object() {
+    let bench = Bench::of(events(50, now(), 1));
+    let command = format!("{} s3://example-audit/tfc", path_of("s3.sh").display());
+    let run = || {
+        let mut command = bench.command(&["--exec", &command, "--batch-events=20", "--retries=0"]);
+        command.env(
+            "PATH",
+            format!("{}:/usr/bin:/bin", bench.path("bin").display()),
+        );
+        bench.start(command).finish()
+    };
+    // The second one is stored, and nobody hears of it.
+    aws(&bench, r#"[ "$(ls bucket | wc -l)" -ne 2 ]"#);
+    run().code(6);
+    aws(&bench, "");
+    run().code(0).silent();
+    let expected: Vec<_> = bench.in_order().into_iter().map(|event| event.id).collect();
+    assert_eq!(stored(&bench), expected);
+    let days: BTreeSet<_> = bench
+        .in_order()
+        .iter()
+        .map(|event| crate::stand_in::stamp(event.time)[..10].to_owned())
+        .collect();
+    let names = fs::read_dir(bench.path("bucket")).unwrap();
+    for name in names.map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
+        let (day, batch) = name
+            .strip_prefix("example-audit:tfc:day=")
+            .and_then(|rest| rest.split_once(':'))
+            .expect(&name);
+        assert!(
+            days.contains(day) && batch.ends_with(".ndjson.gz"),
+            "{name}"
+        );
+    }
+}
+
+/// The line is run by `sh`, in the environment that the file and cron give it.
+#[test]
+fn the_crontab_delivers_and_its_runs_may_overlap() {
+    let bench = Bench::of(events(50, now(), 1));
+    let text = recipe("crontab");
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .collect();
+    let [path, "MAILTO=root", entry] = lines[..] else {
+        panic!("{lines:?}")
+    };
+    let (schedule, command) = entry.split_at(entry.find("tfc-audit ").unwrap());
+    assert_eq!(schedule, "*/5 * * * * ");
+    let (user, command) = command.split_once(' ').unwrap();
+    assert_eq!(user, "tfc-audit");
+    // cron would take one for a line break.
+    assert!(!command.contains('%'));
+
+    let mut command = command.to_owned();
+    for directory in ["/etc/tfc-audit", "/var/lib/tfc-audit", "/var/log/tfc-audit"] {
+        assert!(command.contains(directory), "{directory}");
+        let here = bench.path(
+            directory
+                .rsplit_once('/')
+                .unwrap()
+                .0
+                .trim_start_matches('/'),
+        );
+        command = command.replace(directory, &here.display().to_string());
+        fs::create_dir_all(here).unwrap();
+    }
+    fs::write(bench.path("etc/token"), TOKEN.to_owned() + "\n").unwrap();
+    program(
+        &bench,
+        "tfc-audit",
+        &format!("exec {PROGRAM} --endpoint {} \"$@\"", bench.api.url()),
+    );
+    let path = path.replace("PATH=", &format!("{}:", bench.path("bin").display()));
+    let run = || {
+        let mut cron = bench.clean("/bin/sh");
+        cron.env_clear()
+            .env("PATH", &path)
+            .env("HOME", "/nonexistent");
+        cron.env("LOGNAME", "tfc-audit")
+            .env("SHELL", "/bin/sh")
+            .args(["-c", &command]);
+        bench.start(cron).finish()
+    };
+    let log = |name: &str| fs::read_to_string(bench.path("var/log").join(name)).unwrap();
+    for _ in 0..2 {
+        run().code(0).silent().prints_nothing();
+        assert_eq!(
+            log("events.ndjson"),
+            bench.api.with(|world| world.expected())
+        );
+        assert_eq!(log("errors.log"), "");
+    }
+    let lock = fs::File::open(bench.path("var/lib/checkpoint.json.lock")).unwrap();
+    fs2::FileExt::lock_exclusive(&lock).unwrap();
+    run().code(75).silent().asks(0);
+    assert_eq!(log("errors.log").lines().count(), 1);
+}
+
+/// The step that delivers is run as GitHub runs it.
+#[test]
+fn the_workflow_delivers_but_not_from_the_start_without_being_told() {
+    let bench = Bench::of(sample_events(minutes_ago(1)));
+    let text = recipe("github-actions.yml");
+    let (_, step) = text.split_once("name: Deliver what is new").unwrap();
+    let (environment, script) = step.split_once("run: |\n").unwrap();
+    let script = script
+        .lines()
+        .map_while(|line| line.strip_prefix("          "));
+    let receiver = Receiver::start(Format::Ndjson, Rules::default());
+    let script = script.collect::<Vec<_>>().join("\n");
+    let script = script.replace("https://vector.example.com:8080/", &receiver.url());
+    fs::write(bench.path("script"), script).unwrap();
+    let program = program(
+        &bench,
+        "tfc-audit",
+        &format!("exec {PROGRAM} --endpoint {} \"$@\"", bench.api.url()),
+    );
+    fs::create_dir_all(bench.path("command")).unwrap();
+    std::os::unix::fs::symlink(program.parent().unwrap(), bench.path("command/bin")).unwrap();
+    for name in ["TFC_ORG_TOKEN", "RECEIVER_HEADERS", "FIRST"] {
+        assert!(environment.contains(&format!("{name}: ${{{{ ")), "{name}");
+    }
+    let run = |first: &str| {
+        let mut bash = bench.clean("bash");
+        bash.args(["-e", "script"])
+            .env("PATH", "/usr/bin:/bin")
+            .env("FIRST", first);
+        bash.env("RUNNER_TEMP", bench.path(""))
+            .env("RECEIVER_HEADERS", "X-Key: k\nX-More: m");
+        bench.start(bash).finish()
+    };
+    for nobody in ["", "false"] {
+        let run = run(nobody);
+        run.code(8).prints_nothing().asks(0);
+        run.holds(
+            run.stderr.contains("--require-checkpoint"),
+            "stderr should say why",
+        );
+    }
+    run("true").code(0);
+    run("").code(0);
+    let expected: Vec<_> = bench.in_order().into_iter().map(|event| event.id).collect();
+    assert_eq!(receiver.delivered_ids(), expected);
+    let first = &receiver.received()[0];
+    assert_eq!((first.header("x-key"), first.header("x-more")), ("k", "m"));
+    // It ends as the command does, but for the time being over.
+    for (code, expected) in [(3, 0), (6, 6)] {
+        self::program(&bench, "tfc-audit", &format!("exit {code}"));
+        run("").code(expected);
+    }
+}
+
+#[test]
+fn the_unit_and_the_cron_job_give_options_that_the_program_takes() {
+    let unit = recipe("tfc-audit@.service");
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart=/usr/bin/tfc-audit "));
+    let line = line.unwrap().strip_suffix(" $TFC_AUDIT_OPTIONS").unwrap();
+    for options in options() {
+        takes(words(line).into_iter().chain(options)).unwrap();
+    }
+    let job = recipe("kubernetes.yaml");
+    let (_, arguments) = job.split_once("              args:\n").unwrap();
+    let arguments = arguments
+        .lines()
+        .map_while(|line| line.strip_prefix("                - "));
+    let arguments: Vec<_> = arguments.map(str::to_owned).collect();
+    assert!(arguments.len() > 3, "{arguments:?}");
+    takes(arguments).unwrap();
+}
+
+/// What stands in a configuration file as `name = value`.
+fn settings(text: &str) -> Vec<(&str, &str)> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once(" = "))
+        .collect()
+}
+
+#[test]
+fn splunk_knows_the_source_type_and_the_fields_of_what_is_sent() {
+    let bench = Bench::of(sample_events(minutes_ago(1)));
+    let receiver = Receiver::start(Format::Splunk, Rules::default());
+    bench
+        .run(&["--post", &receiver.url(), "--format=splunk-hec"])
+        .code(0)
+        .silent();
+    let body = &receiver.received()[0].body;
+    let sent = serde_json::Deserializer::from_str(body)
+        .into_iter::<Value>()
+        .next()
+        .unwrap()
+        .unwrap();
+    let source_type = sent["sourcetype"].as_str().unwrap();
+    let (inputs, props) = (recipe("splunk-inputs.conf"), recipe("splunk-props.conf"));
+    assert!(props.contains(&format!("\n[{source_type}]\n")));
+    assert!(settings(&inputs).contains(&("sourcetype", source_type)));
+
+    let sent = sent_fields();
+    let aliases = settings(&props)
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("FIELDALIAS-"));
+    let named: BTreeSet<_> = aliases
+        .flat_map(|(_, value)| words(value))
+        .filter(|word| word.contains('.'))
+        .collect();
+    assert!(
+        !named.is_empty() && named.is_subset(&sent),
+        "{named:?} {sent:?}"
+    );
+
+    // For those who have a forwarder read a file: where the time stands in a line.
+    let prefix = settings(&props)
+        .into_iter()
+        .find(|(name, _)| *name == "TIME_PREFIX")
+        .unwrap()
+        .1;
+    let prefix = prefix.replace(r"\s*", "");
+    for event in bench.in_order() {
+        let (_, rest) = event.text.split_once(&prefix).expect(&event.text);
+        assert!(
+            rest.starts_with(&crate::stand_in::stamp(event.time)),
+            "{rest}"
+        );
+    }
+}
+
+#[test]
+fn loki_rules_ask_for_the_stream_and_the_fields_that_are_sent() {
+    let rules = recipe("loki-rules.yaml");
+    let queries: Vec<_> = rules
+        .lines()
+        .filter(|line| line.contains("| json"))
+        .filter(|line| line.contains('{'))
+        .collect();
+    assert_eq!(queries.len(), 3);
+    // `| json` joins names by underscores.
+    let sent: BTreeSet<_> = sent_fields()
+        .iter()
+        .map(|field| field.replace('.', "_"))
+        .collect();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for query in queries {
+        assert!(query.contains(r#"{job="tfc-audit"}"#), "{query}");
+    }
+    let named: BTreeSet<_> = rules
+        .split(|c| !is_name(c))
+        .filter(|word| {
+            ["auth_", "resource_"]
+                .iter()
+                .any(|start| word.starts_with(start))
+        })
+        .map(str::to_owned)
+        .collect();
+    assert!(named.len() >= 3 && named.is_subset(&sent), "{named:?}");
+}
+
+/// Before the program writes metrics there is nothing to compare them with.
+#[test]
+fn prometheus_rules_ask_for_metrics_that_are_written() {
+    let bench = Bench::of(events(3, now(), 1));
+    let help = bench.run(&["--help"]).stdout;
+    if !help.contains("--metrics") {
+        return;
+    }
+    let file = bench.path("tfc-audit-acme.prom");
+    bench
+        .run(&["--metrics", &file.display().to_string()])
+        .code(0);
+    let written = fs::read_to_string(file).unwrap();
+    let names = |text: &str| -> BTreeSet<String> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("tfc_audit_"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let (asked, written) = (names(&recipe("prometheus-rules.yaml")), names(&written));
+    assert!(
+        asked.len() > 3 && asked.is_subset(&written),
+        "{asked:?} {written:?}"
+    );
+}
+
+/// The fields of the sample events, as dotted paths.
+fn sent_fields() -> BTreeSet<String> {
+    let mut sent = BTreeSet::new();
+    for line in include_str!("../../fixtures/events.ndjson").lines() {
+        leaves(&serde_json::from_str(line).unwrap(), "", &mut sent);
+    }
+    sent
+}
+
+/// The fields of a mapping as dotted paths with their types; what lies below a `flattened` field has
+/// no mapping of its own.
+fn fields(properties: &Value, prefix: &str, found: &mut BTreeSet<(String, String)>) {
+    for (name, field) in properties.as_object().unwrap() {
+        let path = format!("{prefix}{name}");
+        match field.get("properties") {
+            Some(inner) => fields(inner, &format!("{path}."), found),
+            None => drop(found.insert((path, field["type"].as_str().unwrap().to_owned()))),
+        }
+    }
+}
+
+/// The leaves of an event, down to what the template keeps as one field.
+fn leaves(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(inner) if prefix != "resource.meta" => {
+            for (name, value) in inner {
+                let dot = if prefix.is_empty() { "" } else { "." };
+                leaves(value, &format!("{prefix}{dot}{name}"), found);
+            }
+        }
+        _ => drop(found.insert(prefix.to_owned())),
+    }
+}
+
+#[test]
+fn the_index_template_maps_every_field_of_the_sample_events() {
+    let template = recipe("elasticsearch-index-template.json");
+    let template: Value = serde_json::from_str(&template).unwrap();
+    assert_eq!(
+        template["data_stream"],
+        serde_json::json!({}),
+        "events go to a data stream"
+    );
+    let mappings = &template["template"]["mappings"];
+    assert_eq!(
+        mappings["dynamic"], false,
+        "a new field must not become a mapping"
+    );
+    let mut mapped = BTreeSet::new();
+    fields(&mappings["properties"], "", &mut mapped);
+    for (path, kind) in [
+        ("@timestamp", "date"),
+        ("resource.meta", "flattened"),
+        ("version", "keyword"),
+    ] {
+        assert!(
+            mapped.contains(&(path.to_owned(), kind.to_owned())),
+            "{path} as {kind}"
+        );
+    }
+    let mut sent = sent_fields();
+    sent.insert("@timestamp".to_owned());
+    let mapped: BTreeSet<_> = mapped.into_iter().map(|(path, _)| path).collect();
+    assert_eq!(mapped, sent);
+}
