@@ -66,11 +66,11 @@ const LARGEST_PAGE: u64 = 1_000_000;
 
 /// The most events of a page. 1,000 are asked for at most; a server that heeds no size may send
 /// more, but a million tiny ones would only fill the memory.
-const MOST_EVENTS: usize = 10_000;
+pub(crate) const MOST_EVENTS: usize = 10_000;
 
 /// The longest `id` in bytes. A UUID has 36, and Elasticsearch takes 512
 /// (<https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/mapping-id-field>).
-const LONGEST_ID: usize = 512;
+pub(crate) const LONGEST_ID: usize = 512;
 
 /// How deep arrays and objects of an event may lie in each other: as deep as `serde_json` itself
 /// would read them, and deeper than a receiver does.

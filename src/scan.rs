@@ -5,8 +5,8 @@
 //! within strings.
 //!
 //! What holds: whatever this accepts, serde reads in the same way. It gives nothing at all for what
-//! is no valid JSON, not of the documented shape, or merely unusual (a repeated key, an escape in a
-//! key or in one of the two fields): [`crate::page::parse`] then asks serde, which reads it or says
+//! is no valid JSON, not of the documented shape, beyond its bounds, or merely unusual (a repeated
+//! key, an escape in a key or in one of the two fields): [`crate::page::parse`] then asks serde, which reads it or says
 //! what is wrong with it.
 
 use std::ops::Range;
@@ -14,6 +14,7 @@ use std::ops::Range;
 use time::OffsetDateTime;
 
 use crate::event::EventId;
+use crate::page::{LONGEST_ID, MOST_EVENTS};
 use crate::timestamp;
 
 /// An event: where it stands in the text, in bytes, and its two fields.
@@ -57,18 +58,23 @@ fn array_of_events(text: &str, at: usize) -> Option<(Vec<Found>, usize)> {
         let end = object(text, start, |key, at| match key {
             "id" if id.is_none() => {
                 let (text, end) = plain_string(text, at)?;
-                id = Some(text).filter(|id| !id.is_empty()).map(EventId::new);
+                id = Some(
+                    (1..=LONGEST_ID)
+                        .contains(&text.len())
+                        .then(|| EventId::new(text))?,
+                );
                 Some(end)
             }
             "timestamp" if time.is_none() => {
                 let (text, end) = plain_string(text, at)?;
-                time = timestamp::parse(text);
+                time = Some(timestamp::parse(text)?);
                 Some(end)
             }
             "id" | "timestamp" => None,
             _ => value(bytes, at),
         })?;
         events.push((start..end, id?, time?));
+        (events.len() <= MOST_EVENTS).then_some(())?;
         match token(bytes, end)? {
             (b',', place) => at = place + 1,
             (b']', place) => return Some((events, place + 1)),

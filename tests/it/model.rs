@@ -61,6 +61,7 @@ struct Manners {
 impl Manners {
     /// Whether the last pages are not announced: then a page that is empty by mistake, or filled
     /// with known events by a page of arrivals since the last request, cannot be told from the end.
+    /// So there are neither.
     fn hides_its_end(&self) -> bool {
         matches!(self.counts, Counts::Lag(_))
     }
@@ -216,7 +217,7 @@ impl World {
 
     /// What happens between two requests.
     fn pass(&mut self, now: i64) {
-        if self.requests > LAST_EVENTFUL_REQUEST {
+        if self.requests > LAST_EVENTFUL_REQUEST || self.manners.hides_its_end() {
             return;
         }
         let percent = self.run.percent;
@@ -227,12 +228,7 @@ impl World {
             self.add(now, now);
         }
         if self.dice.percent(percent.burst) {
-            let most = if self.manners.hides_its_end() {
-                2
-            } else {
-                self.run.burst
-            };
-            (0..most).for_each(|_| self.add(now, now));
+            (0..self.run.burst).for_each(|_| self.add(now, now));
         }
         if self.dice.percent(percent.late) && is_provable {
             let late = self.dice.roll(self.run.most_late.unsigned_abs());

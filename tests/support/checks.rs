@@ -94,10 +94,14 @@ struct DocumentedPage<'a> {
 fn documented_page(body: &str) -> Option<DocumentedPage<'_>> {
     let body = Members::of(body)?;
     let events: Vec<&RawValue> = serde_json::from_str(body.only("data")?).ok()?;
+    // Bounds that are ours.
+    if events.len() > 10_000 || events.iter().any(|event| depth(event.get()) > 128) {
+        return None;
+    }
     let event = |json: &&'_ RawValue| {
         let event = Members::of(json.get())?;
         let text = |name| serde_json::from_str::<String>(event.only(name)?).ok();
-        let id = text("id").filter(|id| !id.is_empty())?;
+        let id = text("id").filter(|id| (1..=512).contains(&id.len()))?;
         Some((id, documented_time(&text("timestamp")?)?))
     };
     let heads = events.iter().map(event).collect::<Option<Vec<_>>>()?;
@@ -120,6 +124,31 @@ fn documented_page(body: &str) -> Option<DocumentedPage<'_>> {
         events: events.collect(),
         counts,
     })
+}
+
+/// How many arrays and objects of valid JSON lie in each other at most.
+fn depth(json: &str) -> usize {
+    let (mut open, mut deepest, mut rest) = (0, 0, json);
+    while let Some(place) = rest.find(['"', '[', '{', ']', '}']) {
+        let (mark, after) = (rest.as_bytes()[place], &rest[place + 1..]);
+        rest = after;
+        match mark {
+            b'"' => {
+                let mut strings =
+                    serde_json::Deserializer::from_str(&json[json.len() - after.len() - 1..])
+                        .into_iter::<&RawValue>();
+                let string = strings
+                    .next()
+                    .and_then(Result::ok)
+                    .map_or(1, |string| string.get().len());
+                rest = &after[string - 1..];
+            }
+            b'[' | b'{' => open += 1,
+            _ => open -= 1,
+        }
+        deepest = deepest.max(open);
+    }
+    deepest
 }
 
 fn documented_time(text: &str) -> Option<OffsetDateTime> {
