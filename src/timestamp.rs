@@ -91,10 +91,11 @@ pub fn before(time: OffsetDateTime, span: Duration) -> OffsetDateTime {
 }
 
 /// Reads an HTTP `Date`, such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7; the two
-/// obsolete forms are not read).
+/// obsolete forms are not read), and gives it in UTC.
 #[must_use]
 pub fn parse_http_date(text: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(text, &Rfc2822).ok()
+    let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+    date.checked_to_offset(UtcOffset::UTC)
 }
 
 /// Reads a span such as `90s`, `10m`, `36h` or `7d`.

@@ -93,7 +93,7 @@ impl Scene {
             bench.checkpoint()
         });
         // In strides of up to ten pages, standard output's batches.
-        let count = if to == To::File { 24 } else { 10 };
+        let count = if to == To::File { 14 } else { 10 };
         let expected = events_from(1_000, count, now(), 1);
         bench.insert(expected.clone());
         let receiver = (to == To::Post).then(|| Receiver::start(Format::Ndjson, Rules::default()));
