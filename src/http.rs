@@ -82,7 +82,8 @@ impl Connection {
     ) -> Result<Response<Body>, Error> {
         let (end, ended) = mpsc::channel::<()>();
         let agent = self.agent.clone();
-        let watch = thread::spawn(move || {
+        // Without a thread to be had, ureq's own limit has to do.
+        let watch = thread::Builder::new().spawn(move || {
             let waited = ended.recv_timeout(timeout.saturating_add(GRACE));
             let is_over = waited == Err(RecvTimeoutError::Timeout);
             if is_over {
@@ -92,7 +93,7 @@ impl Connection {
         });
         let answer = request(self);
         drop(end);
-        if !watch.join().unwrap_or(true) {
+        if !watch.is_ok_and(|watch| watch.join().unwrap_or(true)) {
             return answer;
         }
         self.agent = self.agent.config().new_agent();
