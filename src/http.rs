@@ -95,7 +95,8 @@ impl Connection {
         }
         let (end, ended) = mpsc::channel::<()>();
         let watched = agent.clone();
-        let watch = thread::spawn(move || {
+        // Without a thread to be had, ureq's own limit has to do.
+        let watch = thread::Builder::new().spawn(move || {
             let waited = ended.recv_timeout(timeout.saturating_add(GRACE));
             let is_over = waited == Err(RecvTimeoutError::Timeout);
             if is_over {
@@ -105,7 +106,7 @@ impl Connection {
         });
         let answer = request(&agent);
         drop(end);
-        if !watch.join().unwrap_or(true) {
+        if !watch.is_ok_and(|watch| watch.join().unwrap_or(true)) {
             return answer;
         }
         *self.agent.lock().unwrap_or_else(PoisonError::into_inner) =

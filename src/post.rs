@@ -118,14 +118,13 @@ impl Receiver {
         excerpt(self.masked(&String::from_utf8_lossy(start)).as_bytes())
     }
 
-    /// A text from the receiver without our secrets, which some receivers send back.
+    /// A text from the receiver without our secrets, which some receivers send back: the headers'
+    /// values, and the path (as a whole) and the query of the address.
     fn masked(&self, text: &str) -> String {
-        let query = self
-            .url
-            .expose()
-            .split_once('?')
-            .map(|(_, query)| Secret::new(query.to_owned()));
-        let secrets = self.headers.iter().map(|header| &header.1).chain(&query);
+        let place = self.url.expose().strip_prefix(&self.shown);
+        let parts = place.unwrap_or_default().splitn(2, '?');
+        let parts: Vec<_> = parts.map(|part| Secret::new(part.to_owned())).collect();
+        let secrets = self.headers.iter().map(|header| &header.1).chain(&parts);
         secrets.fold(text.to_owned(), |text, secret| secret.mask(&text))
     }
 

@@ -211,8 +211,9 @@ fn what_lies_in_the_way_of_a_commit_is_not_followed() {
 fn common(bench: &Bench) {
     use std::os::unix::fs::PermissionsExt;
     let place = bench.path("common");
-    fs::create_dir(&place).expect("a new directory");
-    fs::set_permissions(place, fs::Permissions::from_mode(0o1777)).expect("its mode can be set");
+    fs::create_dir(&place).expect("it can be made");
+    let mode = fs::Permissions::from_mode(0o1777);
+    fs::set_permissions(place, mode).expect("it is ours");
 }
 
 /// Gives a file or link to another user; `None` if that is not ours to do.
