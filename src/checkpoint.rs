@@ -297,9 +297,11 @@ impl CheckpointFile {
         let path = place.path.clone();
         let lock_path = files::with_suffix(&path, ".lock");
         let fault = |error: &io::Error| {
-            let remedy = match error.kind() {
-                ErrorKind::NotFound => "create the directory",
-                _ => "let the user of this run write there",
+            let missing = error.kind() == ErrorKind::NotFound;
+            let remedy = if missing {
+                "create the directory"
+            } else {
+                "let this user write it"
             };
             Error::Checkpoint(format!(
                 "cannot open the lock {}: {error}; {remedy}, or name another file with --checkpoint",
