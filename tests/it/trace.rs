@@ -1,7 +1,8 @@
 //! The built command under `strace`, which shows what it asks of the kernel, and kills it or fails it
 //! at any of these calls.
 
-#![cfg(target_os = "linux")]
+// Elsewhere the calls have other names.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::ffi::OsStr;
 use std::fs;
