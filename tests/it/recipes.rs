@@ -91,11 +91,11 @@ fn each_line_of_the_options_delivers() {
         let receiver = Receiver::start(format, Rules::default());
         let mut posts = false;
         for word in &mut line {
-            if let Some((host, path)) = word.strip_prefix("https://").map(|rest| {
-                let end = rest.find('/').unwrap_or(rest.len());
-                rest.split_at(end)
-            }) {
-                assert!(host.contains(".example.com") || host.contains("datadoghq.com"));
+            if let Some((_, rest)) = word
+                .split_once("://")
+                .filter(|(scheme, _)| scheme.starts_with("http"))
+            {
+                let path = &rest[rest.find('/').unwrap_or(rest.len())..];
                 let origin = receiver.url();
                 let origin = origin.strip_suffix(format.path()).unwrap();
                 *word = format!("{origin}{path}");
