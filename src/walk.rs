@@ -51,7 +51,7 @@ use crate::source::SourceError;
 /// its neighbour), more cost memory.
 const LONGEST_STRIDE: u64 = 10;
 /// How many pages all readings together may hold: strides shorten as their number grows.
-const PAGES_IN_MEMORY: u64 = 24;
+const PAGES_IN_MEMORY: u64 = 20;
 /// How many pages of its older neighbour a stride reads until it knows where that one began.
 const OVERLAP: u64 = 1;
 /// By how many pages a stride may outgrow its length before its newest pages are left to the next.

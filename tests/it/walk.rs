@@ -423,7 +423,12 @@ fn a_time_limit_ends_a_run_that_the_next_one_continues() {
         delay: Duration::from_millis(100),
         ..past(2_000, 1)
     });
-    let limited = ["--page-size=100", "--max-time=2s", "--overlap=1m"];
+    let limited = [
+        "--page-size=100",
+        "--max-time=2s",
+        "--overlap=1m",
+        "--connections=1",
+    ];
     let mut runs = 1;
     loop {
         let run = bench.run(&limited);
