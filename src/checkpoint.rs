@@ -220,10 +220,12 @@ impl Checkpoint {
             .iter()
             .filter(|event| self.boundary_start.is_none_or(|start| event.time >= start))
         {
-            self.boundary
-                .entry(event.time)
-                .or_default()
-                .push(event.id.clone());
+            let id = event.id.clone();
+            // Nearly always the last one: no search.
+            match self.boundary.last_entry() {
+                Some(mut last) if *last.key() == event.time => last.get_mut().push(id),
+                _ => self.boundary.entry(event.time).or_default().push(id),
+            }
         }
     }
 

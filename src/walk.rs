@@ -32,6 +32,7 @@
 //! - **It ends**, whatever the source answers: page numbers only grow within a reading, a reading
 //!   ends when pages bring nothing new, and a run reads a bounded number of pages.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
@@ -152,7 +153,7 @@ pub struct Walk<'a> {
     known_ahead: usize,
     /// Whether one of the known events was met again.
     known_met: bool,
-    /// Every event of the strides that are finished: all those older than the last cut.
+    /// Every event of the strides so far.
     seen: IdentitySet,
     /// How many events of the strides that are finished were never seen.
     unseen: u64,
@@ -201,14 +202,6 @@ struct Reading<'a> {
     stale: u32,
     /// How many events in a row, up to the last one read, belong to earlier strides.
     trailing: u64,
-}
-
-/// The events of a stride as they are found.
-struct Found {
-    cut: Option<OffsetDateTime>,
-    /// Distinct, not of an earlier stride, older than the cut.
-    older: Vec<Event>,
-    identities: IdentitySet,
 }
 
 impl<'a> Walk<'a> {
@@ -520,15 +513,18 @@ impl<'a> Walk<'a> {
         } else {
             Numbered::promised(&pages, cut)
         };
-        let mut found = Found::new(cut);
+        let mut found = Vec::new();
         let mut arrivals = Arrivals::default();
         for numbered in window {
             arrivals.answered(&numbered);
             for event in numbered.page.events {
-                if found.lacks(&event, &self.seen) {
+                if !is_older(&event, cut) {
+                    continue;
+                }
+                if self.seen.insert(event.id.identity()) {
                     arrivals.found(&event);
-                    found.add(event);
-                } else if found.is_older(&event) {
+                    found.push(event);
+                } else {
                     self.figures.duplicates += 1;
                 }
             }
@@ -540,7 +536,7 @@ impl<'a> Walk<'a> {
             .filter(|&size| size > 0);
         let missing = loop {
             // What an earlier stride did not find is missing from this one's number as well.
-            let have = (self.seen.len() + found.older.len()) as u64 + self.unseen;
+            let have = self.seen.len() as u64 + self.unseen;
             let Some((promised, _)) = owed.filter(|(promised, met)| promised + met > have) else {
                 break None;
             };
@@ -548,7 +544,7 @@ impl<'a> Walk<'a> {
                 // A reading that finds nothing proves nothing.
                 Some(size) => {
                     owed = self
-                        .read_again((start - 1) * start_size, size, &mut found)?
+                        .read_again((start - 1) * start_size, size, cut, &mut found)?
                         .or(owed);
                 }
                 None if promised > have => {
@@ -563,16 +559,14 @@ impl<'a> Walk<'a> {
             }
         };
         self.cut = cut;
-        self.seen
-            .extend(found.older.iter().map(|event| event.id.identity()));
-        let mut events = found.older;
+        let mut events = found;
         events.retain(|event| {
             let is_known = self.known.contains(event.id.identity());
             self.figures.duplicates += u64::from(is_known);
             self.known_ahead -= usize::from(is_known);
             !is_known && self.scope.holds(event)
         });
-        events.sort_by_key(|event| event.time);
+        sort(&mut events);
         self.figures.found += events.len() as u64;
         self.look_ahead(cut.is_none());
         let rest = cut.map(|cut| self.oldest_left.map_or(cut, |oldest| oldest.min(cut)));
@@ -605,7 +599,8 @@ impl<'a> Walk<'a> {
         &mut self,
         position: u64,
         size: u64,
-        found: &mut Found,
+        cut: Option<OffsetDateTime>,
+        found: &mut Vec<Event>,
     ) -> Result<Option<(u64, u64)>, Error> {
         let mut reading = self.open(position / size + 1, size, More::Perhaps);
         let mut first = self.advance(&mut reading)?;
@@ -621,13 +616,13 @@ impl<'a> Walk<'a> {
         let mut promised = None;
         let mut arrivals = Arrivals::default();
         while let Some(numbered) = first {
-            promised = promised.or_else(|| Numbered::promised(&[&numbered], found.cut));
+            promised = promised.or_else(|| Numbered::promised(&[&numbered], cut));
             arrivals.answered(&numbered);
             for event in &numbered.page.events {
                 // The page around an event is not kept: only few events were missed.
-                if found.lacks(event, &self.seen) {
+                if is_older(event, cut) && self.seen.insert(event.id.identity()) {
                     arrivals.found(event);
-                    found.add(event.detached());
+                    found.push(event.detached());
                 }
             }
             if self.is_past_cut(&mut reading, &numbered) {
@@ -734,10 +729,11 @@ impl<'a> Walk<'a> {
         self.figures.bytes += page.bytes;
         self.total = page.total_count.or(self.total);
         self.known_met = self.known_met
-            || page
-                .events
-                .iter()
-                .any(|event| self.known.contains(event.id.identity()));
+            || !self.known.is_empty()
+                && page
+                    .events
+                    .iter()
+                    .any(|event| self.known.contains(event.id.identity()));
         Ok(Some(Numbered::new(&place, page)))
     }
 }
@@ -779,7 +775,7 @@ impl Numbered {
     /// those at or after the cut on the page itself. Every later page holds older events only.
     /// `None` if the answer has no counts.
     fn promised(pages: &[&Self], cut: Option<OffsetDateTime>) -> Option<u64> {
-        let is_older = |event: &Event| cut.is_none_or(|cut| event.time < cut);
+        let is_older = |event: &Event| is_older(event, cut);
         let first = pages
             .iter()
             .find(|numbered| numbered.page.events.iter().any(is_older))?;
@@ -835,29 +831,20 @@ impl Arrivals {
     }
 }
 
-impl Found {
-    fn new(cut: Option<OffsetDateTime>) -> Self {
-        Self {
-            cut,
-            older: Vec::new(),
-            identities: IdentitySet::default(),
-        }
+/// Puts events that are mostly newest first in order, oldest first; those of one timestamp stay in
+/// the order that they have.
+fn sort(events: &mut [Event]) {
+    // Quick for a list that is in that order already.
+    events.sort_by_key(|event| Reverse(event.time));
+    events.reverse();
+    for tied in events.chunk_by_mut(|one, other| one.time == other.time) {
+        tied.reverse();
     }
+}
 
-    /// Whether an event belongs to the stride, but is neither here yet nor in `seen`.
-    fn lacks(&self, event: &Event, seen: &IdentitySet) -> bool {
-        let identity = event.id.identity();
-        self.is_older(event) && !seen.contains(identity) && !self.identities.contains(identity)
-    }
-
-    fn is_older(&self, event: &Event) -> bool {
-        self.cut.is_none_or(|cut| event.time < cut)
-    }
-
-    fn add(&mut self, event: Event) {
-        self.identities.insert(event.id.identity());
-        self.older.push(event);
-    }
+/// Whether an event is older than the cut, if there is one.
+fn is_older(event: &Event, cut: Option<OffsetDateTime>) -> bool {
+    cut.is_none_or(|cut| event.time < cut)
 }
 
 /// Refuses a page whose events are mostly oldest first: of a list in that order, a walk of several
