@@ -191,6 +191,14 @@ impl Bench {
         );
     }
 
+    /// How many events of the API no run has printed.
+    pub fn missing(&self) -> usize {
+        let printed = self.printed.borrow();
+        let printed: BTreeSet<&str> = printed.lines().collect();
+        let is_missing = |event: &&Event| !printed.contains(event.text.as_str());
+        self.in_order().iter().filter(is_missing).count()
+    }
+
     /// These events come into being.
     pub fn insert(&self, events: impl IntoIterator<Item = Event>) {
         self.api.with(|world| world.insert(events));
