@@ -313,13 +313,7 @@ impl<'a> Walk<'a> {
             self.ahead.clear();
             let start = start.saturating_sub(pages).max(1);
             pages *= 2;
-            // The first page was there when the walk began.
-            let more = if start == 1 {
-                More::Announced
-            } else {
-                More::Perhaps
-            };
-            reading = self.open(start, self.scope.page_size, more);
+            reading = self.open(start, self.scope.page_size, More::Perhaps);
             reading.read_ahead(pages + OVERLAP);
         };
         let stride = self.prove(window)?;
@@ -529,7 +523,7 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        let mut owed = promised.map(|promised| (promised, arrivals.met()));
+        let mut owed = promised.map(|promised| promised + arrivals.met());
         let mut sizes = OTHER_SIZES
             .iter()
             .map(|percent| start_size * percent / 100)
@@ -537,26 +531,20 @@ impl<'a> Walk<'a> {
         let missing = loop {
             // What an earlier stride did not find is missing from this one's number as well.
             let have = self.seen.len() as u64 + self.unseen;
-            let Some((promised, _)) = owed.filter(|(promised, met)| promised + met > have) else {
+            let Some(promised) = owed.filter(|&promised| promised > have) else {
                 break None;
             };
-            match sizes.next() {
-                // A reading that finds nothing proves nothing.
-                Some(size) => {
-                    owed = self
-                        .read_again((start - 1) * start_size, size, cut, &mut found)?
-                        .or(owed);
-                }
-                None if promised > have => {
-                    self.unseen += promised - have;
-                    break Some(Missing {
-                        unseen: self.unseen,
-                        promised,
-                    });
-                }
-                // Arrivals all the time leave a doubt, which is no alarm.
-                None => break None,
-            }
+            let Some(size) = sizes.next() else {
+                self.unseen += promised - have;
+                break Some(Missing {
+                    unseen: self.unseen,
+                    promised,
+                });
+            };
+            // A reading that finds nothing proves nothing.
+            owed = self
+                .read_again((start - 1) * start_size, size, cut, &mut found)?
+                .or(owed);
         };
         self.cut = cut;
         let mut events = found;
@@ -593,15 +581,14 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads a stride again from `position` (the number of events before it) with pages of another
-    /// size, adds what was not found before, and gives the number promised by the new answers, and
-    /// how many arrivals were met.
+    /// size, adds what was not found before, and gives the number owed by the new answers.
     fn read_again(
         &mut self,
         position: u64,
         size: u64,
         cut: Option<OffsetDateTime>,
         found: &mut Vec<Event>,
-    ) -> Result<Option<(u64, u64)>, Error> {
+    ) -> Result<Option<u64>, Error> {
         let mut reading = self.open(position / size + 1, size, More::Perhaps);
         let mut first = self.advance(&mut reading)?;
         if let Some(effective) = first
@@ -630,10 +617,16 @@ impl<'a> Walk<'a> {
             }
             first = self.advance(&mut reading)?;
         }
-        Ok(promised.map(|promised| (promised, arrivals.met())))
+        Ok(promised.map(|promised| promised + arrivals.met()))
     }
 
     fn open(&self, start: u64, size: u64, more: More) -> Reading<'a> {
+        // The first page was there when the walk began.
+        let more = if start == 1 && self.figures.pages > 0 {
+            More::Announced
+        } else {
+            more
+        };
         Reading {
             stream: self.readings.open(Forward {
                 since: self.scope.since,
