@@ -70,6 +70,23 @@ fn a_backlog_with_arrivals_costs_few_requests_and_little_memory() {
     bench.is_settled();
 }
 
+/// The next stride begins where arrivals have pushed the last one's first page, not where that was:
+/// it would be too long, and read twice.
+#[test]
+fn a_jump_goes_by_the_newest_count() {
+    let bench = Bench::new(past(400, 2));
+    let arrivals = events_from(1_000, 150, now(), 10);
+    bench.script(12, Step::Insert(arrivals));
+    let run = bench.run(&["--page-size=10", "--connections=1"]);
+    run.code(0).silent();
+    bench.has_all();
+    let asked = run.asked.len();
+    run.holds(
+        asked <= 66,
+        format_args!("it should make 66 requests for 55 pages at most, not {asked}"),
+    );
+}
+
 /// An API that lists events of one second in another order at each request.
 fn shuffled(count: usize, per_second: u32, seed: u64) -> World {
     World {
