@@ -5,7 +5,7 @@
 //! and leaves nothing behind. A kill comes before its call is carried out; after it is before the
 //! next one.
 //!
-//! `cargo test` tries the first and the last call of each kind; all of them with
+//! `cargo test` tries the first and the last call of each kind, and each rename; all of them with
 //! `TFC_AUDIT_CRASH_ALL=1`.
 
 // Elsewhere the calls have other names.

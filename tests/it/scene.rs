@@ -331,7 +331,9 @@ impl Scene {
             let mut place = 0;
             points.retain(|_| {
                 place += 1;
-                first(place - 1) || last(place - 1)
+                // At each rename a delivery waits for its commit.
+                let is_rename = kinds[place - 1].0 == "rename";
+                first(place - 1) || last(place - 1) || is_rename
             });
         }
         points.into_iter().map(|(point, _)| point).collect()
