@@ -54,7 +54,8 @@ impl Client {
 
     /// A request without an answer, or whose answer broke off.
     fn broken(&self, request: &PageRequest, error: &ureq::Error) -> Failure<SourceError> {
-        let message = format!("{}: {}", self.at(request), self.connection.describe(error));
+        let what = self.authorization.mask(self.connection.describe(error));
+        let message = format!("{}: {what}", self.at(request));
         Failure {
             passing: http::is_passing(error),
             ..Failure::lasting(SourceError::Failed(message))
@@ -64,7 +65,8 @@ impl Client {
     /// An answer with another status than 200.
     fn refused(&self, request: &PageRequest, response: Response<Body>) -> Failure<SourceError> {
         let code = response.status().as_u16();
-        let (leads, wait) = (http::redirect(&response), http::wait(response.headers()));
+        let wait = http::wait(response.headers());
+        let leads = self.authorization.mask(http::redirect(&response));
         let mut said = Vec::new();
         // Only to be shown: what can be read of it will do.
         let _ = http::read_body(response, LARGEST_ERROR_BODY, &mut said);

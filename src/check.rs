@@ -23,15 +23,16 @@ use crate::clock::Clock;
 use crate::config::{CheckpointPlace, Config, Destination, Post, Secret, TokenSource};
 use crate::delivery::Target;
 use crate::error::{Error, Exit};
+use crate::event::Event;
 use crate::files::{self, with_suffix};
 use crate::format::{FORMATS, Verdict};
 use crate::metrics;
 use crate::page::{Page, organization};
 use crate::post::Receiver;
 use crate::retry::is_passing;
-use crate::run::{CERTAINLY_RETAINED, RETENTION, read_token};
-use crate::source::{PageRequest, Source, SourceError};
-use crate::text::{excerpt, span};
+use crate::run::{CERTAINLY_RETAINED, RETENTION, read_token, refuse_other_organization};
+use crate::source::{PageRequest, Source};
+use crate::text::{excerpt, one_line, span};
 use crate::timestamp;
 
 /// By how much the clocks may differ: by the overlap, within these bounds. The boundary goes by the
@@ -83,7 +84,8 @@ impl Steps<'_> {
                 ("FAIL", text)
             }
         };
-        writeln!(self.out, "{word:<5} {step}: {text}").map_err(Error::of_stdout)
+        let line = one_line(&format!("{word:<5} {step}: {text}"));
+        writeln!(self.out, "{line}").map_err(Error::of_stdout)
     }
 }
 
@@ -158,8 +160,8 @@ fn source(
     };
     match listed {
         Ok(listed) => {
-            let organization = listed.organization.as_deref().unwrap_or_default();
-            let of_whom = match excerpt(organization.as_bytes()) {
+            let organization = listed.first.iter().find_map(organization);
+            let of_whom = match excerpt(organization.unwrap_or_default().as_bytes()) {
                 nobody if nobody.is_empty() => nobody,
                 somebody => format!(", which is that of {somebody}"),
             };
@@ -203,15 +205,6 @@ fn token_place(config: &Config) -> Finding {
     }
 }
 
-/// What to do if there is no answer at the address that this option names. What is wrong with a
-/// certificate says that itself.
-fn unreachable(message: String, option: &str) -> String {
-    if message.contains("certificate") {
-        return message;
-    }
-    format!("{message}; is {option} right, the other side up, and the way there open?")
-}
-
 /// How long a request may take.
 fn timeout(config: &Config) -> Duration {
     config.timeout.min(config.max_time.unwrap_or(Duration::MAX))
@@ -225,8 +218,8 @@ struct Listed {
     newest: Option<OffsetDateTime>,
     /// `None` if there is no event, or the last page could not be had.
     oldest: Option<OffsetDateTime>,
-    /// Whose the events are.
-    organization: Option<String>,
+    /// The first page's.
+    first: Vec<Event>,
     /// The server's clock when it first answered.
     date: Option<OffsetDateTime>,
     /// Ours at that time.
@@ -250,12 +243,7 @@ impl Listed {
             };
             client.page(&request, timeout(config))
         };
-        let first = page(1).map_err(|failure| match failure.error {
-            SourceError::Refused(message) => Fail(Exit::TokenRefused, message),
-            SourceError::NoSuchPage(message) | SourceError::Failed(message) => {
-                Fail(Exit::SourceFailed, unreachable(message, "--endpoint"))
-            }
-        })?;
+        let first = page(1).map_err(|failure| Error::Source(failure.error))?;
         let now = clock.now();
         let length = first.events.len() as u64;
         let is_all = first.next.is_none();
@@ -277,8 +265,8 @@ impl Listed {
             count: first.total_count.or(is_all.then_some(length)),
             newest: times().max(),
             oldest: times().min().filter(|_| is_all || last.is_some()),
-            organization: first.events.iter().find_map(organization),
             date: first.date,
+            first: first.events,
             now,
         })
     }
@@ -355,17 +343,10 @@ fn trust(
         Err(error) => return error.into(),
     };
     let now = clock.now();
-    let theirs = listed.and_then(|listed| listed.organization.as_ref());
-    if let (Some(own), Some(other)) = (&checkpoint.organization_id, theirs)
-        && own != other
+    if let Some(listed) = listed
+        && let Err(error) = refuse_other_organization(&listed.first, &checkpoint)
     {
-        return Fail(
-            Exit::CheckpointUnusable,
-            format!(
-                "{path} belongs to the organization {own}, and the token to {}; give each organization a checkpoint of its own",
-                excerpt(other.as_bytes())
-            ),
-        );
+        return error.into();
     }
     let completed = checkpoint.completed_at.map_or(
         "no run has delivered everything yet".to_owned(),
@@ -468,8 +449,8 @@ fn dead_letters(path: &Path) -> Finding {
     let result = match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => write_beside(path),
         // To open a pipe could take forever.
-        Ok(there) if !there.is_file() => Ok(()),
-        _ => OpenOptions::new().append(true).open(path).map(|_| ()),
+        Ok(there) if !there.is_file() && !there.is_dir() => Ok(()),
+        _ => files::open(path, OpenOptions::new().append(true), false).map(|_| ()),
     };
     match result {
         Ok(()) => Fine(format!("{} can be written", path.display())),
@@ -499,7 +480,7 @@ fn receiver(config: &Config) -> Finding {
         Destination::Post(post) => match Receiver::new(post, config.normalize, timeout(config)) {
             Ok(receiver) => match post.format.health(post.url.path()) {
                 Some(path) => product(receiver, post, &path, timeout(config)),
-                None => address(&receiver, post),
+                None => address(&receiver, post, timeout(config)),
             },
             Err(error) => error.into(),
         },
@@ -535,8 +516,8 @@ fn program(command: &str) -> Finding {
 /// looked at the credential: Splunk's collector answers with its code 5, Elasticsearch and Loki with
 /// 400 or 422.
 fn product(mut receiver: Receiver, post: &Post, path: &str, timeout: Duration) -> Finding {
-    let failed = |message| Fail(Exit::ReceiverFailed, unreachable(message, "--post"));
-    let (status, said) = match receiver.ask(Some(path)) {
+    let failed = |message| Fail(Exit::ReceiverFailed, message);
+    let (status, said) = match receiver.ask(Some(path), timeout) {
         Ok(answer) => answer,
         Err(message) => return failed(message),
     };
@@ -547,10 +528,7 @@ fn product(mut receiver: Receiver, post: &Post, path: &str, timeout: Duration) -
     let said = match receiver.send(&[], &[], timeout) {
         Ok(Verdict::Failed { message, .. }) => return failed(message),
         Ok(Verdict::Refused(message)) => {
-            return Fail(
-                Exit::EventsRefused,
-                format!("{message}; check the credential (--header), the address and --format"),
-            );
+            return Fail(Exit::EventsRefused, message);
         }
         Ok(Verdict::RefusedEvents(said) | Verdict::TooLarge(said)) => said,
         Ok(Verdict::Accepted | Verdict::Each(_)) => format!("{origin}: accepted"),
@@ -568,9 +546,9 @@ fn product(mut receiver: Receiver, post: &Post, path: &str, timeout: Duration) -
 
 /// An address of which no more is known than that it takes POST. A POST without events could make an
 /// event of itself there.
-fn address(receiver: &Receiver, post: &Post) -> Finding {
-    let failed = |message| Fail(Exit::ReceiverFailed, unreachable(message, "--post"));
-    let (status, said) = match receiver.ask(None) {
+fn address(receiver: &Receiver, post: &Post, timeout: Duration) -> Finding {
+    let failed = |message| Fail(Exit::ReceiverFailed, message);
+    let (status, said) = match receiver.ask(None, timeout) {
         Ok(answer) => answer,
         Err(message) => return failed(message),
     };

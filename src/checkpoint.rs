@@ -106,12 +106,11 @@ impl Checkpoint {
         }
         let Object(mut content): Object<Content> =
             serde_json::from_slice(json).map_err(|error| format!("it is damaged ({error})"))?;
-        if crate::config::Url::parse_endpoint(&content.endpoint)
-            .ok()
-            .map(|url| url.to_string())
-            .as_deref()
-            != Some(endpoint)
-        {
+        let theirs = crate::config::Url::parse_endpoint(&content.endpoint).ok();
+        let is_theirs = theirs.is_some_and(|theirs| theirs.to_string() == endpoint);
+        // Before the first event it holds nothing of the service that it was made for: the first
+        // run's mistake in the address is no reason to stop the next.
+        if !is_theirs && content.last_timestamp.is_some() {
             return Err(format!(
                 "it belongs to {}, not to {endpoint}",
                 excerpt(content.endpoint.as_bytes())
@@ -412,7 +411,7 @@ pub fn peek(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint
 pub fn try_lock(place: &CheckpointPlace) -> Result<(), Error> {
     let path = files::with_suffix(&place.path, ".lock");
     refuse_other_kinds(&path)?;
-    let lock = match OpenOptions::new().write(true).open(&path) {
+    let lock = match files::open(&path, OpenOptions::new().write(true), false) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         lock => lock.and_then(|lock| fs2::FileExt::try_lock_exclusive(&lock)),
     };
@@ -447,7 +446,7 @@ fn read(path: &Path, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
         ))),
         Ok(_) => Checkpoint::parse(&json, endpoint).map(Some).map_err(|fault| {
             Error::Checkpoint(format!(
-                "the checkpoint {shown} cannot be trusted: {fault}; nothing was done. Restore it or name another with --checkpoint; without one, the next run delivers everything retained again"
+                "the checkpoint {shown} cannot be trusted: {fault}; nothing was done. Restore it, name another with --checkpoint, or remove it and run once with --since and the time of the newest event that arrived (without --since, everything retained is delivered again)"
             ))
         }),
     }

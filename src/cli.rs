@@ -8,7 +8,8 @@ use argh::FromArgs;
 ///
 /// Events go to standard output as NDJSON. What was delivered is remembered in a checkpoint file,
 /// so that each run goes on where the last one ended.
-#[derive(FromArgs, Debug, Default, Clone, PartialEq, Eq)]
+#[derive(FromArgs, Default, Clone)]
+#[cfg_attr(test, derive(Debug, PartialEq, Eq))]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a switch that was typed or not"
@@ -172,7 +173,7 @@ const SWITCHES: [&str; 13] = [
 ];
 
 /// What a command line asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug, PartialEq, Eq))]
 pub enum Command {
     /// A run.
     Run(Box<Args>),
@@ -195,6 +196,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Str
         Err(exit) if exit.status.is_ok() => Ok(Command::Print(exit.output)),
         Err(exit) => {
             let said = exit.output.split_whitespace().collect::<Vec<_>>().join(" ");
+            // What is no option may be a secret that was not quoted.
+            let said = match said.split_once("Unrecognized argument: ") {
+                Some((_, word)) if !word.starts_with('-') => {
+                    "there is an argument that is no option: is a value with blanks in quotes?"
+                }
+                _ => &said,
+            };
             Err(format!("{said} (see tfc-audit --help)"))
         }
     }

@@ -76,7 +76,7 @@ impl Secret {
     /// a query has several values). What has no more than three characters is no secret, and would
     /// be found everywhere.
     #[must_use]
-    pub fn mask(&self, text: &str) -> String {
+    pub fn mask(&self, text: impl Into<String>) -> String {
         let parts = self
             .0
             .split(|c: char| c.is_whitespace() || matches!(c, '&' | '=' | ';' | ','));
@@ -86,9 +86,13 @@ impl Secret {
             .collect();
         // The whole goes before its parts.
         parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
-        parts
-            .into_iter()
-            .fold(text.to_owned(), |text, part| text.replace(part, MASK))
+        parts.into_iter().fold(text.into(), |text, part| {
+            if text.contains(part) {
+                text.replace(part, MASK)
+            } else {
+                text
+            }
+        })
     }
 }
 

@@ -164,6 +164,13 @@ enum Outcome {
     RefusedEvents(String),
 }
 
+/// Events were refused for what they hold, and there is no place for them.
+fn refused_events(why: &str) -> Error {
+    Error::EventsRefused(format!(
+        "{why}; if only single events are at fault, --dead-letter FILE puts those aside"
+    ))
+}
+
 impl<'a> Delivery<'a> {
     /// Prepares delivery; nothing is sent yet.
     pub fn new(
@@ -285,7 +292,7 @@ impl<'a> Delivery<'a> {
                     }
                 }
                 Outcome::RefusedEvents(why) if self.dead_letters.is_none() => {
-                    return Err(Error::EventsRefused(why));
+                    return Err(refused_events(&why));
                 }
                 Outcome::RefusedEvents(_) if count > 1 => parts.extend(halves),
                 Outcome::RefusedEvents(why) => self.refuse(ledger, why)?,
@@ -394,7 +401,7 @@ impl<'a> Delivery<'a> {
     /// Notes that the next event was refused for good.
     fn refuse(&mut self, ledger: &mut Ledger, why: String) -> Result<(), Error> {
         if self.dead_letters.is_none() {
-            return Err(Error::EventsRefused(why));
+            return Err(refused_events(&why));
         }
         ledger.refused.push((ledger.settled, why));
         ledger.settled += 1;

@@ -113,14 +113,14 @@ impl fmt::Display for Error {
             Self::Receiver(message) => write!(f, "{message}; the next run goes on from the last acknowledged batch"),
             Self::EventsRefused(message) => write!(
                 f,
-                "{message}; refused for good: mend the receiver or the options, for every run will stop here (or, if single events are at fault, put those aside with --dead-letter FILE)"
+                "{message}; refused for good: every run will stop here until the receiver or the options are mended"
             ),
             Self::DeadLetter(message) => {
                 write!(f, "cannot put refused events aside in {message}; the next run tries them again")
             }
             Self::Locked(path) => write!(
                 f,
-                "another run holds the lock {}; nothing was done (--lock-wait SPAN waits for it)",
+                "another run holds the lock {}; nothing was done (--lock-wait SPAN waits longer)",
                 path.display()
             ),
             Self::Source(error) => error.fmt(f),

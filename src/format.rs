@@ -259,7 +259,7 @@ impl Format {
             }
             Self::Loki if status == 400 && contains(body, b"timestamp too old") => {
                 return Verdict::RefusedEvents(format!(
-                    "{message}; Loki takes no event that is older than its reject_old_samples_max_age: start a new checkpoint with --since 7d, or raise that limit"
+                    "{message}; Loki takes no event that is older than its reject_old_samples_max_age: start a new checkpoint with --since 6d, or raise that limit"
                 ));
             }
             _ => {}
@@ -272,10 +272,15 @@ impl Format {
                 "{message}; redirects are not followed: is the address right?"
             )),
             _ if retry::is_passing(status) => Verdict::passing(message),
+            401 | 403 | 407 => Verdict::Refused(format!("{message}; {CREDENTIAL}")),
+            404 | 405 | 410 => Verdict::Refused(format!("{message}; is the address right?")),
             _ => Verdict::Refused(message),
         }
     }
 }
+
+/// What to do where a receiver refuses whoever sends.
+const CREDENTIAL: &str = "check the credential (--header)";
 
 /// What became of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -359,7 +364,8 @@ fn splunk_verdict(code: u64, success: bool, message: &str) -> Option<Verdict> {
         // Internal error, busy.
         8 | 9 => Verdict::passing(message),
         // The token, the index, the channel, the query string.
-        1..=4 | 7 | 10 | 11 | 14 | 16 => Verdict::Refused(message),
+        1..=4 => Verdict::Refused(format!("{message}; {CREDENTIAL}")),
+        7 | 10 | 11 | 14 | 16 => Verdict::Refused(message),
         _ if success => Verdict::Refused(format!("{message}; only code 0 acknowledges")),
         _ => return None,
     })
@@ -681,7 +687,7 @@ mod tests {
         let old =
             "entry for stream '{job=\"tfc-audit\"}' has timestamp too old: 2026-01-01T00:00:00Z";
         assert!(
-            matches!(Format::Loki.judge(400, Some(old.as_bytes()), "", 2), Verdict::RefusedEvents(message) if message.contains("--since 7d"))
+            matches!(Format::Loki.judge(400, Some(old.as_bytes()), "", 2), Verdict::RefusedEvents(message) if message.contains("--since 6d"))
         );
     }
 }

@@ -25,6 +25,10 @@ use crate::tls;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// By how much a request may overstay its time before its connection is taken away.
 const GRACE: Duration = Duration::from_millis(200);
+/// As many as `--connections` may be: none is closed between two requests.
+const MOST_CONNECTIONS: usize = 16;
+/// What to do where there is no connection.
+const UNREACHABLE: &str = "is the address right, the other side up, and the way there open?";
 /// How it shows that the other side went away.
 const BROKEN_OFF: [ErrorKind; 4] = [
     ErrorKind::UnexpectedEof,
@@ -58,6 +62,8 @@ impl Connection {
             .max_redirects(0)
             .timeout_global(Some(timeout))
             .timeout_connect(Some(CONNECT_TIMEOUT.min(timeout)))
+            .max_idle_connections(MOST_CONNECTIONS)
+            .max_idle_connections_per_host(MOST_CONNECTIONS)
             .user_agent(concat!("tfc-audit/", env!("CARGO_PKG_VERSION")))
             .proxy(proxy.map(Proxy::to_ureq))
             .tls_config(tls::config(client))
@@ -139,9 +145,11 @@ impl Connection {
                 )
             }
             Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
-                "there was no connection in time".to_owned()
+                format!("there was no connection in time; {UNREACHABLE}")
             }
-            Error::Timeout(_) => "there was no whole answer in time (--timeout)".to_owned(),
+            Error::Timeout(_) => {
+                "there was no whole answer in time (--timeout, or --max-time)".to_owned()
+            }
             Error::ConnectProxyFailed(_) => self.refused_by_proxy(error),
             Error::Protocol(error) => format!(
                 "this is no proper HTTP ({})",
@@ -158,7 +166,13 @@ impl Connection {
                     };
                     format!("the connection broke off before the answer was whole{hint}")
                 }
-                (None, Error::Io(error)) => excerpt(error.to_string().as_bytes()),
+                (None, other @ (Error::Io(_) | Error::HostNotFound)) => {
+                    let text = match other {
+                        Error::Io(error) => error.to_string(),
+                        other => other.to_string(),
+                    };
+                    format!("{}; {UNREACHABLE}", excerpt(text.as_bytes()))
+                }
                 (None, other) => excerpt(other.to_string().as_bytes()),
             },
         };

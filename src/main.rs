@@ -61,6 +61,9 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
     if args.verbose && !matches!(result, Err(Error::Usage(_))) {
         progress.say(&summary(&report, args.dry_run, ending.at, ending.took));
     }
+    if args.dry_run && !args.no_checkpoint && result.is_ok() && report.delivered == 0 {
+        progress.say("there is nothing to deliver: what is listed counts as delivered by the checkpoint (--no-checkpoint shows it)");
+    }
     if let Ok(Some(path)) = config::metrics_file(args)
         && !args.dry_run
         && let Err(fault) = metrics::write(&path, &report, &ending)

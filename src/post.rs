@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use ureq::RequestBuilder;
 
 use crate::config::{Header, Post, Secret, parse_header};
 use crate::delivery::{Limits, Target};
@@ -19,9 +20,6 @@ use crate::tls::ClientFiles;
 /// The largest answer that is read, after decompression: Elasticsearch answers for each event, with
 /// some hundred bytes if it refuses one.
 const LARGEST_BODY: u64 = 16 * 1024 * 1024;
-/// How many bytes of an answer are looked at for a message, which shows fewer.
-const MOST_SHOWN: usize = 2048;
-
 /// A receiver, as a target.
 pub struct Receiver {
     connection: Connection,
@@ -83,49 +81,53 @@ impl Receiver {
     ///
     /// # Errors
     /// If there is no answer.
-    pub fn ask(&self, path: Option<&str>) -> Result<(u16, String), String> {
-        let agent = self.connection.agent();
-        let mut call = match path {
-            Some(path) => agent.get(format!("{}{path}", self.shown)),
-            None => agent.options(self.url.expose()),
-        };
-        // Logstash takes any method, and what is empty as JSON for no event.
+    pub fn ask(&self, path: Option<&str>, timeout: Duration) -> Result<(u16, String), String> {
+        let answer = self.connection.send(timeout, |agent| {
+            let call = match path {
+                Some(path) => agent.get(format!("{}{path}", self.shown)),
+                None => agent.options(self.url.expose()),
+            };
+            self.with_headers(call).call()
+        });
+        let answer = answer.and_then(|response| {
+            let status = response.status().as_u16();
+            let mut body = Vec::new();
+            http::read_body(response, LARGEST_BODY, &mut body)?;
+            Ok((status, excerpt(&self.masked_body(body))))
+        });
+        answer.map_err(|error| {
+            let what = self.masked(self.connection.describe(&error));
+            format!("{}: {what}", self.shown)
+        })
+    }
+
+    /// Sets the headers of a delivery. Of a request without a body, too: Logstash takes any method,
+    /// and what is empty as JSON for no event.
+    fn with_headers<B>(&self, mut call: RequestBuilder<B>) -> RequestBuilder<B> {
         if !self.has_header("content-type") {
             call = call.header("content-type", self.format.content_type());
         }
         for (name, value) in &self.headers {
             call = call.header(name, value.expose());
         }
-        let answer = call.call().and_then(|response| {
-            let status = response.status().as_u16();
-            let mut body = Vec::new();
-            http::read_body(response, LARGEST_BODY, &mut body)?;
-            Ok((status, self.said(&body)))
-        });
-        match answer {
-            Ok(answer) => Ok(answer),
-            Err(error) => Err(format!(
-                "{}: {}",
-                self.shown,
-                self.masked(&self.connection.describe(&error))
-            )),
-        }
+        call
     }
 
-    /// The beginning of an answer's body, as it may be shown.
-    fn said(&self, body: &[u8]) -> String {
-        let start = &body[..body.len().min(MOST_SHOWN)];
-        excerpt(self.masked(&String::from_utf8_lossy(start)).as_bytes())
+    /// An answer's body without our secrets, before any of it is cut: half a secret is one, too.
+    fn masked_body(&self, body: Vec<u8>) -> Vec<u8> {
+        let text = String::from_utf8(body)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        self.masked(text).into_bytes()
     }
 
     /// A text from the receiver without our secrets, which some receivers send back: the headers'
     /// values, and the path (as a whole) and the query of the address.
-    fn masked(&self, text: &str) -> String {
+    fn masked(&self, text: String) -> String {
         let place = self.url.expose().strip_prefix(&self.shown);
         let parts = place.unwrap_or_default().splitn(2, '?');
         let parts: Vec<_> = parts.map(|part| Secret::new(part.to_owned())).collect();
         let secrets = self.headers.iter().map(|header| &header.1).chain(&parts);
-        secrets.fold(text.to_owned(), |text, secret| secret.mask(&text))
+        secrets.fold(text, |text, secret| secret.mask(text))
     }
 
     fn has_header(&self, name: &str) -> bool {
@@ -151,23 +153,15 @@ impl Target for Receiver {
         } else {
             None
         };
-        let has_content_type = self.has_header("content-type");
-        let (url, format, headers) = (self.url.expose(), self.format, &self.headers);
         let answer = self.connection.send(timeout, |agent| {
-            let mut call = agent.post(url);
-            if !has_content_type {
-                call = call.content_type(format.content_type());
-            }
-            for (name, value) in headers {
-                call = call.header(name, value.expose());
-            }
+            let call = self.with_headers(agent.post(self.url.expose()));
             let call = self.connection.limit(call, timeout);
             match &compressed {
                 Some(compressed) => call.header("content-encoding", "gzip").send(compressed),
                 None => call.send(body),
             }
         });
-        let at = |what: String| format!("{}: {}", self.shown, self.masked(&what));
+        let at = |what: String| format!("{}: {}", self.shown, self.masked(what));
         let response = match answer {
             Ok(response) => response,
             Err(error) => {
@@ -186,8 +180,9 @@ impl Target for Receiver {
         let leads = http::redirect(&response);
         let mut body = Vec::new();
         let broken = http::read_body(response, LARGEST_BODY, &mut body).err();
+        let body = self.masked_body(body);
         let said = if leads.is_empty() {
-            self.said(&body)
+            excerpt(&body)
         } else {
             format!("it leads{leads}")
         };

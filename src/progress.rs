@@ -61,7 +61,10 @@ impl Progress {
         let is_seen = is_alone && config.clears_lines && io::stderr().is_terminal();
         Self {
             shared,
-            drawing: is_seen.then(|| thread::spawn(move || theirs.draw(&clock))),
+            // Without a thread to be had there is no line.
+            drawing: is_seen
+                .then(|| thread::Builder::new().spawn(move || theirs.draw(&clock)))
+                .and_then(Result::ok),
         }
     }
 
@@ -79,7 +82,9 @@ impl Progress {
     pub fn say(&self, message: &str) {
         let mut state = self.shared.lock();
         state.clear();
-        let _ = writeln!(io::stderr(), "tfc-audit: {}", one_line(message));
+        // In one piece, since runs that overlap may write into the same file.
+        let line = format!("tfc-audit: {}\n", one_line(message));
+        let _ = io::stderr().write_all(line.as_bytes());
     }
 
     /// Ends the drawing; the line is gone.
@@ -139,18 +144,20 @@ pub fn summary(report: &Report, is_dry: bool, now: OffsetDateTime, took: Duratio
     } else {
         let waiting = report.waiting().map(|waiting| waiting.to_string());
         format!(
-            "{} events delivered ({} dead letters), {} waiting",
+            "events delivered: {} (dead letters: {}), waiting: {}",
             report.delivered,
             delivery.dead_letters,
             waiting.as_deref().unwrap_or("unknown")
         )
     };
-    let newest = report.newest.map_or("none so far".to_owned(), |newest| {
-        let age = Duration::try_from(now - newest).unwrap_or_default();
-        format!("the newest {} old", span(age))
-    });
+    let newest = report
+        .newest
+        .map_or("no event delivered yet".to_owned(), |newest| {
+            let age = Duration::try_from(now - newest).unwrap_or_default();
+            format!("the newest {} old", span(age))
+        });
     format!(
-        "{delivered}, {newest}; {} duplicates dropped; {} pages read, {} tried again; {} deliveries, {} tried again; {:.1} s",
+        "{delivered}, {newest}; {} seen again; pages read: {}, tried again: {}; deliveries: {}, tried again: {}; {:.1} s",
         walk.duplicates,
         walk.pages,
         walk.retries,

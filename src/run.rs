@@ -1,5 +1,6 @@
 //! One run, from the lock to the last commit.
 
+use std::cell::LazyCell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::page::organization;
 use crate::post::Receiver;
 use crate::retry::Patience;
 use crate::stdout::{Preview, Stdout};
+use crate::text::excerpt;
 use crate::timestamp;
 use crate::walk::{self, Missing, Scope, Walk};
 
@@ -234,9 +236,7 @@ impl Drain<'_> {
         let expects_known = checkpoint
             .last_timestamp
             .is_some_and(|last| last > timestamp::before(server_time, CERTAINLY_RETAINED));
-        if expects_known && !walk.known_met() {
-            refuse_other_organization(&walk, checkpoint)?;
-        }
+        refuse_other_organization(walk.first_events(), checkpoint)?;
         if let Some(completed) = checkpoint
             .completed_at
             .filter(|&completed| completed < timestamp::before(server_time, RETENTION))
@@ -325,27 +325,30 @@ impl Drain<'_> {
     }
 }
 
-/// Refuses a source that belongs to somebody else: none of the events that it should list is there,
-/// and every event that is there is another organization's.
-fn refuse_other_organization(walk: &Walk, checkpoint: &Checkpoint) -> Result<(), Error> {
+/// Refuses a source that belongs to somebody else: of the events on its first page the checkpoint
+/// knows none, and every one is another organization's.
+///
+/// # Errors
+/// [`Error::Checkpoint`], which names both.
+pub fn refuse_other_organization(events: &[Event], checkpoint: &Checkpoint) -> Result<(), Error> {
     let Some(own) = &checkpoint.organization_id else {
         return Ok(());
     };
-    let others: Vec<_> = walk.first_events().iter().map(organization).collect();
-    let Some(Some(other)) = others.first() else {
-        return Ok(());
-    };
-    if others.iter().all(|organization| {
-        organization
-            .as_ref()
-            .is_some_and(|organization| organization != own)
-    }) {
-        return Err(Error::Checkpoint(format!(
-            "the checkpoint belongs to the organization {own}, and the token to {}; nothing was delivered. Give each organization a checkpoint of its own",
-            crate::text::excerpt(other.as_bytes())
-        )));
+    let known = LazyCell::new(|| checkpoint.known());
+    let others: Option<Vec<_>> = events
+        .iter()
+        .map(|event| {
+            organization(event).filter(|other| other != own && !known.contains(event.id.identity()))
+        })
+        .collect();
+    match others.as_ref().and_then(|others| others.first()) {
+        None => Ok(()),
+        Some(other) => Err(Error::Checkpoint(format!(
+            "the checkpoint belongs to the organization {}, and the token to {}; nothing was delivered. Give each organization a checkpoint of its own",
+            excerpt(own.as_bytes()),
+            excerpt(other.as_bytes())
+        ))),
     }
-    Ok(())
 }
 
 /// Reads the token from where it is.

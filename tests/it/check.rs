@@ -347,6 +347,8 @@ fn the_checkpoint_cannot_be_trusted() {
     let run = bench.run(&["--check"]);
     finds(&run, "warn", "checkpoint", "some may be gone").code(0);
     bench.set_checkpoint_field("organization_id", json!("org-CCCCCCCCCCCCCCCC"));
+    let last = bench.checkpoint_field("last_timestamp");
+    bench.set_checkpoint_field("boundary_ids", json!({last.as_str().unwrap(): ["gone"]}));
     let other = "belongs to the organization org-CCCCCCCCCCCCCCCC";
     fails(&bench, &[], 8, "checkpoint", other);
     let run = bench.run(&["--check", "--no-checkpoint"]);

@@ -544,3 +544,47 @@ fn a_second_run_may_wait_for_the_first() {
     bench.has_all();
     bench.is_settled();
 }
+
+/// The token was swapped for another organization's, now or long ago: nothing is delivered, and the
+/// checkpoint stays as it was.
+#[test]
+fn the_token_is_of_another_organization() {
+    for age in [Duration::from_secs(60), Duration::from_secs(20 * 86_400)] {
+        let bench = Bench::of(events(5, now() - age, 1));
+        bench.run(&[]).code(0);
+        bench.api.with(|world| {
+            let mut others = events_from(1_000, 5, now(), 1);
+            for event in &mut others {
+                let own = "org-BBBBBBBBBBBBBBBB";
+                event.text = event.text.replace(own, "org-CCCCCCCCCCCCCCCC");
+            }
+            world.events = others;
+        });
+        let before = bench.checkpoint();
+        bench
+            .run(&[])
+            .fails(8, "and the token to org-CCCCCCCCCCCCCCCC");
+        assert_eq!(bench.checkpoint(), before);
+        // One event that is known shows that it is the same source.
+        bench.api.with(|world| world.events.clear());
+        bench.insert(events(5, now() - age, 1));
+        bench.insert(events_from(1_000, 5, now(), 1));
+        bench.run(&[]).code(0);
+    }
+}
+
+/// A first run's mistake in the address stops no other run.
+#[test]
+fn before_the_first_event_the_service_may_be_another() {
+    let bench = Bench::of(events(5, now(), 1));
+    let args = ["--endpoint=http://127.0.0.1:1", "--retries=0", "-c"];
+    let mut command = bench.clean(PROGRAM);
+    command.args(args).arg(bench.path("checkpoint.json"));
+    bench.start(command).finish().fails(5, "refused");
+    bench.delivers_all();
+    let other = bench
+        .checkpoint()
+        .replace(&bench.api.url(), "http://127.0.0.1:1");
+    fs::write(bench.path("checkpoint.json"), other).unwrap();
+    bench.run(&[]).fails(8, "it belongs to http://127.0.0.1:1");
+}

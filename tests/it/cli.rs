@@ -81,14 +81,14 @@ fn verbose_is_one_line() {
     bench
         .run(&["-v"])
         .code(0)
-        .says("2500 events delivered (0 dead letters), 0 waiting, the newest ")
-        .says(" old; 0 duplicates dropped; 3 pages read, 0 tried again; 1 deliveries, 0 tried again; ");
+        .says("events delivered: 2500 (dead letters: 0), waiting: 0, the newest ")
+        .says(" old; 0 seen again; pages read: 3, tried again: 0; deliveries: 1, tried again: 0; ");
     bench.has_all();
     bench
         .run(&["-v"])
         .code(0)
         .prints_nothing()
-        .says("0 events delivered (0 dead letters), 0 waiting, ");
+        .says("events delivered: 0 (dead letters: 0), waiting: 0, ");
 }
 
 #[test]

@@ -687,6 +687,20 @@ fn a_bulk_request_is_judged_item_by_item() {
     delivery.is_settled();
 }
 
+/// A message is cut, and half a secret is one, too.
+#[test]
+fn an_item_that_repeats_a_header_does_not_show_a_part_of_it() {
+    let secret = "abcdefghijklmnopqrstuvwxyz";
+    let reason = format!("{}{secret}", "A".repeat(150));
+    let item = serde_json::json!({"create": {"status": 403, "error": {"type": "denied", "reason": reason}}});
+    let body = serde_json::json!({"errors": true, "items": [item]}).to_string();
+    let delivery = Delivery::of(Format::Bulk, 1, |rules, _| {
+        rules.script.extend([Step::answer(200, &[], &body)]);
+    });
+    let run = delivery.run_with(&["--header", &format!("X-Key: {secret}")]);
+    run.code(7).says("AAA***");
+}
+
 #[test]
 fn loki_is_told_a_way_out_where_events_are_too_old() {
     // The message of Loki 3.
@@ -694,7 +708,7 @@ fn loki_is_told_a_way_out_where_events_are_too_old() {
     let delivery = Delivery::of(Format::Loki, 5, |rules, _| {
         rules.always = Step::answer(400, &[], said);
     });
-    delivery.run().code(7).says("--since 7d");
+    delivery.run().code(7).says("--since 6d");
     delivery.recovers();
 }
 

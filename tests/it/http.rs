@@ -216,9 +216,11 @@ fn a_redirect_is_not_followed() {
     }
 }
 
-/// Some proxies' error pages repeat the request.
+/// Some proxies' error pages repeat the request, and some redirects.
 #[test]
 fn an_answer_that_repeats_the_token_does_not_show_it() {
+    let moved = bench([status(302, ("Location", "/login/test-token/x"), "")]);
+    moved.run(&[]).fails(5, "answered 302 to /login/***/x;");
     for code in [200, 400, 401, 503] {
         let repeated = "Authorization: Bearer test-token";
         let bench = bench([status(code, ("X-Any", repeated), repeated)]);

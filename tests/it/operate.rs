@@ -372,7 +372,7 @@ fn dead_letters_are_counted() {
     let run = bench.run(&args);
     run.code(0).holds(
         run.stderr
-            .contains("30 events delivered (1 dead letters), 0 waiting"),
+            .contains("events delivered: 30 (dead letters: 1), waiting: 0"),
         "the summary should tell",
     );
     bench.has(
@@ -473,7 +473,7 @@ fn a_line_is_drawn_again_and_again_and_is_gone_at_the_end() {
         .expect("it is cleared");
     let summary = rest.strip_suffix("\r\n").expect("a line stays");
     assert!(
-        summary.starts_with("tfc-audit: 2500 events delivered"),
+        summary.starts_with("tfc-audit: events delivered: 2500"),
         "{seen:?}"
     );
     assert!(!summary.contains(char::is_control), "{seen:?}");
