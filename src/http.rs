@@ -372,6 +372,22 @@ mod tests {
     }
 
     #[test]
+    fn a_window_that_is_spent_is_waited_for() {
+        for (left, reset, wait) in [
+            ("0", Some("0.25"), Some(250)),
+            ("1", Some("0.25"), None),
+            ("0", None, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-ratelimit-remaining", left.parse().unwrap());
+            if let Some(reset) = reset {
+                headers.insert("x-ratelimit-reset", reset.parse().unwrap());
+            }
+            assert_eq!(spent(&headers), wait.map(Duration::from_millis));
+        }
+    }
+
+    #[test]
     fn a_proxy_that_refuses_may_do_otherwise_later_or_not() {
         let failed = |text: &str| Error::ConnectProxyFailed(text.to_owned());
         for (text, passing) in [

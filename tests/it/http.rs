@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::stand_in::{Step, World, events};
-use crate::support::{Bench, PROGRAM, now};
+use crate::support::{Bench, PROGRAM, minutes_ago, now};
 
 /// 250 events, and what becomes of the first requests.
 fn bench(steps: impl IntoIterator<Item = Step>) -> Bench {
@@ -193,6 +193,29 @@ fn nonsense_is_shown_and_not_tried_again() {
         bench.run(&[]).fails(5, shown).asks(1);
         bench.delivers_all();
     }
+}
+
+/// The rate limit is one for all connections: what one is told, all keep.
+#[test]
+fn a_429_slows_all_connections() {
+    let bench = Bench::new(World {
+        delay: Duration::from_millis(150),
+        ..World::new(events(3_000, minutes_ago(1), 2))
+    });
+    let pause = Step::rate_limited(&[("x-ratelimit-reset", "1.5")]);
+    bench.script(15, pause);
+    let run = bench.run(&["--page-size=100", "--connections=4"]);
+    run.code(0).silent();
+    let told = run.asked[14].at;
+    // The answer takes its time, and those that were on their way may still arrive.
+    let quiet = told + Duration::from_millis(240)..told + Duration::from_millis(1_500);
+    let late = run.asked.iter().filter(|asked| quiet.contains(&asked.at));
+    let late = late.count();
+    run.holds(
+        late == 0 && run.asked.len() > 30,
+        format_args!("{late} requests came during the pause"),
+    );
+    bench.has_all();
 }
 
 /// No redirect takes the token anywhere, and what follows the `?` may be a secret too.
