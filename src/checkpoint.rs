@@ -1,20 +1,23 @@
 //! The checkpoint: how far earlier runs got, who may change it, and how it is changed.
 //!
-//! What holds, and why:
+//! What holds, why, and what tries it (the names are of `tests/it`, whose model tries all but the
+//! first two):
 //!
 //! - **One run at a time.** A lock on a file beside the checkpoint, which is never renamed or
 //!   deleted: the checkpoint itself is replaced at each commit, so that a lock on it could have two
-//!   owners.
+//!   owners. (`checkpoint::a_second_run_…`)
 //! - **The old or the new one, never a third thing.** A commit writes a temporary file, syncs it,
-//!   renames it over the checkpoint and syncs the directory.
+//!   renames it over the checkpoint and syncs the directory. (`crash`: killed at each system call,
+//!   and `the_order_on_disk`; `faults`: each call refused)
 //! - **No premature commit.** [`Checkpoint::advance`] takes the proof of a delivery, which only
-//!   [`crate::delivery::Delivery`] makes.
+//!   [`crate::delivery::Delivery`] makes. (`crash`, `defects::defect_06_…`)
 //! - **No repetition.** An event is new if its ID is not among the boundary's and its timestamp is
 //!   not before `boundary_start`. The boundary has the IDs of *all* delivered events from
 //!   `boundary_start` on, so these two together know every event that was delivered.
+//!   (`defects::defect_03_…`)
 //! - **No loss.** `boundary_start` stays behind everything that may still appear: by the overlap
 //!   behind the newest delivered event and the server's clock, and never past an event that was
-//!   seen or may be waiting and is not delivered.
+//!   seen or may be waiting and is not delivered. (`checkpoint::the_overlap_is_how_late_…`)
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};

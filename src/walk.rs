@@ -4,33 +4,37 @@
 //! towards higher numbers while a run reads. Reading towards *higher* numbers can therefore only
 //! meet an event twice; reading towards lower ones can skip events. But delivery wants the oldest
 //! first, and must neither hold two weeks in memory nor read them again after a failure. So a
-//! backlog is read in *strides* of about ten pages: each is read forward, and the strides follow
+//! backlog is read in *strides* of up to ten pages: each is read forward, and the strides follow
 //! each other from the oldest to the newest.
 //!
-//! What holds, and why:
+//! What holds, why, and what tries it. All of it is tried by `tests/it/model.rs` against random
+//! worlds with any interleaving of the readings, and by these of `tests/it`:
 //!
 //! - **A stride has no gap at its newer end.** The newest timestamp on its first page is its *cut*.
 //!   It delivers what is older than the cut and leaves what is at the cut to the next stride, since
 //!   the events of one timestamp may be spread over a page boundary and may come in another order
-//!   at each request.
+//!   at each request. (`walk::ties_…`)
 //! - **Two strides have no gap between them.** The next stride starts nearer to the newest and is
-//!   read forward until half a page holds nothing at or after the last cut, and nothing that is
-//!   not known from the strides before. Its end is found by what the pages hold, not by arithmetic,
-//!   so that arrivals cannot open a gap; if it turns out to have started too late, it starts again
-//!   earlier.
+//!   read forward until half a page in a row is older than the last cut, and known from the strides
+//!   before. Its end is found by what the pages hold, not by arithmetic, so that arrivals cannot
+//!   open a gap; if it turns out to have started too late, it starts again earlier.
+//!   (`defects::defect_05_…`, `walk::an_event_is_stamped_newer_than_its_place`)
 //! - **Within a stride nothing is missed.** Events that share a timestamp and straddle a page
 //!   boundary can be missed if their order changes between two requests. So the number of distinct
 //!   events older than the cut is compared with what the counts of the answer promise
 //!   (`Numbered::promised`) *before* the stride is delivered, and the stride is read again with
-//!   page boundaries elsewhere until the number is reached.
-//!   (What the counts cannot tell: an event that appears late in the middle of a walk, one that was
-//!   seen and that retention then removes, and, while the first page's stride is read, what arrives
-//!   faster than a page for each request, can each stand in for one that was missed.)
+//!   page boundaries elsewhere until the number is reached; if it never is, that is said.
+//!   (`walk::ties_and_a_source_that_fails_on_the_way`, `walk::ties_that_hide_some_of_their_events`)
+//!   What the counts cannot tell: an event that appears late in the middle of a walk, and one that
+//!   was seen and that retention then removes, can each stand in for one that was missed.
 //! - **Several readings at once change nothing of this.** Each is read forward ([`crate::forward`]),
 //!   and the strides are made of them one after the other, the oldest first. When a page was asked
-//!   for matters only in comparison with the other pages of its own reading.
+//!   for matters only in comparison with the other pages of its own reading. Retention takes the
+//!   oldest, which are read, alone, before any other stride is begun. (the model's scheduler;
+//!   `http::a_429_slows_all_connections`)
 //! - **It ends**, whatever the source answers: page numbers only grow within a reading, a reading
 //!   ends when pages bring nothing new, and a run reads a bounded number of pages.
+//!   (`walk::pages_that_repeat_for_ever_are_an_error`)
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
