@@ -361,22 +361,15 @@ pub enum Destination {
     Exec(String),
 }
 
-/// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Deliver.
-    Run,
-    /// Try everything that a run needs.
-    Check,
-    /// Print what a run would deliver.
-    DryRun,
-}
-
 /// A run, as it was meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch that was meant or not"
+)]
 pub struct Config {
-    /// What is to be done.
-    pub mode: Mode,
+    /// Whether to print what would be delivered and deliver nothing.
+    pub dry_run: bool,
     /// Where the token comes from.
     pub token: TokenSource,
     /// The service.
@@ -447,14 +440,11 @@ impl Config {
                 .as_deref()
                 .unwrap_or("https://app.terraform.io"),
         )?;
-        let mode = match (args.check, args.dry_run) {
-            (false, false) => Mode::Run,
-            (true, false) => Mode::Check,
-            (false, true) => Mode::DryRun,
-            (true, true) => return Err("--check and --dry-run exclude each other".to_owned()),
-        };
+        if args.check && args.dry_run {
+            return Err("--check and --dry-run exclude each other".to_owned());
+        }
         Ok(Self {
-            mode,
+            dry_run: args.dry_run,
             token: token_source(args, environment)?,
             proxy: environment.proxies.choose(&endpoint)?,
             endpoint,

@@ -16,6 +16,9 @@
 //! 7. [`run`]: all of it in order; [`error`]: how it ends; [`progress`] and [`metrics`]: who is told.
 //! 8. [`check`]: what a run needs, tried without one.
 //!
+//! Beside these: [`event`], [`normalize`], [`timestamp`], [`text`] and [`json`], what is read and
+//! written; [`retry`], [`clock`], [`lines`] and [`spare`], how.
+//!
 //! The guarantee (complete, in order, at least once, never twice without a crash) rests on
 //! [`walk`] for completeness and on [`checkpoint`] for the rest; each says why.
 

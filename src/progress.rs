@@ -13,7 +13,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Destination, Mode};
+use crate::config::{Config, Destination};
 use crate::run::Report;
 use crate::text::{one_line, span};
 
@@ -50,7 +50,7 @@ impl Progress {
     /// would get into the way of: events, or what a program says.
     #[must_use]
     pub fn start(config: &Config, clock: SystemClock) -> Self {
-        let prints = config.mode == Mode::DryRun || config.destination == Destination::Stdout;
+        let prints = config.dry_run || config.destination == Destination::Stdout;
         let is_alone = if prints {
             !io::stdout().is_terminal()
         } else {

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::api::Client;
 use crate::checkpoint::{self, Checkpoint, CheckpointFile, NoStore, Store};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Destination, Mode, Secret, TokenSource, check_token};
+use crate::config::{Config, Destination, Secret, TokenSource, check_token};
 use crate::delivery::{self, Acknowledged, DeadLetters, Delivery, Target};
 use crate::error::Error;
 use crate::event::Event;
@@ -74,7 +74,7 @@ pub fn run(
 ) -> Result<(), Error> {
     let mut target: Box<dyn Target>;
     let mut dead_letters = None;
-    let is_dry = config.mode == Mode::DryRun;
+    let is_dry = config.dry_run;
     match &config.destination {
         Destination::Post(post) if is_dry => {
             target = Box::new(Preview::of_process(post, config.normalize)?);
