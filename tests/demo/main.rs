@@ -36,16 +36,34 @@ fn serve(program: &Path) -> ! {
     let receiver = Receiver::start(Format::Ndjson, Rules::default());
     let token = api.with(|world| world.token.clone());
     println!("A stand-in for the API and one for a receiver are up. In another terminal:\n");
-    println!("alias tfc-audit={}", program.display());
     println!("export TFC_ORG_TOKEN={token}");
-    // Never the default checkpoint, which the real service may need later.
-    println!("tfc-audit --endpoint {} -v -c printed.json", api.url());
     println!(
-        "tfc-audit --endpoint {} -v -c posted.json --post {}",
-        api.url(),
-        receiver.url()
+        "tfc-audit() {{ {} --endpoint {} \"$@\"; }}",
+        program.display(),
+        api.url()
     );
-    println!("\nAn event arrives every ten seconds. Ctrl-C ends this. What they are asked:");
+    println!("cd \"$(mktemp -d)\"\n");
+    let post = format!("--post {}", receiver.url());
+    // Never the default checkpoint, which the real service may need later.
+    for (arguments, title) in [
+        ("-c printed.json -v", "what is new"),
+        (&*format!("-c posted.json --check {post}"), "is all there?"),
+        (
+            &*format!("-c posted.json --dry-run {post}"),
+            "what would be posted",
+        ),
+        (&*format!("-c posted.json -v {post}"), "post it"),
+        ("-c given.json --exec 'wc -l'", "give it to a program"),
+        (
+            "-c counted.json --metrics m.prom >/dev/null; cat m.prom",
+            "the figures of a run",
+        ),
+    ] {
+        println!("tfc-audit {arguments}    # {title}");
+    }
+    println!(
+        "\nThe README's commands can be tried so, too. An event arrives every ten seconds. Ctrl-C ends this. What they are asked:"
+    );
     let (mut number, mut asked, mut posted) = (1_000, 0, 0);
     loop {
         let next = Instant::now() + Duration::from_secs(10);
@@ -78,7 +96,7 @@ fn show(program: &Path) -> Result<(), Box<dyn Error>> {
     });
     let run = |title: &str| {
         println!(
-            "\n# {title}\n$ tfc-audit --endpoint {} --checkpoint {}",
+            "\n# {title}\n$ tfc-audit --verbose --endpoint {} --checkpoint {}",
             api.url(),
             checkpoint.display()
         );
@@ -92,9 +110,10 @@ fn show(program: &Path) -> Result<(), Box<dyn Error>> {
 
     println!("\n# The checkpoint knows which events need not be delivered again:");
     print!("{}", std::fs::read_to_string(&checkpoint)?);
-    println!("\n# To try it by hand: cargo run --example demo -- --serve");
+    println!("\n# Events are cut to a line here; they are delivered whole.");
+    println!("# To try it by hand: cargo run --example demo -- --serve");
     println!(
-        "# For the real service: export TFC_ORG_TOKEN=<an organization token>, then run tfc-audit"
+        "# For the real service: export TFC_ORG_TOKEN=<an organization token>, then the README's First run"
     );
     std::fs::remove_dir_all(&directory)?;
     Ok(())
@@ -134,7 +153,8 @@ fn build() -> Result<PathBuf, Box<dyn Error>> {
         .with_extension(std::env::consts::EXE_EXTENSION))
 }
 
-/// Runs the command once and shows what it printed and what the API was asked.
+/// Runs the command once and shows what it printed, each event cut to a line's length, and what the
+/// API was asked.
 fn run(program: &Path, api: &StandIn, checkpoint: &Path) -> Result<(), Box<dyn Error>> {
     api.clear_requests();
     let output = Command::new(program)
@@ -142,7 +162,9 @@ fn run(program: &Path, api: &StandIn, checkpoint: &Path) -> Result<(), Box<dyn E
         .arg(checkpoint)
         .env("TFC_ORG_TOKEN", api.with(|world| world.token.clone()))
         .output()?;
-    print!("{}", String::from_utf8_lossy(&output.stdout));
+    for event in String::from_utf8_lossy(&output.stdout).lines() {
+        println!("{}…", event.chars().take(99).collect::<String>());
+    }
     for asked in api.requests() {
         println!(
             "  (the API was asked: {} {}?{})",

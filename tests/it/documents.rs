@@ -9,11 +9,10 @@ use crate::support::takes;
 
 /// What is no option of ours: cargo's, systemctl's, the demonstration's, and a name that stands for
 /// any.
-const FOREIGN: [&str; 7] = [
+const FOREIGN: [&str; 6] = [
     "--example",
+    "--locked",
     "--path",
-    "--release",
-    "--target",
     "--now",
     "--serve",
     "--name",
@@ -162,7 +161,7 @@ fn arguments(line: &str) -> Vec<String> {
 #[test]
 fn every_command_line_that_is_shown_is_one_that_the_program_takes() {
     let readme = text("README.md")
-        .replace("```crontab\n*/5 * * * * /usr/bin/", "```sh\n")
+        .replace("```crontab\n*/5 * * * * /usr/local/bin/", "```sh\n")
         // That is not there.
         .replace("/var/log/tfc-audit/", "");
     let blocks = readme.split("```sh\n").skip(1);
