@@ -132,6 +132,9 @@ impl fmt::Display for Error {
             Self::Stdout(error) => {
                 write!(f, "cannot write to standard output: {error}; the next run goes on from what was written whole")
             }
+            Self::NotCommitted { events: 0, fault } => {
+                write!(f, "everything is delivered, but {fault}; the next run looks back further")
+            }
             Self::NotCommitted { events, fault } => {
                 write!(f, "{events} events were delivered, but {fault}; the next run repeats them")
             }
