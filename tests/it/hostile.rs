@@ -17,7 +17,10 @@ type Answer = Box<dyn Fn(&mut TcpStream) -> io::Result<()> + Send + Sync>;
 fn answer(status: u16, headers: &str, body: impl Into<Vec<u8>>) -> Answer {
     let body = body.into();
     let length = body.len();
-    let head = format!("HTTP/1.1 {status} Hm\r\n{headers}Content-Length: {length}\r\n\r\n");
+    // Said, for the relay does so: a batch that is halved goes on another connection.
+    let close = "Connection: close";
+    let head =
+        format!("HTTP/1.1 {status} Hm\r\n{headers}{close}\r\nContent-Length: {length}\r\n\r\n");
     bytes([head.as_bytes(), &body].concat())
 }
 
