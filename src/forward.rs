@@ -299,7 +299,7 @@ struct ThreadStream {
 
 struct Worker {
     /// The thread reads a page for each; it ends when this is dropped.
-    permits: Sender<()>,
+    permits: Sender<u64>,
     /// The pages, and `None` behind the last.
     pages: Receiver<Option<Fetched>>,
     /// How many pages were permitted and not yet taken.
@@ -347,11 +347,13 @@ impl Worker {
         thread::Builder::new()
             .name("reading".to_owned())
             .spawn(move || {
-                while permitted.recv().is_ok() {
-                    let fetched = shared.next(&mut reading);
-                    // Nobody is there any more, or there is nothing more.
-                    if fetched.is_none() | send.send(fetched).is_err() {
-                        break;
+                'all: while let Ok(pages) = permitted.recv() {
+                    for _ in 0..pages {
+                        let fetched = shared.next(&mut reading);
+                        // Nobody is there any more, or there is nothing more.
+                        if fetched.is_none() | send.send(fetched).is_err() {
+                            break 'all;
+                        }
                     }
                 }
             })?;
@@ -364,9 +366,7 @@ impl Worker {
 
     fn permit(&mut self, pages: u64) {
         self.permitted += pages;
-        for _ in 0..pages {
-            // Where the thread has ended, what it has sent tells why.
-            let _ = self.permits.send(());
-        }
+        // Where the thread has ended, what it has sent tells why.
+        let _ = self.permits.send(pages);
     }
 }

@@ -234,15 +234,16 @@ impl Resolver for Addresses {
             return Ok(addresses);
         }
         let now = self.clock.elapsed();
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((host, at, addresses)) = &*found
+        let found = || self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((host, at, addresses)) = &*found()
             && (host.scheme(), host.authority()) == (uri.scheme(), uri.authority())
             && now.saturating_sub(*at) < ADDRESSES_LAST
         {
             return Ok(addresses.clone());
         }
+        // Not under the lock: one that waits for a name server must not hold up the others.
         let addresses = DefaultResolver::default().resolve(uri, config, timeout)?;
-        *found = Some((uri.clone(), now, addresses.clone()));
+        *found() = Some((uri.clone(), now, addresses.clone()));
         Ok(addresses)
     }
 }

@@ -305,7 +305,12 @@ impl<'a> Walk<'a> {
         } else {
             0
         };
-        self.plan(beside.saturating_sub(1));
+        if beside > 0 {
+            self.plan(beside.saturating_sub(1));
+            for reading in &mut self.ahead {
+                reading.read_ahead(pages + OVERLAP);
+            }
+        }
         let window = loop {
             let start = reading.start;
             let window = self.read_window(reading, pages + OVERLAP + SLACK)?;
@@ -316,7 +321,7 @@ impl<'a> Walk<'a> {
             // strides after it would start too late as well.
             self.ahead.clear();
             let start = start.saturating_sub(pages).max(1);
-            pages *= 2;
+            pages = pages.saturating_mul(2);
             reading = self.open(start, self.scope.page_size, More::Perhaps);
             reading.read_ahead(pages + OVERLAP);
         };
@@ -404,7 +409,7 @@ impl<'a> Walk<'a> {
             if is_jump || window.len() as u64 >= limit {
                 check_order(&numbered)?;
             }
-            let is_past = self.is_past_cut(&mut reading, &numbered);
+            let is_past = self.is_past_cut(&mut reading, &numbered, &IdentitySet::default());
             window.push_back(numbered);
             if is_past {
                 break;
@@ -422,14 +427,18 @@ impl<'a> Walk<'a> {
     /// Whether, after this page, nothing belongs to a stride that comes after the last one: half a
     /// page in a row is older than the last cut, and the last strides have seen it. The cut alone
     /// would not do: if one event is stamped newer than its place, so is the cut. One event would
-    /// do in a list that is strictly in order; half a page bears one that is not.
-    fn is_past_cut(&self, reading: &mut Reading, numbered: &Numbered) -> bool {
+    /// do in a list that is strictly in order; half a page bears one that is not. `own` are events
+    /// that this stride itself has found already.
+    fn is_past_cut(&self, reading: &mut Reading, numbered: &Numbered, own: &IdentitySet) -> bool {
         let Some(cut) = self.cut else {
             return false;
         };
         let events = &numbered.page.events;
-        let is_earlier =
-            |event: &&Event| event.time < cut && self.seen.contains(event.id.identity());
+        let is_earlier = |event: &&Event| {
+            event.time < cut
+                && self.seen.contains(event.id.identity())
+                && !own.contains(event.id.identity())
+        };
         let trailing = events.iter().rev().take_while(is_earlier).count();
         if trailing < events.len() {
             reading.trailing = 0;
@@ -604,6 +613,7 @@ impl<'a> Walk<'a> {
             reading = self.open(position / effective + 1, size, More::Perhaps);
             first = self.advance(&mut reading)?;
         }
+        let own: IdentitySet = found.iter().map(|event| event.id.identity()).collect();
         let mut promised = None;
         let mut arrivals = Arrivals::default();
         while let Some(numbered) = first {
@@ -616,7 +626,7 @@ impl<'a> Walk<'a> {
                     found.push(event.detached());
                 }
             }
-            if self.is_past_cut(&mut reading, &numbered) {
+            if self.is_past_cut(&mut reading, &numbered, &own) {
                 break;
             }
             first = self.advance(&mut reading)?;
@@ -636,7 +646,12 @@ impl<'a> Walk<'a> {
                 since: self.scope.since,
                 number: start,
                 size,
-                effective: size.min(self.size),
+                // A source may give larger pages than it is asked for, always.
+                effective: if size == self.scope.page_size {
+                    self.size
+                } else {
+                    size.min(self.size)
+                },
                 more,
             }),
             start,
@@ -659,13 +674,19 @@ impl<'a> Walk<'a> {
                 None => return Ok(None),
             },
         };
+        let mut has_new = false;
         let fresh = numbered.page.events.iter().filter(|event| {
             let is_new = reading.seen.insert(event.id.identity());
+            has_new |= is_new;
             is_new && reading.oldest.is_none_or(|oldest| event.time <= oldest)
         });
         let fresh = fresh.count();
         if fresh == 0 && numbered.is_guess {
-            return Ok(None);
+            // Nothing older than what is known: the end. What is new on it all the same counts.
+            reading.has_ended = true;
+            if !has_new {
+                return Ok(None);
+            }
         }
         reading.stale = if fresh == 0 { reading.stale + 1 } else { 0 };
         let number = numbered.number;

@@ -328,6 +328,19 @@ fn a_count_that_is_too_high_is_reported_after_all_is_delivered() {
     bench.is_settled();
 }
 
+/// Whatever the counts say, the walk comes to its end.
+#[test]
+fn a_count_beyond_all_pages_does_not_keep_the_run() {
+    let bench = Bench::new(World {
+        counts: Counts::Plus(1 << 40),
+        ..past(300, 2)
+    });
+    let run = bench.run(&["--page-size=10", "--retries=0"]);
+    run.code(5).says("were on none of its pages");
+    run.holds(run.took < Duration::from_secs(20), "it should end soon");
+    bench.has_all();
+}
+
 /// The newest timestamp of a page is no measure of its place if one event is stamped newer: the
 /// next stride has to go on until it meets what the last one has seen.
 #[test]
@@ -336,6 +349,21 @@ fn an_event_is_stamped_newer_than_its_place() {
     let bench = misplaced(39);
     bench.run(&["--page-size=10"]);
     assert_eq!(bench.missing(), 0);
+}
+
+/// Such an event makes the cut newer than it should be. A stride that has to be read again must not
+/// take its own events for those of earlier strides then.
+#[test]
+fn an_event_is_stamped_newer_and_ties_change_their_order() {
+    for seed in 1..=3 {
+        let bench = misplaced(39);
+        bench.api.with(|world| {
+            world.ties = Ties::Shuffled;
+            world.seed = seed;
+        });
+        bench.run(&["--page-size=10"]);
+        assert_eq!(bench.missing(), 0, "{seed}");
+    }
 }
 
 /// In the middle of a stride such an event belongs to none. The counts tell, and a run that needs no
