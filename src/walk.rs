@@ -55,7 +55,8 @@ use crate::source::SourceError;
 /// How many pages a stride has at most. Fewer cost more requests (each stride reads about a page of
 /// its neighbour), more cost memory.
 const LONGEST_STRIDE: u64 = 10;
-/// How many pages all readings together may hold: strides shorten as their number grows.
+/// How many pages the readings ahead may hold together, beside the stride that is being delivered:
+/// strides shorten as their number grows.
 const PAGES_IN_MEMORY: u64 = 20;
 /// How many pages of its older neighbour a stride reads until it knows where that one began.
 const OVERLAP: u64 = 1;
@@ -173,7 +174,8 @@ pub struct Walk<'a> {
     planned: (u64, Option<u64>),
     /// The effective page size.
     size: u64,
-    /// `total_count` of the newest answer that has one.
+    /// `total_count` of the answer taken last that has one; of readings side by side that need not be
+    /// the newest, which moves where strides begin and nothing else.
     total: Option<u64>,
     server_time: OffsetDateTime,
     figures: Figures,
