@@ -210,7 +210,7 @@ impl Format {
     }
 
     /// What an answer means for the `count` events that were sent. `body` is the answer's, `None`
-    /// if it broke off, and `said` how it may be shown.
+    /// if it broke off; messages name the receiver by `origin` and show the body as `said`.
     ///
     /// - All formats: 2xx acknowledges, unless the format has a rule of its own. 408, 425, 429 and
     ///   5xx but 501 are tried again. 413 is for a smaller body. 400 and 422 are about the events,
@@ -226,13 +226,20 @@ impl Format {
     /// - `loki`: 204 only; it answers 260 where a tenant's writes are blocked by its configuration
     ///   (<https://grafana.com/docs/loki/latest/configure/#limits_config>, `block_ingestion_status_code`).
     #[must_use]
-    pub fn judge(self, status: u16, body: Option<&[u8]>, said: &str, count: usize) -> Verdict {
+    pub fn judge(
+        self,
+        origin: &str,
+        status: u16,
+        body: Option<&[u8]>,
+        said: &str,
+        count: usize,
+    ) -> Verdict {
         let said = if said.is_empty() {
             String::new()
         } else {
             format!(": {said}")
         };
-        let message = format!("answered {status}{said}");
+        let message = format!("{origin}: answered {status}{said}");
         let success = (200..300).contains(&status);
         match self {
             Self::SplunkHec => {
@@ -250,7 +257,7 @@ impl Format {
                 }
             }
             Self::Elasticsearch if success => {
-                return bulk_verdict(body, count).unwrap_or_else(|| {
+                return bulk_verdict(origin, body, count).unwrap_or_else(|| {
                     no_acknowledgement(body, &message, "is no answer to a bulk request")
                 });
             }
@@ -372,7 +379,7 @@ fn splunk_verdict(code: u64, success: bool, message: &str) -> Option<Verdict> {
 }
 
 /// Reads the answer to a bulk request; `None` if it is none for this many items.
-fn bulk_verdict(body: Option<&[u8]>, count: usize) -> Option<Verdict> {
+fn bulk_verdict(origin: &str, body: Option<&[u8]>, count: usize) -> Option<Verdict> {
     #[derive(Deserialize)]
     struct Answer<'a> {
         errors: bool,
@@ -398,7 +405,7 @@ fn bulk_verdict(body: Option<&[u8]>, count: usize) -> Option<Verdict> {
         let Object(Outcome { status, error }) = create;
         let message = || {
             format!(
-                "answered {status}: {}",
+                "{origin}: answered {status}: {}",
                 excerpt(error.map_or("", RawValue::get).as_bytes())
             )
         };
@@ -562,7 +569,7 @@ mod tests {
 
     /// What an answer means, as one letter: accepted, failed, too large, refused events, refused.
     fn judged(format: Format, status: u16, body: &str) -> char {
-        match format.judge(status, Some(body.as_bytes()), "", 2) {
+        match format.judge("", status, Some(body.as_bytes()), "", 2) {
             Verdict::Accepted => 'a',
             Verdict::Failed { .. } => 'f',
             Verdict::TooLarge(_) => 't',
@@ -641,14 +648,15 @@ mod tests {
             );
         }
         assert!(matches!(
-            Format::SplunkHec.judge(200, None, "", 2),
+            Format::SplunkHec.judge("", 200, None, "", 2),
             Verdict::Failed { passing: true, .. }
         ));
     }
 
     #[test]
     fn elasticsearch_is_judged_item_by_item() {
-        let bulk = |items: &str| Format::Elasticsearch.judge(200, Some(items.as_bytes()), "", 5);
+        let bulk =
+            |items: &str| Format::Elasticsearch.judge("", 200, Some(items.as_bytes()), "", 5);
         assert_eq!(
             bulk(r#"{"took":1,"errors":false,"items":[]}"#),
             Verdict::Accepted
@@ -669,12 +677,12 @@ mod tests {
         );
         assert!(matches!(&fates[4], Fate::Barred(message) if message.contains("cluster_block")));
         assert!(matches!(
-            Format::Elasticsearch.judge(200, Some(items.as_bytes()), "", 6),
+            Format::Elasticsearch.judge("", 200, Some(items.as_bytes()), "", 6),
             Verdict::Refused(_)
         ));
         assert!(matches!(bulk("{}"), Verdict::Refused(_)));
         assert!(matches!(
-            Format::Elasticsearch.judge(200, None, "", 2),
+            Format::Elasticsearch.judge("", 200, None, "", 2),
             Verdict::Failed { passing: true, .. }
         ));
     }
@@ -687,7 +695,7 @@ mod tests {
         let old =
             "entry for stream '{job=\"tfc-audit\"}' has timestamp too old: 2026-01-01T00:00:00Z";
         assert!(
-            matches!(Format::Loki.judge(400, Some(old.as_bytes()), "", 2), Verdict::RefusedEvents(message) if message.contains("--since 6d"))
+            matches!(Format::Loki.judge("", 400, Some(old.as_bytes()), "", 2), Verdict::RefusedEvents(message) if message.contains("--since 6d"))
         );
     }
 }

@@ -12,7 +12,7 @@ use crate::config::{Header, Post, Secret, parse_header};
 use crate::delivery::{Limits, Target};
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Encoder, Fate, Format, Verdict};
+use crate::format::{Encoder, Format, Verdict};
 use crate::http::{self, Connection};
 use crate::text::excerpt;
 use crate::tls::ClientFiles;
@@ -20,6 +20,7 @@ use crate::tls::ClientFiles;
 /// The largest answer that is read, after decompression: Elasticsearch answers for each event, with
 /// some hundred bytes if it refuses one.
 const LARGEST_BODY: u64 = 16 * 1024 * 1024;
+
 /// A receiver, as a target.
 pub struct Receiver {
     connection: Connection,
@@ -161,17 +162,13 @@ impl Target for Receiver {
                 None => call.send(body),
             }
         });
-        let at = |what: String| format!("{}: {}", self.shown, self.masked(what));
         let response = match answer {
             Ok(response) => response,
             Err(error) => {
-                let (message, passing) = (
-                    at(self.connection.describe(&error)),
-                    http::is_passing(&error),
-                );
+                let what = self.masked(self.connection.describe(&error));
                 return Ok(Verdict::Failed {
-                    message,
-                    passing,
+                    message: format!("{}: {what}", self.shown),
+                    passing: http::is_passing(&error),
                     wait: None,
                 });
             }
@@ -184,38 +181,27 @@ impl Target for Receiver {
         let said = if leads.is_empty() {
             excerpt(&body)
         } else {
-            format!("it leads{leads}")
+            self.masked(format!("it leads{leads}"))
         };
         let whole = broken.is_none().then_some(&body[..]);
-        let why = broken.map_or_else(String::new, |error| {
-            format!(" ({})", self.connection.describe(&error))
-        });
-        Ok(
-            match self.format.judge(status, whole, &said, events.len()) {
+        let verdict = self
+            .format
+            .judge(&self.shown, status, whole, &said, events.len());
+        Ok(match verdict {
+            Verdict::Failed {
+                message, passing, ..
+            } => {
+                let why = broken.map_or_else(String::new, |error| {
+                    format!(" ({})", self.masked(self.connection.describe(&error)))
+                });
                 Verdict::Failed {
-                    message, passing, ..
-                } => Verdict::Failed {
-                    message: at(message + &why),
+                    message: message + &why,
                     passing,
                     wait,
-                },
-                Verdict::TooLarge(message) => Verdict::TooLarge(at(message)),
-                Verdict::RefusedEvents(message) => Verdict::RefusedEvents(at(message)),
-                Verdict::Refused(message) => Verdict::Refused(at(message)),
-                Verdict::Each(fates) => Verdict::Each(
-                    fates
-                        .into_iter()
-                        .map(|fate| match fate {
-                            Fate::Accepted => Fate::Accepted,
-                            Fate::Again(message) => Fate::Again(at(message)),
-                            Fate::Refused(message) => Fate::Refused(at(message)),
-                            Fate::Barred(message) => Fate::Barred(at(message)),
-                        })
-                        .collect(),
-                ),
-                Verdict::Accepted => Verdict::Accepted,
-            },
-        )
+                }
+            }
+            verdict => verdict,
+        })
     }
 }
 

@@ -294,7 +294,7 @@ pub fn answer(body: &[u8]) -> bool {
     if text.is_none() {
         // Within strings that do not matter this is let pass, which our second reading does not.
         for (_, format) in FORMATS {
-            let _ = format.judge(200, Some(body), "", 1);
+            let _ = format.judge("", 200, Some(body), "", 1);
         }
         return false;
     }
@@ -308,7 +308,7 @@ pub fn answer(body: &[u8]) -> bool {
         for (name, format) in FORMATS {
             for count in [items, items + 1] {
                 for body in [Some(body), None] {
-                    let verdict = format.judge(status, body, "said", count);
+                    let verdict = format.judge("", status, body, "said", count);
                     let accepts = match format {
                         Format::Ndjson | Format::JsonArray | Format::Json => success,
                         Format::Loki => status == 204,
