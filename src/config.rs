@@ -298,11 +298,11 @@ pub enum Header {
     File(PathBuf),
 }
 
-/// Reads `NAME: VALUE`; the message does not repeat it.
+/// Reads `NAME: VALUE` and gives both; the message does not repeat it.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse_header(text: &str) -> Result<Header, &'static str> {
+pub fn parse_header(text: &str) -> Result<(String, Secret), &'static str> {
     let (name, value) = text
         .split_once(':')
         .ok_or("is not of the form 'NAME: VALUE'")?;
@@ -323,10 +323,7 @@ pub fn parse_header(text: &str) -> Result<Header, &'static str> {
     if HeaderValue::try_from(value).is_err() {
         return Err("has a value with a character that no header has");
     }
-    Ok(Header::Given(
-        name.to_owned(),
-        Secret::new(value.to_owned()),
-    ))
+    Ok((name.to_owned(), Secret::new(value.to_owned())))
 }
 
 /// Delivery by POST.
@@ -480,12 +477,16 @@ impl Config {
 /// # Errors
 /// If it has no name.
 pub fn metrics_file(args: &Args) -> Result<Option<PathBuf>, String> {
-    match &args.metrics {
-        Some(name) if name.is_empty() || name.ends_with('/') => {
-            Err("--metrics: this is not the name of a file".to_owned())
-        }
-        name => Ok(name.as_ref().map(PathBuf::from)),
+    let name = args.metrics.as_ref();
+    name.map(|name| file("metrics", name)).transpose()
+}
+
+/// Refuses what cannot be the name of a file, such as a variable of a script that was not set.
+fn file(option: &str, name: &str) -> Result<PathBuf, String> {
+    if name.is_empty() || name.ends_with('/') {
+        return Err(format!("--{option}: {name:?} is not the name of a file"));
     }
+    Ok(name.into())
 }
 
 /// Reads an RFC 3339 time, or a span back from now.
@@ -620,8 +621,10 @@ fn destination(args: &Args, environment: &Environment) -> Result<Destination, St
         .header
         .iter()
         .map(|text| match text.strip_prefix('@') {
-            Some(file) => Ok(Header::File(file.into())),
-            None => parse_header(text).map_err(|fault| format!("--header: one {fault}")),
+            Some(name) => file("header", name).map(Header::File),
+            None => parse_header(text)
+                .map(|(name, value)| Header::Given(name, value))
+                .map_err(|fault| format!("--header: one {fault}")),
         })
         .collect::<Result<_, _>>()?;
     if url.is_exposed() && !headers.is_empty() && !args.allow_plain_http {
@@ -634,13 +637,10 @@ fn destination(args: &Args, environment: &Environment) -> Result<Destination, St
             "--format splunk-hec or loki",
         )?;
     }
-    let dead_letter = args.dead_letter.as_ref().map(PathBuf::from);
-    if dead_letter
-        .as_ref()
-        .is_some_and(|path| path.as_os_str().is_empty())
-    {
-        return Err("--dead-letter: the file's name is empty".to_owned());
-    }
+    let dead_letter = args.dead_letter.as_ref();
+    let dead_letter = dead_letter
+        .map(|name| file("dead-letter", name))
+        .transpose()?;
     let client = client_files(args, &url)?;
     let url = url.with_path(|path| format.path(path));
     let labels = args
@@ -669,8 +669,8 @@ fn client_files(args: &Args, url: &Url) -> Result<Option<ClientFiles>, String> {
             Err("--client-cert: a certificate is shown over https only".to_owned())
         }
         (Some(certificate), Some(key)) => Ok(Some(ClientFiles {
-            certificate: certificate.into(),
-            key: key.into(),
+            certificate: file("client-cert", certificate)?,
+            key: file("client-key", key)?,
         })),
     }
 }
@@ -694,9 +694,8 @@ fn label(text: &str, format: Format) -> Result<Label, String> {
 fn token_source(args: &Args, environment: &Environment) -> Result<TokenSource, String> {
     match (&args.token_file, &environment.token) {
         (Some(_), Some(_)) => Err("both --token-file and $TFC_ORG_TOKEN are given: remove one".to_owned()),
-        (Some(file), None) if file.is_empty() => Err("--token-file: the file's name is empty".to_owned()),
-        (Some(file), None) if file == "-" => Ok(TokenSource::Stdin),
-        (Some(file), None) => Ok(TokenSource::File(file.into())),
+        (Some(name), None) if name == "-" => Ok(TokenSource::Stdin),
+        (Some(name), None) => file("token-file", name).map(TokenSource::File),
         (None, Some(token)) => check_token(token.expose())
             .map(|()| TokenSource::Environment(token.clone()))
             .map_err(|fault| format!("$TFC_ORG_TOKEN {fault}")),
@@ -737,10 +736,7 @@ fn checkpoint_place(
         return Ok(None);
     }
     let path = match &args.checkpoint {
-        Some(named) if named.is_empty() || named.ends_with('/') => {
-            return Err("--checkpoint: this is not the name of a file".to_owned());
-        }
-        Some(named) => PathBuf::from(named),
+        Some(name) => file("checkpoint", name)?,
         None => default_checkpoint(environment).ok_or(
             "no place for the checkpoint, for there is no $HOME: name one with --checkpoint",
         )?,
@@ -913,6 +909,8 @@ mod tests {
             "--post http://localhost:1 --format loki --label a-b=c",
             "--post http://localhost:1 --format loki --label a",
             "--post http://localhost:1 --dead-letter=",
+            "--post http://localhost:1 --header @",
+            "--post https://localhost --client-cert= --client-key y",
             "--client-cert x --client-key y",
             "--post https://localhost --client-cert x",
             "--post https://localhost --client-key y",

@@ -50,11 +50,8 @@ impl Receiver {
                     };
                     let text = fs::read_to_string(path).map_err(|error| fault(&error))?;
                     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-                        match parse_header(line) {
-                            Ok(Header::Given(name, value)) => headers.push((name, value)),
-                            Ok(Header::File(_)) => {}
-                            Err(wrong) => return Err(fault(&format_args!("a line {wrong}"))),
-                        }
+                        let wrong = |wrong| fault(&format_args!("a line {wrong}"));
+                        headers.push(parse_header(line).map_err(wrong)?);
                     }
                 }
             }
