@@ -24,7 +24,7 @@ use crate::config::{CheckpointPlace, Config, Destination, Post, Secret, TokenSou
 use crate::delivery::Target;
 use crate::error::{Error, Exit};
 use crate::event::Event;
-use crate::files::{self, with_suffix};
+use crate::files;
 use crate::format::{FORMATS, Verdict};
 use crate::metrics;
 use crate::page::{Page, organization};
@@ -114,7 +114,7 @@ fn try_all(config: &Config, clock: &dyn Clock, steps: &mut Steps) -> Result<(), 
     steps.tell("configuration", configuration(config))?;
     let endpoint = config.endpoint.to_string();
     let place = config.checkpoint.as_ref();
-    let checkpoint = place.map(|place| checkpoint::peek(place, &endpoint));
+    let checkpoint = place.map(|place| checkpoint::read(place, &endpoint));
     let known = match &checkpoint {
         Some(Ok(Some(checkpoint))) => checkpoint.last_timestamp,
         _ => None,
@@ -394,54 +394,37 @@ fn directory(place: &CheckpointPlace) -> Finding {
     {
         path = parent;
     }
-    let shown = parent(path).display();
+    let shown = files::directory(path).display();
     match write_beside(path) {
         Ok(()) if path != place.path => {
             Fine(format!("a run can make {} in {shown}", path.display()))
         }
         Ok(()) => Fine(format!("{shown} can be written")),
-        Err(error) => {
-            let remedy = if error.kind() == ErrorKind::NotFound {
-                "create it"
-            } else {
-                "give it to the user of the run"
-            };
-            Fail(
-                Exit::CheckpointUnusable,
-                format!(
-                    "{shown} cannot be written: {error}; {remedy}, or name another checkpoint with --checkpoint"
-                ),
-            )
-        }
+        Err(error) => Fail(
+            Exit::CheckpointUnusable,
+            format!(
+                "{shown} cannot be written: {error}; {}name another checkpoint with --checkpoint",
+                files::remedy(&error)
+            ),
+        ),
     }
 }
 
 fn lock(place: &CheckpointPlace) -> Finding {
-    match checkpoint::try_lock(place) {
-        Ok(()) => Fine("free".to_owned()),
+    match checkpoint::try_lock(place, false) {
+        Ok(_) => Fine("free".to_owned()),
         Err(error) => error.into(),
     }
-}
-
-/// The directory that a file lies in.
-fn parent(path: &Path) -> &Path {
-    path.parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
 }
 
 /// Makes a file beside another one, fills it and removes it.
 fn write_beside(path: &Path) -> io::Result<()> {
     // Not the name of a run's temporary file: a run may be going on.
-    let trial = with_suffix(path, &format!(".{}.check", std::process::id()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&trial)?;
+    let trial = files::with_suffix(path, &format!(".{}.check", std::process::id()));
     // More than fits in where the file system keeps the name.
-    let written = file.write_all(&[b' '; 4096]).and_then(|()| file.sync_all());
-    fs::remove_file(&trial)?;
-    written
+    let made = files::make_anew(&trial, files::PRIVATE, &[b' '; 4096]);
+    let removed = fs::remove_file(&trial);
+    made.and(removed)
 }
 
 /// Whether a file that refused events are appended to can be, or can be made.

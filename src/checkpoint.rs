@@ -21,7 +21,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -284,7 +284,7 @@ impl Store for NoStore {
 pub struct CheckpointFile {
     path: PathBuf,
     temporary: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl CheckpointFile {
@@ -299,19 +299,6 @@ impl CheckpointFile {
         deadline: Option<Duration>,
     ) -> Result<Self, Error> {
         let path = place.path.clone();
-        let lock_path = files::with_suffix(&path, ".lock");
-        let fault = |error: &io::Error| {
-            let missing = error.kind() == ErrorKind::NotFound;
-            let remedy = if missing {
-                "create the directory"
-            } else {
-                "let this user write it"
-            };
-            Error::Checkpoint(format!(
-                "cannot open the lock {}: {error}; {remedy}, or name another file with --checkpoint",
-                lock_path.display()
-            ))
-        };
         if place.create_parents
             && let Some(parent) = path.parent()
         {
@@ -322,28 +309,18 @@ impl CheckpointFile {
                 ))
             })?;
         }
-        refuse_other_kinds(&lock_path)?;
         refuse_other_kinds(&path)?;
-        let lock = files::open(&lock_path, OpenOptions::new().write(true), true)
-            .map_err(|error| fault(&error))?;
         let until = clock.elapsed().saturating_add(place.lock_wait);
         let until = deadline.map_or(until, |deadline| until.min(deadline));
-        while let Err(error) = fs2::FileExt::try_lock_exclusive(&lock) {
-            if error.kind() == ErrorKind::Interrupted {
-                continue;
-            }
-            if error.raw_os_error() != fs2::lock_contended_error().raw_os_error() {
-                return Err(Error::Checkpoint(format!(
-                    "cannot take the lock {}: {error}; keep the checkpoint on a file system that has locks",
-                    lock_path.display()
-                )));
-            }
+        let lock = loop {
             let left = until.saturating_sub(clock.elapsed());
-            if left.is_zero() {
-                return Err(Error::Locked(lock_path));
+            match try_lock(place, true) {
+                Err(Error::Locked(_)) if !left.is_zero() => {
+                    clock.sleep(left.min(Duration::from_millis(50)));
+                }
+                result => break result?,
             }
-            clock.sleep(left.min(Duration::from_millis(50)));
-        }
+        };
         let temporary = files::with_suffix(&path, ".tmp");
         Ok(Self {
             path,
@@ -351,101 +328,76 @@ impl CheckpointFile {
             _lock: lock,
         })
     }
-
-    /// Reads the checkpoint; `None` if there is none.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] if it cannot be trusted.
-    pub fn read(&self, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
-        read(&self.path, endpoint)
-    }
-
-    fn cannot_write(&self, error: &io::Error) -> String {
-        format!(
-            "the checkpoint {} cannot be written: {error}; its directory has to be writable, with space for {} beside it",
-            self.path.display(),
-            self.temporary.display()
-        )
-    }
-
-    fn replace(&self, json: &[u8]) -> io::Result<()> {
-        // What lies there is a killed run's.
-        let mut file = files::make_anew(&self.temporary)?;
-        file.write_all(json)?;
-        file.sync_all()?;
-        fs::rename(&self.temporary, &self.path)?;
-        sync_directory(&self.path)
-    }
 }
 
 impl Store for CheckpointFile {
     fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
-        self.replace(&checkpoint.to_json())
-            .map_err(|error| self.cannot_write(&error))
+        let (path, temporary) = (&self.path, &self.temporary);
+        files::replace(path, temporary, files::PRIVATE, &checkpoint.to_json())
+            .and_then(|()| files::sync_directory(path))
+            .map_err(|error| {
+                format!(
+                    "the checkpoint {} cannot be written: {error}; its directory has to be writable, with space for {} beside it",
+                    path.display(),
+                    temporary.display()
+                )
+            })
     }
 }
 
-impl Drop for CheckpointFile {
-    fn drop(&mut self) {
-        // Left over from a failed commit, if anything.
-        let _ = fs::remove_file(&self.temporary);
-    }
-}
-
-/// Reads the checkpoint without the lock, for who will not change it; `None` if there is none. A
-/// commit replaces it whole, so that there is always the one or the other to read.
-///
-/// # Errors
-/// [`Error::Checkpoint`] if it cannot be trusted, or has to be there and is not.
-pub fn peek(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
-    refuse_other_kinds(&place.path)?;
-    let checkpoint = read(&place.path, endpoint)?;
-    if checkpoint.is_none() && place.required {
-        return Err(absent(place));
-    }
-    Ok(checkpoint)
-}
-
-/// Whether a run could take the lock now. Nothing is made for that, and the lock is given back at
-/// once.
+/// Takes the lock if it can be had at once, and gives its file, which holds it. Where there is none
+/// and none is to be made, it is free and there is nothing to give.
 ///
 /// # Errors
 /// [`Error::Locked`] if another run has it, [`Error::Checkpoint`] if there can be none.
-pub fn try_lock(place: &CheckpointPlace) -> Result<(), Error> {
+pub fn try_lock(place: &CheckpointPlace, make: bool) -> Result<Option<File>, Error> {
     let path = files::with_suffix(&place.path, ".lock");
     refuse_other_kinds(&path)?;
-    let lock = match files::open(&path, OpenOptions::new().write(true), false) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        lock => lock.and_then(|lock| fs2::FileExt::try_lock_exclusive(&lock)),
-    };
-    lock.map_err(|error| {
-        if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() {
-            return Error::Locked(path);
+    let lock = match files::open(&path, OpenOptions::new().write(true), make) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == ErrorKind::NotFound && !make => return Ok(None),
+        Err(error) => {
+            return Err(Error::Checkpoint(format!(
+                "cannot open the lock {}: {error}; {}name another file with --checkpoint",
+                path.display(),
+                files::remedy(&error)
+            )));
         }
-        Error::Checkpoint(format!(
-            "cannot open the lock {}: {error}; give it to the user of the run",
+    };
+    match fs2::FileExt::try_lock_exclusive(&lock) {
+        Ok(()) => Ok(Some(lock)),
+        Err(error) if error.kind() == ErrorKind::Interrupted => try_lock(place, make),
+        Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
+            Err(Error::Locked(path))
+        }
+        Err(error) => Err(Error::Checkpoint(format!(
+            "cannot take the lock {}: {error}; keep the checkpoint on a file system that has locks",
             path.display()
-        ))
-    })
+        ))),
+    }
 }
 
-/// There is no checkpoint, although there has to be one.
-#[must_use]
-pub fn absent(place: &CheckpointPlace) -> Error {
-    Error::Checkpoint(format!(
-        "there is no checkpoint {}, and --require-checkpoint is given; to start afresh, run once without it",
-        place.path.display()
-    ))
-}
-
-fn read(path: &Path, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
+/// Reads the checkpoint; `None` if there is none. It takes no lock to read: a commit replaces it
+/// whole, so that there is always the one or the other.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if it cannot be trusted, or has to be there and is not.
+pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
+    let path = &place.path;
     let shown = path.display();
+    refuse_other_kinds(path)?;
     let mut json = Vec::new();
     let file = files::open(path, OpenOptions::new().read(true), false);
     match file.and_then(|mut file| file.read_to_end(&mut json)) {
+        Err(error) if error.kind() == ErrorKind::NotFound && place.required => {
+            Err(Error::Checkpoint(format!(
+                "there is no checkpoint {shown}, and --require-checkpoint is given; to start afresh, run once without it"
+            )))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::Checkpoint(format!(
-            "the checkpoint {shown} cannot be read: {error}; nothing was done. Make it readable to this user, or name another with --checkpoint"
+            "the checkpoint {shown} cannot be read: {error}; nothing was done; {}name another with --checkpoint",
+            files::remedy(&error)
         ))),
         Ok(_) => Checkpoint::parse(&json, endpoint).map(Some).map_err(|fault| {
             Error::Checkpoint(format!(
@@ -479,22 +431,6 @@ fn make_private_directories(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.recursive(true).create(path)
-}
-
-/// Makes a file's name durable, be it new or renamed (on Unix; elsewhere it is up to the file system).
-pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
-    if !cfg!(unix) {
-        return Ok(());
-    }
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    match File::open(directory)?.sync_all() {
-        // Some network file systems cannot sync a directory, and need not.
-        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
-        result => result,
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::checkpoint::sync_directory;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Event;
@@ -116,7 +115,7 @@ impl DeadLetters {
         let lines = file.and_then(|file| {
             // A new file is not certain to be there after a power cut before this.
             if is_new {
-                sync_directory(&path)?;
+                files::sync_directory(&path)?;
             }
             LineFile::new(file, path.clone())
         });

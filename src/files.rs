@@ -1,4 +1,4 @@
-//! Files of ours: who may read them, and who may choose where they lie.
+//! Files of ours: who may read them, who may choose where they lie, and how they are replaced.
 //!
 //! The rule, for the checkpoint, its lock, its temporary file and the dead letters:
 //!
@@ -20,8 +20,11 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Component, Path, PathBuf};
+
+/// The mode of a file for its owner only.
+pub const PRIVATE: u32 = 0o600;
 
 /// Opens a file by the rule above with this access, making it if `create` says so and there is none.
 ///
@@ -31,7 +34,10 @@ use std::path::{Component, Path, PathBuf};
 pub fn open(path: &Path, access: &OpenOptions, create: bool) -> io::Result<File> {
     refuse_planted_links(path)?;
     if create {
-        match private(&mut access.clone()).create_new(true).open(path) {
+        match with_mode(&mut access.clone(), PRIVATE)
+            .create_new(true)
+            .open(path)
+        {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             made => return made,
         }
@@ -44,18 +50,69 @@ pub fn open(path: &Path, access: &OpenOptions, create: bool) -> io::Result<File>
     Ok(file)
 }
 
-/// Makes a file for writing. What lies there is removed, not opened.
+/// Makes a file with this mode, less the umask, and with these bytes, which are on disk then. What
+/// lies there is removed, not opened.
 ///
 /// # Errors
-/// If that is not possible.
-pub fn make_anew(path: &Path) -> io::Result<File> {
+/// If that is not possible; half a file may be left.
+pub fn make_anew(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    private(OpenOptions::new().write(true))
+    let mut file = with_mode(OpenOptions::new().write(true), mode)
         .create_new(true)
-        .open(path)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// Puts a file with this mode and these bytes in the place of another, whole or not at all, by way
+/// of a temporary file beside it.
+///
+/// # Errors
+/// If that is not possible. The file is what it was before, and there is no temporary one.
+pub fn replace(path: &Path, temporary: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let replaced = make_anew(temporary, mode, bytes).and_then(|_| fs::rename(temporary, path));
+    if replaced.is_err() {
+        let _ = fs::remove_file(temporary);
+    }
+    replaced
+}
+
+/// Makes a file's name durable, be it new or renamed (on Unix; elsewhere it is up to the file system).
+///
+/// # Errors
+/// If its directory cannot be synced.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(directory(path))?.sync_all() {
+        // Some network file systems cannot sync a directory, and need not.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
+}
+
+/// What may help where a file cannot be opened or made, to stand before `name another …`: for other
+/// errors than these two, that is all there is.
+#[must_use]
+pub fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => "create the directory, or ",
+        ErrorKind::PermissionDenied => "let this user read and write there, or ",
+        _ => "",
+    }
+}
+
+/// The directory that a file lies in.
+#[must_use]
+pub fn directory(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// `path` with something behind its last part.
@@ -97,10 +154,12 @@ fn exposed(place: &Path, mode: u32) -> Option<&'static str> {
     }
 }
 
-/// Sets what a file that is made is readable for.
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+/// Sets for whom a file that is made is.
+fn with_mode(options: &mut OpenOptions, mode: u32) -> &mut OpenOptions {
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    std::os::unix::fs::OpenOptionsExt::mode(options, mode);
+    #[cfg(not(unix))]
+    let _ = mode;
     options
 }
 
@@ -155,16 +214,12 @@ fn refuse_planted_file(path: &Path, opened: &fs::Metadata) -> io::Result<()> {
         return Err(broken("it was replaced while it was opened"));
     }
     let owner = opened.uid();
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    if !opened.is_file() || owner == 0 || owner == fs::metadata(directory)?.uid() {
+    if !opened.is_file() || owner == 0 || owner == fs::metadata(directory(path))?.uid() {
         return Ok(());
     }
     // Who we are there may be another than who we are here: network file systems map users.
     let probe = with_suffix(path, &format!(".{}.probe", std::process::id()));
-    let own = make_anew(&probe)?.metadata()?.uid();
+    let own = make_anew(&probe, PRIVATE, &[])?.metadata()?.uid();
     fs::remove_file(&probe)?;
     if owner == own {
         return Ok(());

@@ -13,8 +13,8 @@
 //!   the collector does not tell apart what stands in two files.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write as _};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::error::Exit;
-use crate::files::with_suffix;
+use crate::files;
 use crate::run::Report;
 use crate::timestamp;
 
@@ -49,9 +49,12 @@ pub struct Ending {
 /// If it cannot be written, or holds something else. It is what it was before then.
 pub fn write(path: &Path, report: &Report, ending: &Ending) -> Result<(), String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // A name of this process's own, for runs that end at the same time, and none that ends in
+    // `.prom`, which the collector would read.
+    let temporary = files::with_suffix(path, &format!(".{}.tmp", std::process::id()));
     read(path)
         .map(|before| render(&name, &before, report, ending))
-        .and_then(|text| replace(path, &text))
+        .and_then(|text| files::replace(path, &temporary, 0o644, text.as_bytes()))
         .map_err(|error| format!("--metrics: cannot write {}: {error}", path.display()))
 }
 
@@ -74,27 +77,6 @@ pub fn read(path: &Path) -> io::Result<String> {
         .filter(|_| text.is_empty() || text.starts_with(START))
         .ok_or_else(|| io::Error::other("it holds something else; name a file of its own"))?;
     Ok(text)
-}
-
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    // A name of this process's own, for runs that end at the same time, and none that ends in
-    // `.prom`, which the collector would read.
-    let temporary = with_suffix(path, &format!(".{}.tmp", std::process::id()));
-    // What is there is a killed run's.
-    let _ = fs::remove_file(&temporary);
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o644);
-    let mut file = options.write(true).create_new(true).open(&temporary)?;
-    let result = file
-        .write_all(text.as_bytes())
-        // Or a power cut could leave an empty file.
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&temporary, path));
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result
 }
 
 /// The content of a file of this name, after one that held `before`.

@@ -104,37 +104,25 @@ pub fn run(
     };
     let token = read_token(&config.token)?;
     let endpoint = config.endpoint.to_string();
-    let (mut checkpoint, mut store): (_, Box<dyn Store>) = match &config.checkpoint {
-        None => (Checkpoint::new(endpoint, config.since), Box::new(NoStore)),
-        Some(place) if is_dry => {
-            let mut checkpoint = checkpoint::peek(place, &endpoint)?
-                .unwrap_or_else(|| Checkpoint::new(endpoint, config.since));
-            config.since.map(|since| checkpoint.start_at(since));
-            (checkpoint, Box::new(NoStore))
+    let mut store: Box<dyn Store> = Box::new(NoStore);
+    let mut checkpoint = Checkpoint::new(endpoint.clone(), config.since);
+    if let Some(place) = &config.checkpoint {
+        let lock = || CheckpointFile::lock(place, clock, config.max_time);
+        let file = (!is_dry).then(lock).transpose()?;
+        if let Some(before) = checkpoint::read(place, &endpoint)? {
+            checkpoint = before;
+            let takes_since = config.since.is_none_or(|since| checkpoint.start_at(since));
+            if !takes_since && config.verbose {
+                warn("--since has no effect: the checkpoint says where to go on");
+            }
         }
-        Some(place) => {
-            let mut file = CheckpointFile::lock(place, clock, config.max_time)?;
-            let checkpoint = match file.read(&endpoint)? {
-                Some(mut checkpoint) => {
-                    let takes_since = config.since.is_some_and(|since| checkpoint.start_at(since));
-                    if config.since.is_some() && !takes_since && config.verbose {
-                        warn("--since has no effect: the checkpoint says where to go on");
-                    }
-                    // What cannot be committed must not be delivered: the rename, too, has to be
-                    // tried before anything is fetched.
-                    file.commit(&checkpoint).map_err(Error::Checkpoint)?;
-                    checkpoint
-                }
-                None if place.required => return Err(checkpoint::absent(place)),
-                None => {
-                    let checkpoint = Checkpoint::new(endpoint, config.since);
-                    file.commit(&checkpoint).map_err(Error::Checkpoint)?;
-                    checkpoint
-                }
-            };
-            (checkpoint, Box::new(file))
+        if let Some(mut file) = file {
+            // What cannot be committed must not be delivered: the rename, too, has to be tried
+            // before anything is fetched.
+            file.commit(&checkpoint).map_err(Error::Checkpoint)?;
+            store = Box::new(file);
         }
-    };
+    }
     let client = Client::new(
         &config.endpoint,
         config.proxy.as_ref(),

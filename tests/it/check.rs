@@ -291,7 +291,7 @@ fn the_directory_cannot_be_written() {
         "directory",
         "missing cannot be written: No such file",
     );
-    finds(&run, "FAIL", "directory", "; create it, or");
+    finds(&run, "FAIL", "directory", "; create the directory, or");
     fs::write(bench.path("file"), "").unwrap();
     finds(
         &named("file/checkpoint.json"),

@@ -358,7 +358,8 @@ fn a_directory_where_the_lock_cannot_be_made_is_refused() {
     let bench = Bench::of(events(3, now(), 1));
     let command = bench.bare(&["-c", "/sys/checkpoint.json"]);
     let run = bench.start(command).finish();
-    run.fails(8, "let this user write it").asks(0);
+    run.fails(8, "let this user read and write there, or name")
+        .asks(0);
 }
 
 /// A lost cache would otherwise deliver two weeks again.

@@ -57,9 +57,16 @@ const FAULTS: &[Fault] = &[
     fault(
         To::File,
         ("openat", LOCK, 0),
-        DISK,
+        &["EACCES"],
         8,
-        "cannot open the lock",
+        "(os error 13); let this user read and write there, or name",
+    ),
+    fault(
+        To::File,
+        ("openat", LOCK, 0),
+        &["EIO", "ENOSPC", "EROFS"],
+        8,
+        "); name another file with --checkpoint",
     ),
     fault(To::File, ("openat", LOCK, 0), INTERRUPTED, 0, ""),
     fault(
