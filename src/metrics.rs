@@ -6,7 +6,8 @@
 //! - **Whole or not at all.** The file is replaced by a rename, since it may be read at any moment.
 //! - **Counters grow.** A run is short, so that its own numbers would jump up and down. They are
 //!   added to those that the file holds. Where there is none they start at 0, which Prometheus takes
-//!   for what it is.
+//!   for what it is. Of two runs that end in the same milliseconds, and share a file although they
+//!   share no lock, one is not counted: a lock of its own, a file more, would cost more than that.
 //! - **A failed run takes nothing back.** The last success, the newest event and the events that
 //!   wait are those of an earlier run where this one learned nothing about them.
 //! - **One file for each checkpoint.** Every metric has the file's name as its label `file`, because

@@ -6,6 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 /// The most that is kept, in buffers: about as many as a run has pages in memory.
 const MOST: usize = 32;
+/// The least that is kept: the text of an event that was kept alone would take the place of a
+/// page's.
+const LEAST: usize = 64 * 1024;
 
 static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
@@ -16,10 +19,10 @@ pub fn take() -> Vec<u8> {
     spare.pop().unwrap_or_default()
 }
 
-/// Keeps a buffer for later.
+/// Keeps a buffer for later, if it is worth it.
 pub fn keep(buffer: Vec<u8>) {
     let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-    if spare.len() < MOST {
+    if spare.len() < MOST && buffer.capacity() >= LEAST {
         spare.push(buffer);
     }
 }
