@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::{Clock, SystemClock};
 use crate::delivery::{Limits, Target};
 use crate::error::Error;
 use crate::event::Event;
@@ -86,12 +87,12 @@ fn wait(child: &mut Child, timeout: Option<Duration>) -> std::io::Result<Option<
     let Some(timeout) = timeout else {
         return child.wait().map(Some);
     };
-    let start = Instant::now();
-    while start.elapsed() < timeout {
+    let clock = SystemClock::start();
+    while clock.elapsed() < timeout {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        thread::sleep(Duration::from_millis(10));
+        clock.sleep(Duration::from_millis(10));
     }
     child.kill()?;
     child.wait()?;

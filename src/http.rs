@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use time::OffsetDateTime;
 use ureq::config::Config;
 use ureq::http::{Response, Uri, header::HeaderMap};
 use ureq::tls::ClientCert;
@@ -311,7 +310,7 @@ pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// The wait that an answer asks for.
 #[must_use]
 pub fn wait(headers: &HeaderMap) -> Option<Duration> {
-    named_wait(|name| header(headers, name), OffsetDateTime::now_utc())
+    named_wait(|name| header(headers, name), SystemClock::start().now())
 }
 
 /// The wait after an answer that was the last one of the rate limit's window: HCP Terraform sends

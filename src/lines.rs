@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::clock::{Clock, SystemClock};
 use crate::event::Event;
 use crate::normalize::normalize;
 
@@ -154,7 +155,7 @@ pub fn write_all(file: &mut File, mut bytes: &[u8], written: &mut u64) -> io::Re
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                std::thread::sleep(Duration::from_millis(5));
+                SystemClock::start().sleep(Duration::from_millis(5));
             }
             Err(error) => return Err(error),
         }
