@@ -2,11 +2,13 @@
 //! drains, and that is gone at the end and before any other line; with `-v` a summary.
 //!
 //! A thread of its own draws the line, at most four times a second, so that it lives on while the
-//! run waits for an answer, and that a run which ends at once draws nothing. Where standard error is
-//! no terminal, or one that cannot clear a line, there is neither line nor thread.
+//! run reads a stride of ten pages or waits to try again, and that a run which ends at once draws
+//! nothing. Where standard error is no terminal, or one that cannot clear a line, there is neither
+//! line nor thread.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -26,14 +28,9 @@ const CLEAR: &str = "\x1b[K";
 /// Standard error: lines that stay, and one that does not.
 #[derive(Debug, Default)]
 pub struct Progress {
-    shared: Arc<Shared>,
-    drawing: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    ended: Condvar,
+    state: Arc<Mutex<State>>,
+    /// The thread, and what ends it when it is dropped.
+    drawing: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +39,6 @@ struct State {
     last: Option<(Report, Duration)>,
     /// The line as it is there.
     drawn: String,
-    ended: bool,
 }
 
 impl Progress {
@@ -56,21 +52,21 @@ impl Progress {
         } else {
             !matches!(config.destination, Destination::Exec(_))
         };
-        let shared = Arc::new(Shared::default());
-        let theirs = Arc::clone(&shared);
+        let state = Arc::default();
+        let (end, ended) = mpsc::channel();
+        let theirs = Arc::clone(&state);
         let is_seen = is_alone && config.clears_lines && io::stderr().is_terminal();
-        Self {
-            shared,
+        let drawing = is_seen
+            .then(|| thread::Builder::new().spawn(move || draw(&theirs, &ended, &clock)))
             // Without a thread to be had there is no line.
-            drawing: is_seen
-                .then(|| thread::Builder::new().spawn(move || theirs.draw(&clock)))
-                .and_then(Result::ok),
-        }
+            .and_then(Result::ok)
+            .map(|thread| (end, thread));
+        Self { state, drawing }
     }
 
     /// Takes in how far the run has got, by the time that has passed since it began.
     pub fn watch(&self, report: &Report, elapsed: Duration) {
-        let mut state = self.shared.lock();
+        let mut state = lock(&self.state);
         let at = match state.last {
             Some((last, at)) if last.delivered == report.delivered => at,
             _ => elapsed,
@@ -80,7 +76,7 @@ impl Progress {
 
     /// Writes a line that stays. If even that is not possible, the exit code has to do.
     pub fn say(&self, message: &str) {
-        let mut state = self.shared.lock();
+        let mut state = lock(&self.state);
         state.clear();
         // In one piece, since runs that overlap may write into the same file.
         let line = format!("tfc-audit: {}\n", one_line(message));
@@ -89,40 +85,29 @@ impl Progress {
 
     /// Ends the drawing; the line is gone.
     pub fn end(&mut self) {
-        self.shared.lock().ended = true;
-        self.shared.ended.notify_all();
-        if let Some(drawing) = self.drawing.take() {
-            let _ = drawing.join();
+        if let Some((end, thread)) = self.drawing.take() {
+            drop(end);
+            let _ = thread.join();
         }
+        lock(&self.state).clear();
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn draw(&self, clock: &SystemClock) {
-        let mut state = self.lock();
-        loop {
-            state = self
-                .ended
-                .wait_timeout_while(state, INTERVAL, |state| !state.ended)
-                .map_or_else(|error| error.into_inner().0, |(state, _)| state);
-            if state.ended {
-                state.clear();
-                return;
-            }
-            let Some((report, at)) = state.last else {
-                continue;
-            };
-            if let Some(line) = line(&report, at, clock.elapsed())
-                && line != state.drawn
-            {
-                // Over the old one, so that there is no moment without any.
-                let _ = write!(io::stderr(), "\rtfc-audit: {line}{CLEAR}");
-                state.drawn = line;
-            }
+/// Draws the line until the other end of `ended` is dropped.
+fn draw(state: &Mutex<State>, ended: &Receiver<()>, clock: &SystemClock) {
+    while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        let mut state = lock(state);
+        if let Some((report, at)) = state.last
+            && let Some(line) = line(&report, at, clock.elapsed())
+            && line != state.drawn
+        {
+            // Over the old one, so that there is no moment without any.
+            let _ = write!(io::stderr(), "\rtfc-audit: {line}{CLEAR}");
+            state.drawn = line;
         }
     }
 }
