@@ -21,6 +21,7 @@ use crate::files;
 use crate::format::{Fate, Verdict};
 use crate::lines::LineFile;
 use crate::retry::{Failure, GaveUp, Patience, retry};
+use crate::text::excerpt;
 
 /// How large a batch may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,14 @@ pub struct Limits {
     pub events: usize,
     /// Bytes of the body, not compressed; a single larger event goes alone.
     pub bytes: usize,
+}
+
+impl Limits {
+    /// For events that are to go together.
+    const NONE: Self = Self {
+        events: usize::MAX,
+        bytes: usize::MAX,
+    };
 }
 
 /// Somewhere to deliver to.
@@ -267,11 +276,7 @@ impl<'a> Delivery<'a> {
         let mut parts = vec![(count, Some(body))];
         while let Some((count, body)) = parts.pop() {
             let events = &ledger.events[ledger.settled..ledger.settled + count];
-            let unlimited = Limits {
-                events: count,
-                bytes: usize::MAX,
-            };
-            let body = body.unwrap_or_else(|| self.target.encode(events, unlimited).0);
+            let body = body.unwrap_or_else(|| self.target.encode(events, Limits::NONE).0);
             let size = body.len();
             let halves = [(count - count / 2, None), (count / 2, None)];
             if count > 1 && self.is_too_large(size) {
@@ -280,10 +285,8 @@ impl<'a> Delivery<'a> {
             }
             match self.request(events, body) {
                 Outcome::TooLarge(why) => {
-                    self.smallest_refused = Some(
-                        self.smallest_refused
-                            .map_or(size, |smallest| smallest.min(size)),
-                    );
+                    let smallest = self.smallest_refused.unwrap_or(size);
+                    self.smallest_refused = Some(smallest.min(size));
                     if count > 1 {
                         parts.extend(halves);
                     } else {
@@ -348,15 +351,7 @@ impl<'a> Delivery<'a> {
                         if let Some(Fate::Again(why)) = places.first().map(|&place| &fates[place]) {
                             let again: Vec<Event> =
                                 places.iter().map(|&place| events[place].clone()).collect();
-                            body = target
-                                .encode(
-                                    &again,
-                                    Limits {
-                                        events: again.len(),
-                                        bytes: usize::MAX,
-                                    },
-                                )
-                                .0;
+                            body = target.encode(&again, Limits::NONE).0;
                             subset = Some(again);
                             return Err(Failure::passing(Error::Receiver(why.clone())));
                         }
@@ -437,7 +432,7 @@ impl<'a> Delivery<'a> {
                 let id = ledger.events[place].id.to_string();
                 warn(&format!(
                     "the event {} was refused and is now in {path}: {why}",
-                    crate::text::excerpt(id.as_bytes())
+                    excerpt(id.as_bytes())
                 ));
             }
         }

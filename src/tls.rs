@@ -38,12 +38,11 @@ impl ClientFiles {
     /// What is wrong with which of them; never what is in it.
     pub fn read(&self) -> Result<ClientCert, String> {
         let (certificate, key) = (&self.certificate, &self.key);
-        let pem = |option: &str, path: &Path| {
-            fs::read(path).map_err(|error| format!("--{option}: {}: {error}", path.display()))
-        };
         let wrong = |option: &str, path: &Path, fault: &dyn Display| {
             format!("--{option}: {}: {fault}", path.display())
         };
+        let pem =
+            |option: &str, path: &Path| fs::read(path).map_err(|error| wrong(option, path, &error));
         let certificates = pem("client-cert", certificate)?;
         let chain = CertificateDer::pem_slice_iter(&certificates)
             .collect::<Result<Vec<_>, _>>()
