@@ -299,9 +299,8 @@ impl CheckpointFile {
         deadline: Option<Duration>,
     ) -> Result<Self, Error> {
         let path = place.path.clone();
-        if place.create_parents
-            && let Some(parent) = path.parent()
-        {
+        if place.create_parents {
+            let parent = files::directory(&path);
             make_private_directories(parent).map_err(|error| {
                 Error::Checkpoint(format!(
                     "cannot create the directory {}: {error}; name another file with --checkpoint",

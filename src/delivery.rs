@@ -188,7 +188,6 @@ impl<'a> Delivery<'a> {
         limits: Limits,
         dead_letters: Option<DeadLetters>,
     ) -> Self {
-        let figures = Figures::default();
         Self {
             target,
             clock,
@@ -198,7 +197,7 @@ impl<'a> Delivery<'a> {
             has_accepted: false,
             largest_accepted: 0,
             smallest_refused: None,
-            figures,
+            figures: Figures::default(),
         }
     }
 

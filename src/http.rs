@@ -75,13 +75,6 @@ impl Connection {
         }
     }
 
-    /// The agent to make requests with.
-    #[must_use]
-    pub fn agent(&self) -> Agent {
-        let agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
-        agent.clone()
-    }
-
     /// Makes a request and gives its answer, whose body is still to be read.
     ///
     /// # Errors
@@ -94,7 +87,8 @@ impl Connection {
         timeout: Duration,
         request: impl FnOnce(&Agent) -> Result<Response<Body>, Error>,
     ) -> Result<Response<Body>, Error> {
-        let agent = self.agent();
+        let lock = || self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        let agent = lock().clone();
         if self.proxy.is_none() {
             return request(&agent);
         }
@@ -114,8 +108,7 @@ impl Connection {
         if !watch.is_ok_and(|watch| watch.join().unwrap_or(true)) {
             return answer;
         }
-        *self.agent.lock().unwrap_or_else(PoisonError::into_inner) =
-            self::agent(agent.config().clone());
+        *lock() = self::agent(agent.config().clone());
         answer.map_err(|_| Error::Timeout(Timeout::Global))
     }
 
@@ -165,13 +158,11 @@ impl Connection {
                     };
                     format!("the connection broke off before the answer was whole{hint}")
                 }
-                (None, other @ (Error::Io(_) | Error::HostNotFound)) => {
-                    let text = match other {
-                        Error::Io(error) => error.to_string(),
-                        other => other.to_string(),
-                    };
-                    format!("{}; {UNREACHABLE}", excerpt(text.as_bytes()))
+                (None, Error::Io(error)) => {
+                    let text = excerpt(error.to_string().as_bytes());
+                    format!("{text}; {UNREACHABLE}")
                 }
+                (None, Error::HostNotFound) => format!("{other}; {UNREACHABLE}"),
                 (None, other) => excerpt(other.to_string().as_bytes()),
             },
         };

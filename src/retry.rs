@@ -95,7 +95,9 @@ pub fn retry<T, E>(
     retried: &mut u64,
     mut attempt: impl FnMut(Duration) -> Result<T, Failure<E>>,
 ) -> Result<T, GaveUp<E>> {
-    for tries in 1.. {
+    let mut tries = 0;
+    loop {
+        tries += 1;
         let left = patience.left(clock);
         if left.is_some_and(|left| left.is_zero()) {
             return Err(GaveUp::OutOfTime);
@@ -139,7 +141,6 @@ pub fn retry<T, E>(
         clock.sleep(wait);
         *retried += 1;
     }
-    unreachable!("the loop has no end but a return")
 }
 
 /// The bound of the wait after the `tries`-th try.

@@ -72,31 +72,25 @@ pub fn run(
     watch: &dyn Fn(&Report),
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), Error> {
-    let mut target: Box<dyn Target>;
     let mut dead_letters = None;
     let is_dry = config.dry_run;
-    match &config.destination {
-        Destination::Post(post) if is_dry => {
-            target = Box::new(Preview::of_process(post, config.normalize)?);
-        }
-        Destination::Exec(_) if is_dry => target = Box::new(Stdout::of_process(config.normalize)?),
-        Destination::Stdout => target = Box::new(Stdout::of_process(config.normalize)?),
-        Destination::Exec(command) => {
-            target = Box::new(Exec::new(
-                command.clone(),
-                config.normalize,
-                config.max_time.is_some(),
-            ));
-        }
+    let mut target: Box<dyn Target> = match &config.destination {
+        Destination::Post(post) if is_dry => Box::new(Preview::of_process(post, config.normalize)?),
         Destination::Post(post) => {
-            target = Box::new(Receiver::new(post, config.normalize, config.timeout)?);
-            dead_letters = post
-                .dead_letter
-                .clone()
-                .map(DeadLetters::open)
-                .transpose()?;
+            let receiver = Receiver::new(post, config.normalize, config.timeout)?;
+            let path = post.dead_letter.clone();
+            dead_letters = path.map(DeadLetters::open).transpose()?;
+            Box::new(receiver)
         }
-    }
+        Destination::Exec(command) if !is_dry => Box::new(Exec::new(
+            command.clone(),
+            config.normalize,
+            config.max_time.is_some(),
+        )),
+        Destination::Stdout | Destination::Exec(_) => {
+            Box::new(Stdout::of_process(config.normalize)?)
+        }
+    };
     let patience = Patience {
         timeout: config.timeout,
         retries: config.retries,

@@ -413,12 +413,17 @@ fn since_is_kept_from_the_first_run_although_it_failed() {
 fn since_has_no_effect_once_events_were_delivered() {
     let bench = settled();
     bench.insert([Event::new(9_000, minutes_ago(5))]);
-    let run = bench.run(&["--since=1s", "-v"]);
-    run.code(0);
-    run.holds(
-        run.stderr.contains("--since has no effect"),
-        "it should say so",
-    );
+    for args in [
+        &["--since=1s", "-v", "--dry-run"][..],
+        &["--since=1s", "-v"],
+    ] {
+        let run = bench.run(args);
+        run.code(0);
+        run.holds(
+            run.stderr.contains("--since has no effect"),
+            "it should say so",
+        );
+    }
     bench.is_settled();
 }
 
