@@ -153,7 +153,7 @@ pub struct Delivery<'a> {
     figures: Figures,
 }
 
-/// How far a stride has got.
+/// How far a stride has got, and who is told.
 struct Ledger<'a> {
     events: &'a [Event],
     /// This many are committed.
@@ -162,6 +162,8 @@ struct Ledger<'a> {
     settled: usize,
     /// The refused ones among those not yet committed, and why.
     refused: Vec<(usize, String)>,
+    commit: Commit<'a>,
+    warn: &'a mut dyn FnMut(&str),
 }
 
 /// What became of a request after all its tries.
@@ -223,35 +225,32 @@ impl<'a> Delivery<'a> {
             committed: 0,
             settled: 0,
             refused: Vec::new(),
+            commit,
+            warn,
         };
-        let delivered = self.drain(&mut ledger, commit, warn);
+        let delivered = self.drain(&mut ledger);
         if let Err(Error::NotCommitted { .. } | Error::DeadLetter(_)) = delivered {
             return delivered;
         }
-        let committed = self.commit(&mut ledger, commit, warn);
+        let committed = self.commit(&mut ledger);
         // A commit that failed is the worse of the two: the next run repeats events.
         committed.and(delivered)
     }
 
-    fn drain(
-        &mut self,
-        ledger: &mut Ledger,
-        commit: Commit,
-        warn: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
+    fn drain(&mut self, ledger: &mut Ledger) -> Result<(), Error> {
         while ledger.settled < ledger.events.len() {
             let limits = Limits {
                 bytes: self.most_bytes(),
                 ..self.limits
             };
             let (body, count) = self.target.encode(&ledger.events[ledger.settled..], limits);
-            self.settle(ledger, body, count, commit, warn)?;
+            self.settle(ledger, body, count)?;
             let is_full = ledger.settled - ledger.committed >= self.limits.events
                 || ledger.settled == ledger.events.len();
             if self.target.is_one_by_one() && !is_full {
                 continue;
             }
-            self.commit(ledger, commit, warn)?;
+            self.commit(ledger)?;
             if !self.has_accepted {
                 let why = ledger.refused.first().map_or("", |(_, why)| why);
                 return Err(Error::EventsRefused(format!(
@@ -263,14 +262,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Settles the next `count` events, dividing them as far as necessary.
-    fn settle(
-        &mut self,
-        ledger: &mut Ledger,
-        body: Vec<u8>,
-        count: usize,
-        commit: Commit,
-        warn: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
+    fn settle(&mut self, ledger: &mut Ledger, body: Vec<u8>, count: usize) -> Result<(), Error> {
         // The parts that are still to be sent, the oldest on top.
         let mut parts = vec![(count, Some(body))];
         while let Some((count, body)) = parts.pop() {
@@ -311,7 +303,7 @@ impl<'a> Delivery<'a> {
                     }
                     self.largest_accepted = self.largest_accepted.max(size);
                     if !self.target.is_one_by_one() {
-                        self.commit(ledger, commit, warn)?;
+                        self.commit(ledger)?;
                     }
                 }
             }
@@ -403,12 +395,7 @@ impl<'a> Delivery<'a> {
 
     /// Commits what is settled, dead letters first. As long as the receiver has accepted nothing,
     /// refusals are not believed, and nothing is committed.
-    fn commit(
-        &mut self,
-        ledger: &mut Ledger,
-        commit: Commit,
-        warn: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
+    fn commit(&mut self, ledger: &mut Ledger) -> Result<(), Error> {
         if !self.has_accepted || ledger.settled == ledger.committed {
             return Ok(());
         }
@@ -429,14 +416,14 @@ impl<'a> Delivery<'a> {
             for (place, why) in ledger.refused.drain(..) {
                 self.figures.dead_letters += 1;
                 let id = ledger.events[place].id.to_string();
-                warn(&format!(
+                (ledger.warn)(&format!(
                     "the event {} was refused and is now in {path}: {why}",
                     excerpt(id.as_bytes())
                 ));
             }
         }
         let events = &ledger.events[ledger.committed..ledger.settled];
-        commit(Acknowledged { events }, &ledger.events[ledger.settled..])?;
+        (ledger.commit)(Acknowledged { events }, &ledger.events[ledger.settled..])?;
         ledger.committed = ledger.settled;
         Ok(())
     }
