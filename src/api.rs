@@ -23,6 +23,10 @@ const LARGEST_BODY: u64 = 64 * 1024 * 1024;
 /// How much of an error's body is read for its message.
 const LARGEST_ERROR_BODY: u64 = 4 * 1024;
 
+/// How long all requests wait after a 429 that does not say for how long: the limit is one for each
+/// second (<https://developer.hashicorp.com/terraform/cloud-docs/api-docs#rate-limiting>).
+const UNNAMED_WAIT: Duration = Duration::from_secs(1);
+
 /// A connection to the API, kept alive between requests.
 pub struct Client {
     connection: Connection,
@@ -65,7 +69,7 @@ impl Client {
     /// An answer with another status than 200.
     fn refused(&self, request: &PageRequest, response: Response<Body>) -> Failure<SourceError> {
         let code = response.status().as_u16();
-        let wait = http::wait(response.headers());
+        let wait = http::wait(response.headers()).or((code == 429).then_some(UNNAMED_WAIT));
         let leads = self.authorization.mask(http::redirect(&response));
         let mut said = Vec::new();
         // Only to be shown: what can be read of it will do.

@@ -195,20 +195,28 @@ fn nonsense_is_shown_and_not_tried_again() {
     }
 }
 
-/// The rate limit is one for all connections: what one is told, all keep.
+/// The rate limit is one for all connections: what one is told, all keep, and all wait a second if
+/// it is not told for how long.
 #[test]
 fn a_429_slows_all_connections() {
+    a_429_makes_them_wait(
+        &[("x-ratelimit-reset", "1.5")],
+        Duration::from_millis(1_500),
+    );
+    a_429_makes_them_wait(&[], Duration::from_secs(1));
+}
+
+fn a_429_makes_them_wait(headers: &[(&str, &str)], pause: Duration) {
     let bench = Bench::new(World {
         delay: Duration::from_millis(150),
         ..World::new(events(3_000, minutes_ago(1), 2))
     });
-    let pause = Step::rate_limited(&[("x-ratelimit-reset", "1.5")]);
-    bench.script(15, pause);
+    bench.script(15, Step::rate_limited(headers));
     let run = bench.run(&["--page-size=100", "--connections=4"]);
     run.code(0).silent();
     let told = run.asked[14].at;
     // The answer takes its time, and those that were on their way may still arrive.
-    let quiet = told + Duration::from_millis(240)..told + Duration::from_millis(1_500);
+    let quiet = told + Duration::from_millis(240)..told + pause;
     let late = run.asked.iter().filter(|asked| quiet.contains(&asked.at));
     let late = late.count();
     run.holds(
