@@ -288,10 +288,10 @@ impl Drain<'_> {
     /// Up to which time everything is settled, as far as what is still to come goes, and how far to
     /// look back from there.
     ///
-    /// A run with `--max-time` in the middle of a backlog must not look back behind what it has
-    /// delivered: if the next one spent all its time on reading that again, none would ever get
-    /// further. It need not, either: what is older than the overlap by the server's clock is too
-    /// old to appear only now.
+    /// A run with `--max-time` in the middle of a backlog must not look back by the overlap: if the
+    /// next one spent all its time on reading that again, none would ever get further. It need not,
+    /// either: what is older than the overlap by the server's clock is too old to appear only now,
+    /// and what is out of order by no more than a page is not behind `rest`.
     fn look_back(
         &self,
         rest: Option<OffsetDateTime>,

@@ -10,15 +10,18 @@
 //! What holds, why, and what tries it. All of it is tried by `tests/it/model.rs` against random
 //! worlds with any interleaving of the readings, and by these of `tests/it`:
 //!
-//! - **A stride has no gap at its newer end.** The newest timestamp on its first page is its *cut*.
-//!   It delivers what is older than the cut and leaves what is at the cut to the next stride, since
-//!   the events of one timestamp may be spread over a page boundary and may come in another order
-//!   at each request. (`walk::ties_…`)
+//! - **A stride has no gap at its newer end.** A timestamp from the newer end of its first page is
+//!   its *cut*. It delivers what is older than the cut and leaves what is at the cut to the next
+//!   stride, since the events of one timestamp may be spread over a page boundary and may come in
+//!   another order at each request. (`walk::ties_…`)
+//! - **What stands far from its place is kept.** An event that a stride meets and that is not older
+//!   than the cut is carried to the stride to which it belongs by its time, whether that one meets
+//!   it again or not. (`walk::an_event_is_stamped_newer_…`)
 //! - **Two strides have no gap between them.** The next stride starts nearer to the newest and is
 //!   read forward until half a page in a row is older than the last cut, and known from the strides
 //!   before. Its end is found by what the pages hold, not by arithmetic, so that arrivals cannot
 //!   open a gap; if it turns out to have started too late, it starts again earlier.
-//!   (`defects::defect_05_…`, `walk::an_event_is_stamped_newer_than_its_place`)
+//!   (`defects::defect_05_…`)
 //! - **Within a stride nothing is missed.** Events that share a timestamp and straddle a page
 //!   boundary can be missed if their order changes between two requests. So the number of distinct
 //!   events older than the cut is compared with what the counts of the answer promise
@@ -37,7 +40,7 @@
 //!   (`walk::pages_that_repeat_for_ever_are_an_error`)
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -45,7 +48,7 @@ use time::OffsetDateTime;
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::event::Event;
+use crate::event::{Event, Identity};
 use crate::forward::{Answer, Fetched, Forward, More, Readings, Stream};
 use crate::identities::IdentitySet;
 use crate::page::Page;
@@ -60,6 +63,9 @@ const LONGEST_STRIDE: u64 = 10;
 const PAGES_IN_MEMORY: u64 = 20;
 /// How many pages of its older neighbour a stride reads until it knows where that one began.
 const OVERLAP: u64 = 1;
+/// How much of a stride's first page is left to the next stride, as a divisor: so many events of it
+/// may be stamped newer than their place before the cut is.
+const LEFT: usize = 8;
 /// By how many pages a stride may outgrow its length before its newest pages are left to the next.
 const SLACK: u64 = 4;
 /// The sizes, in percent of the effective one, with which a stride is read again, so that page
@@ -68,6 +74,8 @@ const OTHER_SIZES: [u64; 4] = [93, 87, 79, 71];
 /// The most pages that one run asks for. Far beyond two weeks of events: a source that has more is
 /// lying.
 const MOST_PAGES: u64 = 20_000;
+/// The most events that are carried to later strides: of a list in no order at all it would be all.
+const MOST_CARRIED: usize = 10_000;
 /// How many pages in a row may bring nothing new. Arrivals push events on to the next page, but not
 /// this many pages of them.
 const MOST_STALE_PAGES: u32 = 50;
@@ -120,7 +128,8 @@ pub struct Figures {
 pub struct Stride {
     /// The new events, oldest first; events of one timestamp in the source's order.
     pub events: Vec<Event>,
-    /// No event that is still to come in this run is older than this; `None` if none is to come.
+    /// No event that is still to come in this run is older than this, if it stands no further than a
+    /// page from its place; `None` if none is to come.
     pub rest: Option<OffsetDateTime>,
     /// How many events the proof found missing in this walk so far, and of how many; `None` if this
     /// stride's succeeded or none was owed.
@@ -160,6 +169,8 @@ pub struct Walk<'a> {
     known_met: bool,
     /// Every event of the strides so far.
     seen: IdentitySet,
+    /// Events that were met behind older ones, and that belong to a later stride by their time.
+    carried: BTreeMap<Identity, Event>,
     /// How many events of the strides that are finished were never seen.
     unseen: u64,
     /// The oldest new event that was on a page left to a later stride.
@@ -188,7 +199,6 @@ struct Numbered {
     size: u64,
     /// Nobody had said that there is such a page.
     is_guess: bool,
-    newest: Option<OffsetDateTime>,
     oldest: Option<OffsetDateTime>,
     page: Page,
 }
@@ -229,6 +239,7 @@ impl<'a> Walk<'a> {
             known,
             known_met: false,
             seen: IdentitySet::default(),
+            carried: BTreeMap::new(),
             unseen: 0,
             oldest_left: None,
             cut: None,
@@ -407,9 +418,11 @@ impl<'a> Walk<'a> {
     ) -> Result<VecDeque<Numbered>, Error> {
         let mut window = VecDeque::new();
         let is_jump = reading.start > 1;
+        let mut order = Order::default();
         while let Some(numbered) = self.advance(&mut reading)? {
+            order.take_in(&numbered);
             if is_jump || window.len() as u64 >= limit {
-                check_order(&numbered)?;
+                order.check()?;
             }
             let is_past = self.is_past_cut(&mut reading, &numbered, &IdentitySet::default());
             window.push_back(numbered);
@@ -418,7 +431,6 @@ impl<'a> Walk<'a> {
             }
             while window.len() as u64 > limit && self.is_useful_without_first(&window) {
                 if let Some(first) = window.pop_front() {
-                    check_order(&first)?;
                     self.leave(&first.page);
                 }
             }
@@ -451,7 +463,7 @@ impl<'a> Walk<'a> {
 
     /// Whether a stride with these pages would deliver something and leave no gap to the last one.
     fn is_far_enough(&self, window: &VecDeque<Numbered>) -> bool {
-        let Some(new_cut) = window.front().and_then(|first| first.newest) else {
+        let Some(new_cut) = window.front().and_then(Numbered::cut) else {
             return false;
         };
         match self.cut {
@@ -463,7 +475,7 @@ impl<'a> Walk<'a> {
     }
 
     fn is_useful_without_first(&self, window: &VecDeque<Numbered>) -> bool {
-        let Some(new_cut) = window.get(1).and_then(|second| second.newest) else {
+        let Some(new_cut) = window.get(1).and_then(Numbered::cut) else {
             return false;
         };
         self.cut.is_none_or(|last_cut| new_cut > last_cut)
@@ -503,9 +515,14 @@ impl<'a> Walk<'a> {
 
     /// Makes a stride of its pages, after trying hard to find what is missing.
     fn prove(&mut self, window: VecDeque<Numbered>) -> Result<Stride, Error> {
-        let (start, start_size, total_at_start) =
-            window.front().map_or((1, self.size, None), |first| {
-                (first.number, first.size, first.page.total_count)
+        let (start, start_size, total_at_start, oldest) =
+            window.front().map_or((1, self.size, None, None), |first| {
+                (
+                    first.number,
+                    first.size,
+                    first.page.total_count,
+                    first.oldest,
+                )
             });
         if self.ahead.is_empty() {
             self.planned = (start, total_at_start);
@@ -513,53 +530,50 @@ impl<'a> Walk<'a> {
         let cut = window
             .front()
             .filter(|first| first.number > 1)
-            .and_then(|first| first.newest);
-        let is_whole = window.len() == 1 && window.iter().all(Numbered::is_whole_list);
-        let pages: Vec<_> = window.iter().collect();
+            .and_then(Numbered::cut);
         // One page that is not full is all there is, whatever the counts say.
-        let promised = if is_whole {
-            None
-        } else {
-            Numbered::promised(&pages, cut)
-        };
+        let is_whole = window.len() == 1 && window.iter().all(Numbered::is_whole_list);
         let mut found = Vec::new();
-        let mut arrivals = Arrivals::default();
+        let mut tally = Tally::new(cut);
         for numbered in window {
-            arrivals.answered(&numbered);
-            for event in numbered.page.events {
-                if !is_older(&event, cut) {
-                    continue;
-                }
-                if self.seen.insert(event.id.identity()) {
-                    arrivals.found(&event);
-                    found.push(event);
-                } else {
-                    self.figures.duplicates += 1;
-                }
+            tally.answered(&numbered);
+            for event in &numbered.page.events {
+                self.meet(event, Event::clone, &mut tally, &mut found)?;
             }
         }
-        let mut owed = promised.map(|promised| promised + arrivals.met());
+        for (identity, event) in std::mem::take(&mut self.carried) {
+            if !is_older(&event, cut) {
+                self.carried.insert(identity, event);
+            } else if self.seen.insert(identity) {
+                found.push(event);
+            }
+        }
+        let mut owed = tally.owed().filter(|_| !is_whole);
         let mut sizes = OTHER_SIZES
             .iter()
             .map(|percent| start_size * percent / 100)
             .filter(|&size| size > 0);
         let missing = loop {
-            // What an earlier stride did not find is missing from this one's number as well.
-            let have = self.seen.len() as u64 + self.unseen;
+            // What an earlier stride did not find, nor this one, is missing from the number as well.
+            let after_all = found.iter().filter(|event| is_older(event, self.cut));
+            let unseen = self.unseen.saturating_sub(after_all.count() as u64);
+            let have = self.seen.len() as u64 + unseen + self.behind(&tally);
             let Some(promised) = owed.filter(|&promised| promised > have) else {
+                self.unseen = unseen;
                 break None;
             };
             let Some(size) = sizes.next() else {
-                self.unseen += promised - have;
+                self.unseen = unseen + promised - have;
                 break Some(Missing {
                     unseen: self.unseen,
                     promised,
                 });
             };
             // A reading that finds nothing proves nothing.
-            owed = self
-                .read_again((start - 1) * start_size, size, cut, &mut found)?
-                .or(owed);
+            let again = self.read_again((start - 1) * start_size, size, cut, &mut found)?;
+            if again.owed().is_some() {
+                (owed, tally) = (again.owed(), again);
+            }
         };
         self.cut = cut;
         let mut events = found;
@@ -572,7 +586,7 @@ impl<'a> Walk<'a> {
         sort(&mut events);
         self.figures.found += events.len() as u64;
         self.look_ahead(cut.is_none());
-        let rest = cut.map(|cut| self.oldest_left.map_or(cut, |oldest| oldest.min(cut)));
+        let rest = cut.and_then(|_| [self.oldest_left, oldest].into_iter().flatten().min());
         Ok(Stride {
             events,
             rest,
@@ -603,7 +617,7 @@ impl<'a> Walk<'a> {
         size: u64,
         cut: Option<OffsetDateTime>,
         found: &mut Vec<Event>,
-    ) -> Result<Option<u64>, Error> {
+    ) -> Result<Tally, Error> {
         let mut reading = self.open(position / size + 1, size, More::Perhaps);
         let mut first = self.advance(&mut reading)?;
         if let Some(effective) = first
@@ -616,24 +630,58 @@ impl<'a> Walk<'a> {
             first = self.advance(&mut reading)?;
         }
         let own: IdentitySet = found.iter().map(|event| event.id.identity()).collect();
-        let mut promised = None;
-        let mut arrivals = Arrivals::default();
+        let mut tally = Tally::new(cut);
         while let Some(numbered) = first {
-            promised = promised.or_else(|| Numbered::promised(&[&numbered], cut));
-            arrivals.answered(&numbered);
+            tally.answered(&numbered);
+            let is_past = self.is_past_cut(&mut reading, &numbered, &own);
             for event in &numbered.page.events {
                 // The page around an event is not kept: only few events were missed.
-                if is_older(event, cut) && self.seen.insert(event.id.identity()) {
-                    arrivals.found(event);
-                    found.push(event.detached());
-                }
+                self.meet(event, Event::detached, &mut tally, found)?;
             }
-            if self.is_past_cut(&mut reading, &numbered, &own) {
+            if is_past {
                 break;
             }
             first = self.advance(&mut reading)?;
         }
-        Ok(promised.map(|promised| promised + arrivals.met()))
+        Ok(tally)
+    }
+
+    /// Takes in an event of a stride's page: it is found, or left to the next stride, or, if it stands
+    /// far from its place, carried to the stride of its time.
+    fn meet(
+        &mut self,
+        event: &Event,
+        keep: fn(&Event) -> Event,
+        tally: &mut Tally,
+        found: &mut Vec<Event>,
+    ) -> Result<(), Error> {
+        let identity = event.id.identity();
+        if is_older(event, tally.cut) {
+            tally.met_older = true;
+            if self.seen.insert(identity) {
+                tally.found(event);
+                found.push(keep(event));
+            } else {
+                self.figures.duplicates += 1;
+            }
+        } else if tally.is_astray() {
+            self.carried
+                .entry(identity)
+                .or_insert_with(|| event.detached());
+            if self.carried.len() > MOST_CARRIED {
+                return Err(broken(&format!(
+                    "more than {MOST_CARRIED} events are far from their place by time"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of the carried events stand behind the page that the tally goes by, which counts
+    /// them therefore.
+    fn behind(&self, tally: &Tally) -> u64 {
+        let is_behind = |identity: &&Identity| !tally.newer.contains(**identity);
+        self.carried.keys().filter(is_behind).count() as u64
     }
 
     fn open(&self, start: u64, size: u64, more: More) -> Reading<'a> {
@@ -769,13 +817,11 @@ impl Reading<'_> {
 
 impl Numbered {
     fn new(place: &Forward, page: Page) -> Self {
-        let times = || page.events.iter().map(|event| event.time);
         Self {
             number: place.number,
             size: place.effective_size(&page),
             is_guess: place.more == More::Perhaps,
-            newest: times().max(),
-            oldest: times().min(),
+            oldest: page.events.iter().map(|event| event.time).min(),
             page,
         }
     }
@@ -790,64 +836,100 @@ impl Numbered {
         self.number == 1 && self.page.next.is_none() && self.is_short()
     }
 
-    /// How many distinct events older than the cut there are in the whole list, by the counts of
-    /// the first of these pages that holds one: all events, less those on the pages before it, less
-    /// those at or after the cut on the page itself. Every later page holds older events only.
-    /// `None` if the answer has no counts.
-    fn promised(pages: &[&Self], cut: Option<OffsetDateTime>) -> Option<u64> {
-        let is_older = |event: &Event| is_older(event, cut);
-        let first = pages
-            .iter()
-            .find(|numbered| numbered.page.events.iter().any(is_older))?;
-        let newer = first
-            .page
-            .events
-            .iter()
-            .filter(|event| !is_older(event))
-            .count() as u64;
-        let before = (first.number - 1)
-            .saturating_mul(first.size)
-            .saturating_add(newer);
-        Some(first.page.total_count?.saturating_sub(before))
+    /// Where a stride that begins with this page is cut: at its newest event, but for those that
+    /// may be stamped newer than their place.
+    fn cut(&self) -> Option<OffsetDateTime> {
+        let mut times: Vec<_> = self.page.events.iter().map(|event| event.time).collect();
+        let place = times
+            .len()
+            .checked_sub(1)?
+            .saturating_sub(times.len().div_ceil(LEFT));
+        Some(*times.select_nth_unstable(place).1)
     }
 }
 
-/// How many of the events that a reading has found may have come after its first answer, so that
-/// they must not stand in for those which that answer counts: no more than the list has grown by
-/// since, and only events as new as that answer, on later pages.
-///
-/// Hardly ever any: arrivals are the newest, and stay behind a reading, unless more than a page of
-/// them comes between two requests, or other events are stamped as new as they are.
+/// What the answers of a reading say of how many events a stride should find.
 #[derive(Default)]
-struct Arrivals {
-    /// The first answer's time and `total_count`.
-    first: Option<(Option<OffsetDateTime>, Option<u64>)>,
-    is_first: bool,
+struct Tally {
+    cut: Option<OffsetDateTime>,
+    /// By the first page that holds an event older than the cut: how many events there are in the
+    /// whole list, less those on the pages before it, less those on itself that are not older.
+    promised: Option<u64>,
+    /// The number of that page, and of the page that was taken in last.
+    measure: Option<u64>,
+    page: u64,
+    /// The events up to and on that page that are not older than the cut.
+    newer: IdentitySet,
+    /// Whether an event older than the cut was met.
+    met_older: bool,
+    /// The first answer's number, time and `total_count`.
+    first: Option<(u64, Option<OffsetDateTime>, Option<u64>)>,
+    /// By how many events the list has grown since.
     grown: u64,
+    /// How many of the events found on later pages may have come since.
     new: u64,
 }
 
-impl Arrivals {
-    /// Takes in a page's counts.
-    fn answered(&mut self, numbered: &Numbered) {
-        let page = &numbered.page;
-        self.is_first = self.first.is_none();
-        let (_, then) = self.first.get_or_insert((page.date, page.total_count));
-        if let (Some(now), Some(then)) = (page.total_count, *then) {
-            self.grown = self.grown.max(now.saturating_sub(then));
+impl Tally {
+    fn new(cut: Option<OffsetDateTime>) -> Self {
+        Self {
+            cut,
+            ..Self::default()
         }
     }
 
-    /// Takes in an event of that page that was not known.
+    /// Takes in a page, before its events are.
+    fn answered(&mut self, numbered: &Numbered) {
+        let (page, number) = (&numbered.page, numbered.number);
+        self.page = number;
+        let first = (number, page.date, page.total_count);
+        let &mut (_, _, then) = self.first.get_or_insert(first);
+        if let (Some(now), Some(then)) = (page.total_count, then) {
+            self.grown = self.grown.max(now.saturating_sub(then));
+        }
+        if self.measure.is_some() {
+            return;
+        }
+        let mut before = (number - 1).saturating_mul(numbered.size);
+        for event in &page.events {
+            if is_older(event, self.cut) {
+                self.measure = Some(number);
+            } else {
+                self.newer.insert(event.id.identity());
+                before += 1;
+            }
+        }
+        if self.measure.is_some() {
+            self.promised = page.total_count.map(|total| total.saturating_sub(before));
+        }
+    }
+
+    /// Takes in an event of that page that is older than the cut and was not known.
     fn found(&mut self, event: &Event) {
-        let date = self.first.and_then(|first| first.0);
-        if !self.is_first && date.is_some_and(|date| event.time >= date) {
+        if let Some((first, Some(date), _)) = self.first
+            && self.page > first
+            && event.time >= date
+        {
             self.new += 1;
         }
     }
 
-    fn met(&self) -> u64 {
-        self.grown.min(self.new)
+    /// Whether an event of that page that is not older than the cut stands behind an older one, and
+    /// no arrivals can have pushed it there.
+    fn is_astray(&self) -> bool {
+        self.met_older && (self.measure == Some(self.page) || self.grown == 0)
+    }
+
+    /// How many events the strides up to this one should have found, or met astray; `None` if there
+    /// are no counts.
+    ///
+    /// What may have come after the first answer must not stand in for what that answer counts: no
+    /// more than the list has grown by since, and only events as new as that answer, on later pages.
+    /// Hardly ever any: arrivals are the newest, and stay behind a reading, unless more than a page
+    /// of them comes between two requests, or other events are stamped as new as they are.
+    fn owed(&self) -> Option<u64> {
+        self.promised
+            .map(|promised| promised + self.grown.min(self.new))
     }
 }
 
@@ -867,20 +949,28 @@ fn is_older(event: &Event, cut: Option<OffsetDateTime>) -> bool {
     cut.is_none_or(|cut| event.time < cut)
 }
 
-/// Refuses a page whose events are mostly oldest first: of a list in that order, a walk of several
-/// strides would deliver the newest first and lose its place. A few events out of order are none of
-/// our business.
-fn check_order(numbered: &Numbered) -> Result<(), Error> {
-    let pairs = || numbered.page.events.windows(2);
-    let rising = pairs().filter(|pair| pair[0].time < pair[1].time).count();
-    let falling = pairs().filter(|pair| pair[0].time > pair[1].time).count();
-    if rising > falling {
-        return Err(broken(&format!(
-            "the events on page {} are oldest first, not newest first",
-            numbered.number
-        )));
+/// In which order the events of a reading come, by neighbours that differ.
+#[derive(Default)]
+struct Order {
+    rising: usize,
+    falling: usize,
+}
+
+impl Order {
+    fn take_in(&mut self, numbered: &Numbered) {
+        let pairs = || numbered.page.events.windows(2);
+        self.rising += pairs().filter(|pair| pair[0].time < pair[1].time).count();
+        self.falling += pairs().filter(|pair| pair[0].time > pair[1].time).count();
     }
-    Ok(())
+
+    /// Refuses events that are nearly all oldest first: a walk of several strides would deliver the
+    /// newest first. A few that are out of order are none of our business.
+    fn check(&self) -> Result<(), Error> {
+        if self.rising > 4 * self.falling + 8 {
+            return Err(broken("its events are oldest first, not newest first"));
+        }
+        Ok(())
+    }
 }
 
 /// The source breaks its contract.
