@@ -511,6 +511,15 @@ mod tests {
         assert!(Checkpoint::parse(good.as_bytes(), ENDPOINT).is_ok());
         let same = good.replace("https://app.terraform.io", "HTTPS://APP.terraform.io:443/");
         assert!(Checkpoint::parse(same.as_bytes(), ENDPOINT).is_ok());
+        let at_the_boundary = good.replace(
+            r#""boundary_ids":{"#,
+            r#""boundary_ids":{"2026-01-02T02:50:01.000Z":["b"],"#,
+        );
+        let known = Checkpoint::parse(at_the_boundary.as_bytes(), ENDPOINT)
+            .unwrap()
+            .known();
+        assert_eq!(known.len(), 2);
+        assert!(known.contains(EventId::new("b").identity()));
         let faults = [
             (r#""version":1"#, r#""version":2"#, "version 2"),
             (r#""version":1,"#, "", "missing field `version`"),

@@ -239,6 +239,8 @@ mod tests {
         let identities: std::collections::HashSet<_> =
             ids.map(|id| EventId::new(id).identity()).into();
         assert_eq!(identities.len(), ids.len());
+        let hashed = EventId::new("ae-123").identity();
+        assert!(hashed >> 64 != 0 && hashed << 64 != 0);
     }
 
     #[test]
@@ -256,6 +258,9 @@ mod tests {
         };
         let odd = r#"{ "a" : 1.50, "b":"\" \\" }"#;
         assert_eq!(line(odd), odd);
+        let page = Arc::new(format!("[\n{odd}\n]").into());
+        let among_lines = Event::new(&page, 2..2 + odd.len(), EventId::new("x"), time);
+        assert_eq!(among_lines.line(), odd);
         let pretty =
             "{\r\n\t\"z\": 12345678901234567890,\n  \"a b\": \"\\\\\\\" {\", \"n\": -0.10e+2\n}";
         assert_eq!(

@@ -556,14 +556,49 @@ mod tests {
         let cases = [
             (Format::Ndjson, "/", "/"),
             (Format::SplunkHec, "/", "/services/collector/event"),
-            (Format::SplunkHec, "/custom", "/custom"),
+            (Format::SplunkHec, "/x", "/x"),
             (Format::Loki, "/", "/loki/api/v1/push"),
+            (Format::Loki, "/x", "/x"),
             (Format::Elasticsearch, "/", "/_bulk"),
             (Format::Elasticsearch, "/logs-a-b", "/logs-a-b/_bulk"),
             (Format::Elasticsearch, "/logs-a-b/_bulk", "/logs-a-b/_bulk"),
         ];
         for (format, given, path) in cases {
             assert_eq!(format.path(given), path);
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_body_and_where_health_is_told() {
+        for (_, format) in FORMATS {
+            let is_lines = matches!(format, Format::Ndjson | Format::Elasticsearch);
+            let expected = if is_lines {
+                "application/x-ndjson"
+            } else {
+                "application/json"
+            };
+            assert_eq!(format.content_type(), expected);
+        }
+        let cases = [
+            (
+                Format::SplunkHec,
+                "/services/collector/event",
+                Some("/services/collector/health"),
+            ),
+            (
+                Format::SplunkHec,
+                "/a/services/collector",
+                Some("/a/services/collector/health"),
+            ),
+            (Format::SplunkHec, "/x", None),
+            (Format::Elasticsearch, "/_bulk", Some("/")),
+            (Format::Elasticsearch, "/a/logs-a-b/_bulk", Some("/a/")),
+            (Format::Loki, "/a/loki/api/v1/push", Some("/a/ready")),
+            (Format::Loki, "/x", None),
+            (Format::Ndjson, "/", None),
+        ];
+        for (format, path, health) in cases {
+            assert_eq!(format.health(path).as_deref(), health);
         }
     }
 
@@ -617,8 +652,33 @@ mod tests {
     }
 
     #[test]
+    fn what_to_do_is_said() {
+        let says = |format: Format, status, body: &str, remedy| {
+            let verdict = format.judge("there", status, Some(body.as_bytes()), "", 2);
+            let said = format!("{verdict:?}");
+            assert!(said.contains("there: answered"), "{said}");
+            assert!(said.contains(remedy), "{said}");
+        };
+        says(Format::Ndjson, 302, "", "redirects are not followed");
+        says(Format::Ndjson, 401, "", CREDENTIAL);
+        says(Format::Ndjson, 404, "", "is the address right?");
+        says(Format::SplunkHec, 200, r#"{"code":17}"#, "only code 0");
+        says(Format::SplunkHec, 403, r#"{"code":4}"#, CREDENTIAL);
+        let hint = |status, body: &[u8]| {
+            let verdict = Format::Loki.judge("", status, Some(body), "", 2);
+            format!("{verdict:?}").contains("--since")
+        };
+        assert!(hint(400, b"entry has timestamp too old: 2026"));
+        assert!(!hint(400, b"entry has no labels"));
+        assert!(!hint(500, b"entry has timestamp too old: 2026"));
+    }
+
+    #[test]
     fn splunk_is_judged_by_its_code() {
         let cases = [
+            (200, r#"{"text":"Invalid data format","code":6}"#, 'e'),
+            (400, r#"{"text":"Invalid authorization","code":3}"#, 'r'),
+            (500, r#"{"text":"Event field is required","code":12}"#, 'e'),
             (200, r#"{"text":"Success","code":0}"#, 'a'),
             (200, "ok", 'r'),
             (200, r#"{"text":"Success","code":17}"#, 'r'),

@@ -125,13 +125,30 @@ mod tests {
             [n, n << 100, n << 64 | n, high << 64 | low]
         });
         let (mut set, mut model) = (IdentitySet::default(), HashSet::new());
+        assert!(set.is_empty());
         for number in numbers {
             assert_eq!(set.contains(number), model.contains(&number));
             assert_eq!(set.insert(number), model.insert(number));
             assert!(set.contains(number) && !set.insert(number));
         }
         assert_eq!(set.len(), model.len());
+        assert!(!set.is_empty());
         let same: IdentitySet = model.iter().copied().collect();
         assert_eq!(same.len(), model.len());
+    }
+
+    /// Whatever the identities differ in, they are spread over the parts' tables: by the last bits
+    /// of their hashes, and over the parts by those of their own.
+    #[test]
+    fn it_spreads() {
+        let keys = Keys([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
+        for shift in [0, 20, 52, 64, 84, 116] {
+            let hashes = (0..4096_u128).map(|n| keys.hash_one(n << shift));
+            let places: HashSet<_> = hashes.map(|hash| hash % 4096).collect();
+            // Thrown at random it would be 4096 * (1 - 1/e) = 2589.
+            assert!(places.len() > 1_000, "{} of {shift}", places.len());
+        }
+        let parts: HashSet<_> = (0..256).map(part_of).collect();
+        assert_eq!(parts.len(), PARTS);
     }
 }

@@ -338,8 +338,10 @@ mod tests {
             parse(format!(r#"{{"data":[{data}],"pagination":{{}}}}"#).into())
         };
         let nested = |levels: usize| {
-            let text = format!("{}\"]]\\\"{{{{\"{}", "[".repeat(levels), "]".repeat(levels));
-            page(&[event("a", &format!(r#","x":{text}"#))])
+            // What stands in the string counts for nothing, and what is closed for no more.
+            let middle = format!(r#"["]]\"{}"{}]"#, "{".repeat(200), ",[]".repeat(200));
+            let (open, close) = ("[".repeat(levels - 2), "]".repeat(levels - 2));
+            page(&[event("a", &format!(r#","x":{open}{middle}{close}"#))])
         };
         assert!(nested(DEEPEST - 1).is_ok());
         assert!(nested(DEEPEST).unwrap_err().fault.contains("nested deeper"));
@@ -348,6 +350,8 @@ mod tests {
 
         let long = "x".repeat(LONGEST_ID + 1);
         assert!(page(&[event(&long[1..], "")]).is_ok());
+        // An escape is for serde to read.
+        assert!(page(&[event(&format!("{}\\u0061", &long[2..]), "")]).is_ok());
         let fault = page(&[event("a", ""), event(&long, "")]).unwrap_err().fault;
         assert!(fault.contains("event 2 of the page has an id of more than"));
 
@@ -369,6 +373,8 @@ mod tests {
                 .truncated
         );
         assert!(parse(Vec::new()).unwrap_err().truncated);
+        assert!(parse(b"{\"data\":[\"\xc3".to_vec()).unwrap_err().truncated);
+        assert!(!parse(b"{\"data\":[\"\xff".to_vec()).unwrap_err().truncated);
         assert!(!parse(b"nonsense".to_vec()).unwrap_err().truncated);
     }
 

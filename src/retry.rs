@@ -263,6 +263,8 @@ mod tests {
             always(named(3 * SECOND), patience(2, None)).1,
             [3 * SECOND, 3 * SECOND]
         );
+        let longest = always(named(900 * SECOND), patience(1, None)).1;
+        assert_eq!(longest, [900 * SECOND]);
         let (result, slept, _) = always(named(86_400 * SECOND), patience(2, None));
         assert!(matches!(result, Err(GaveUp::Failed { why, .. }) if why.contains("86400 s")));
         assert!(slept.is_empty());

@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn valid_values_are_taken() {
-        let deepest = "[".repeat(64) + &"]".repeat(64);
+        let deepest = "[".repeat(65) + &"]".repeat(65);
         let values = [
             r#""""#,
             r#""plain, and longer than eight bytes""#,
@@ -378,10 +378,14 @@ mod tests {
         let whole = |data: &str| format!(r#"{{"data":[{data}],"pagination":{{}}}}"#);
         assert!(page(&whole(good)).is_some());
         assert!(page(&whole("")).is_some());
+        let two = whole(&format!("{good} , {good}"));
+        let places = page(&two).unwrap().0.into_iter().map(|found| found.0);
+        assert!(places.map(|place| &two[place]).eq([good, good]));
         let texts = [
             whole(&good.replace("\"id\"", r#""\u0069d""#)),
             whole(&good.replace("\"a\"", r#""\u0061""#)),
             whole(&good.replace("\"a\"", r#""a","id":"b""#)),
+            whole(&good.replace('{', r#"{"timestamp":"2026-01-02T03:04:05Z","#)),
             whole(&good.replace("\"a\"", "\"\"")),
             whole(&good.replace("\"a\"", "7")),
             whole(&good.replace("2026", "year")),
