@@ -370,3 +370,205 @@ impl Worker {
         let _ = self.permits.send(pages);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread::ThreadId;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    /// A list of some pages. It tells of each request, and answers when it is let.
+    struct Pages {
+        count: u64,
+        asked: Sender<(u64, ThreadId)>,
+        let_go: Mutex<Receiver<()>>,
+    }
+
+    impl Source for Pages {
+        fn page(&self, request: &PageRequest, _: Duration) -> Result<Page, Failure<SourceError>> {
+            let number = request.number;
+            self.asked.send((number, thread::current().id())).unwrap();
+            let let_go = self.let_go.lock().unwrap();
+            let_go.recv().expect("let go by the test");
+            Ok(Page {
+                next: (number < self.count).then_some(number + 1),
+                size: Some(1),
+                ..Page::default()
+            })
+        }
+    }
+
+    type Bench = (Threads, Receiver<(u64, ThreadId)>, Sender<()>);
+
+    fn threads(count: u64) -> Bench {
+        let (asked, all_asked) = channel();
+        let (go, let_go) = channel();
+        let source = Pages {
+            count,
+            asked,
+            let_go: Mutex::new(let_go),
+        };
+        let patience = Patience {
+            timeout: Duration::from_secs(30),
+            retries: 0,
+            deadline: None,
+        };
+        (
+            Threads::new(source, SystemClock::start(), patience),
+            all_asked,
+            go,
+        )
+    }
+
+    fn from_the_first() -> Forward {
+        Forward {
+            since: None,
+            number: 1,
+            size: 1,
+            effective: 1,
+            more: More::Perhaps,
+        }
+    }
+
+    /// What was asked for in all, when all threads have ended: with them goes the source.
+    fn all(asked: &Receiver<(u64, ThreadId)>) -> Vec<u64> {
+        asked.iter().map(|(number, _)| number).collect()
+    }
+
+    fn next_number(stream: &mut dyn Stream) -> Option<u64> {
+        stream.next().map(|fetched| fetched.place.number)
+    }
+
+    #[test]
+    fn no_more_is_read_ahead_than_is_permitted() {
+        let (threads, asked, go) = threads(9);
+        (0..9).for_each(|_| go.send(()).unwrap());
+        let mut stream = threads.open(from_the_first());
+        stream.read_ahead(2);
+        assert_eq!(next_number(&mut *stream), Some(1));
+        stream.read_ahead(1);
+        assert_eq!(next_number(&mut *stream), Some(2));
+        assert_eq!(next_number(&mut *stream), Some(3));
+        // What is not permitted is read when it is waited for.
+        assert_eq!(next_number(&mut *stream), Some(4));
+        drop(stream);
+        drop(threads);
+        assert_eq!(all(&asked), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn only_what_reads_ahead_takes_a_thread() {
+        let (threads, asked, go) = threads(2);
+        (0..2).for_each(|_| go.send(()).unwrap());
+        let mut stream = threads.open(from_the_first());
+        assert_eq!(next_number(&mut *stream), Some(1));
+        stream.read_ahead(1);
+        assert_eq!(next_number(&mut *stream), Some(2));
+        let (first, second) = (asked.recv().unwrap().1, asked.recv().unwrap().1);
+        assert_eq!(first, thread::current().id());
+        assert_ne!(second, first);
+    }
+
+    #[test]
+    fn a_reading_ends_with_the_list() {
+        let (threads, asked, go) = threads(2);
+        (0..2).for_each(|_| go.send(()).unwrap());
+        let mut stream = threads.open(from_the_first());
+        stream.read_ahead(5);
+        assert_eq!(next_number(&mut *stream), Some(1));
+        assert_eq!(next_number(&mut *stream), Some(2));
+        assert_eq!(next_number(&mut *stream), None);
+        drop(stream);
+        drop(threads);
+        assert_eq!(all(&asked), [1, 2]);
+    }
+
+    #[test]
+    fn a_reading_that_nobody_wants_any_more_ends() {
+        let (threads, asked, go) = threads(9);
+        let mut stream = threads.open(from_the_first());
+        stream.read_ahead(5);
+        let (in_the_middle, _) = asked.recv().unwrap();
+        drop(stream);
+        drop(threads);
+        go.send(()).unwrap();
+        drop(go);
+        assert_eq!((in_the_middle, all(&asked)), (1, vec![]));
+    }
+
+    /// A thread that breaks off is no end of the list.
+    #[test]
+    fn a_thread_that_breaks_off_is_an_error() {
+        let (threads, _asked, go) = threads(9);
+        drop(go);
+        let mut stream = threads.open(from_the_first());
+        stream.read_ahead(5);
+        let answer = stream.next().unwrap().answer;
+        assert!(
+            matches!(answer, Err(Error::Source(SourceError::Failed(fault))) if fault.contains("broke off"))
+        );
+    }
+
+    #[test]
+    fn a_page_says_whether_there_is_another() {
+        let page = |next, events, size| Page {
+            next,
+            events: vec![event(); events],
+            size,
+            ..Page::default()
+        };
+        let follow = |page: &Page| {
+            let mut forward = Forward {
+                number: 3,
+                size: 2,
+                effective: 2,
+                ..from_the_first()
+            };
+            forward.follow(page);
+            (forward.more, forward.number, forward.effective)
+        };
+        let cases = [
+            (page(Some(4), 2, None), (More::Announced, 4, 2)),
+            // A size that nobody told is that of a page with a successor.
+            (page(Some(4), 1, None), (More::Announced, 4, 1)),
+            (page(Some(4), 0, None), (More::Announced, 4, 2)),
+            (page(Some(4), 2, Some(5)), (More::Announced, 4, 5)),
+            (page(None, 2, None), (More::Perhaps, 4, 2)),
+            (page(None, 1, None), (More::No, 4, 2)),
+            (page(None, 2, Some(5)), (More::No, 4, 5)),
+            (page(Some(3), 1, None), (More::No, 4, 1)),
+        ];
+        for (page, expected) in cases {
+            assert_eq!(follow(&page), expected, "{page:?}");
+        }
+    }
+
+    fn event() -> crate::event::Event {
+        let id = crate::event::EventId::new("a");
+        let page = Arc::new("{}".into());
+        crate::event::Event::new(&page, 0..2, id, OffsetDateTime::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn only_an_empty_page_within_the_list_is_a_hole() {
+        let empty = |next, total_pages| Page {
+            next,
+            total_pages,
+            ..Page::default()
+        };
+        assert!(is_hole(&empty(None, None), 3));
+        assert!(is_hole(&empty(None, Some(3)), 3));
+        assert!(is_hole(&empty(None, Some(0)), 3));
+        assert!(!is_hole(&empty(None, Some(2)), 3));
+        assert!(!is_hole(&empty(Some(4), None), 3));
+        let events = vec![event()];
+        assert!(!is_hole(
+            &Page {
+                events,
+                ..Page::default()
+            },
+            3
+        ));
+    }
+}

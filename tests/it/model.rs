@@ -207,6 +207,10 @@ struct World {
     listed: Vec<Listed>,
     next_id: u64,
     requests: usize,
+    /// Until when the source has asked to be left alone.
+    quiet_until: Duration,
+    /// What no client may do, if this one did.
+    fault: Option<String>,
     run: Run,
     /// Whether the counts are true and nothing happens that a count could mistake for a gap.
     announces_nothing: bool,
@@ -294,11 +298,12 @@ impl World {
     }
 
     /// How long the source asks to be left alone, if it does.
-    fn pause(&mut self) -> Option<Duration> {
+    fn pause(&mut self, now: Duration) -> Option<Duration> {
         let failure = self.run.percent.failure;
-        self.dice
-            .percent(failure / 2)
-            .then(|| Duration::from_millis(self.dice.roll(4000)))
+        let is_asked = self.dice.percent(failure / 2);
+        let pause = is_asked.then(|| Duration::from_millis(self.dice.roll(4000)))?;
+        self.quiet_until = self.quiet_until.max(now + pause);
+        Some(pause)
     }
 
     fn answer(&mut self, request: &PageRequest, now: i64) -> Page {
@@ -399,9 +404,12 @@ struct ModelSource<'a> {
 impl Source for ModelSource<'_> {
     fn page(&self, request: &PageRequest, _: Duration) -> Result<Page, Failure<SourceError>> {
         self.executioner.at(Place::Request);
-        self.clock.sleep(Duration::from_millis(300));
         let mut world = self.world.borrow_mut();
-        let now = self.clock.seconds();
+        if self.clock.elapsed() < world.quiet_until && world.run.max_time.is_none() {
+            world.fault = Some("it asked during a pause".to_owned());
+        }
+        self.clock.sleep(Duration::from_millis(300));
+        let (now, elapsed) = (self.clock.seconds(), self.clock.elapsed());
         world.requests += 1;
         if world.requests > MOST_REQUESTS {
             return Err(Failure::lasting(SourceError::Failed(
@@ -412,12 +420,11 @@ impl Source for ModelSource<'_> {
         let percent = world.run.percent;
         if world.dice.percent(percent.failure) {
             return Err(Failure {
-                wait: world.pause(),
+                wait: world.pause(elapsed),
                 ..Failure::passing(SourceError::Failed("503".to_owned()))
             });
         }
         let mut page = world.answer(request, now);
-        page.pause = world.pause();
         if page.events.is_empty() && request.number > 1 && world.manners.denies_past_end {
             return Err(Failure::lasting(SourceError::NoSuchPage("404".to_owned())));
         }
@@ -430,6 +437,7 @@ impl Source for ModelSource<'_> {
                 ..Page::default()
             });
         }
+        page.pause = world.pause(elapsed);
         Ok(page)
     }
 }
@@ -774,6 +782,8 @@ fn check(manners: &Manners, runs: &[Run], seed: u64) -> Result<(), String> {
         listed: Vec::new(),
         next_id: 0,
         requests: 0,
+        quiet_until: Duration::ZERO,
+        fault: None,
         run: runs[0].clone(),
         announces_nothing: manners.counts == Counts::True
             && !manners.shuffles_ties
@@ -831,6 +841,7 @@ fn prepare(world: &RefCell<World>, clock: &ModelClock, run: &Run) {
     }
     world.run = run.clone();
     world.requests = 0;
+    world.quiet_until = Duration::ZERO;
 }
 
 /// Drives the program through a run; `None` if it was killed.
@@ -974,6 +985,9 @@ fn one_run(
             "it does not end: {} events listed",
             world.listed.len()
         )));
+    }
+    if let Some(fault) = &world.fault {
+        return Err(what(fault.clone()));
     }
     let most = world.most_requests(run);
     if world.requests > most {
