@@ -170,7 +170,7 @@ pub struct Walk<'a> {
     /// Every event of the strides so far.
     seen: IdentitySet,
     /// Events that were met behind older ones, and that belong to a later stride by their time.
-    carried: BTreeMap<Identity, Event>,
+    carried: BTreeMap<Identity, Carried>,
     /// How many events of the strides that are finished were never seen.
     unseen: u64,
     /// The oldest new event that was on a page left to a later stride.
@@ -190,6 +190,14 @@ pub struct Walk<'a> {
     total: Option<u64>,
     server_time: OffsetDateTime,
     figures: Figures,
+}
+
+/// An event that waits for the stride of its time.
+struct Carried {
+    event: Event,
+    /// Whether it stands where it was met, so that the promise of a stride that starts before counts
+    /// it; else arrivals may have pushed it there.
+    is_placed: bool,
 }
 
 /// A page with its place.
@@ -541,11 +549,14 @@ impl<'a> Walk<'a> {
                 self.meet(event, Event::clone, &mut tally, &mut found)?;
             }
         }
-        for (identity, event) in std::mem::take(&mut self.carried) {
-            if !is_older(&event, cut) {
-                self.carried.insert(identity, event);
+        // It may have come after the answers of this reading, that is, not be promised by them.
+        let mut unplaced = 0;
+        for (identity, carried) in std::mem::take(&mut self.carried) {
+            if !is_older(&carried.event, cut) {
+                self.carried.insert(identity, carried);
             } else if self.seen.insert(identity) {
-                found.push(event);
+                unplaced += u64::from(!carried.is_placed);
+                found.push(carried.event);
             }
         }
         let mut owed = tally.owed().filter(|_| !is_whole);
@@ -557,7 +568,7 @@ impl<'a> Walk<'a> {
             // What an earlier stride did not find, nor this one, is missing from the number as well.
             let after_all = found.iter().filter(|event| is_older(event, self.cut));
             let unseen = self.unseen.saturating_sub(after_all.count() as u64);
-            let have = self.seen.len() as u64 + unseen + self.behind(&tally);
+            let have = self.seen.len() as u64 + unseen + self.behind(&tally) - unplaced;
             let Some(promised) = owed.filter(|&promised| promised > have) else {
                 self.unseen = unseen;
                 break None;
@@ -572,7 +583,7 @@ impl<'a> Walk<'a> {
             // A reading that finds nothing proves nothing.
             let again = self.read_again((start - 1) * start_size, size, cut, &mut found)?;
             if again.owed().is_some() {
-                (owed, tally) = (again.owed(), again);
+                (owed, tally, unplaced) = (again.owed(), again, 0);
             }
         };
         self.cut = cut;
@@ -664,10 +675,12 @@ impl<'a> Walk<'a> {
             } else {
                 self.figures.duplicates += 1;
             }
-        } else if tally.is_astray() {
-            self.carried
-                .entry(identity)
-                .or_insert_with(|| event.detached());
+        } else if tally.met_older {
+            let carried = self.carried.entry(identity).or_insert_with(|| Carried {
+                event: event.detached(),
+                is_placed: false,
+            });
+            carried.is_placed |= tally.is_placed();
             if self.carried.len() > MOST_CARRIED {
                 return Err(broken(&format!(
                     "more than {MOST_CARRIED} events are far from their place by time"
@@ -680,8 +693,10 @@ impl<'a> Walk<'a> {
     /// How many of the carried events stand behind the page that the tally goes by, which counts
     /// them therefore.
     fn behind(&self, tally: &Tally) -> u64 {
-        let is_behind = |identity: &&Identity| !tally.newer.contains(**identity);
-        self.carried.keys().filter(is_behind).count() as u64
+        let is_behind = |(identity, carried): &(&Identity, &Carried)| {
+            carried.is_placed && !tally.newer.contains(**identity)
+        };
+        self.carried.iter().filter(is_behind).count() as u64
     }
 
     fn open(&self, start: u64, size: u64, more: More) -> Reading<'a> {
@@ -914,10 +929,9 @@ impl Tally {
         }
     }
 
-    /// Whether an event of that page that is not older than the cut stands behind an older one, and
-    /// no arrivals can have pushed it there.
-    fn is_astray(&self) -> bool {
-        self.met_older && (self.measure == Some(self.page) || self.grown == 0)
+    /// Whether no arrivals can have pushed an event of that page behind an older one.
+    fn is_placed(&self) -> bool {
+        self.measure == Some(self.page) || self.grown == 0
     }
 
     /// How many events the strides up to this one should have found, or met astray; `None` if there

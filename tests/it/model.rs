@@ -665,31 +665,27 @@ impl Ledger {
             || manners.order == Order::ByArrival && event.visible - event.time > SMALLEST_OVERLAP
     }
 
-    /// How many events may be missing: none, unless ties that change their order hide some, or
-    /// arrivals push one about that is far from its place. That has to be said, if there are counts
-    /// that tell of it.
+    /// How many events may be missing: none, unless ties that change their order hide some. That has
+    /// to be said, if there are counts that tell of it.
     fn excuses(manners: &Manners, announced: u64) -> u64 {
-        let tells = matches!(
-            manners.counts,
-            Counts::True | Counts::More(_) | Counts::WithoutSince
-        );
-        match (manners.order, manners.shuffles_ties, tells) {
-            (Order::ByArrival, ..) | (_, true, true) => announced,
-            (_, true, false) => u64::MAX,
-            (_, false, _) => 0,
+        match manners.counts {
+            _ if !manners.shuffles_ties => 0,
+            Counts::True | Counts::More(_) | Counts::WithoutSince => announced,
+            Counts::Absent | Counts::Less(_) | Counts::Lag(_) => u64::MAX,
         }
     }
 
     /// Nothing is missing that should have been delivered, but for what was announced.
     fn has_all(&self, world: &World, is_due: impl Fn(&Listed) -> bool) -> Result<(), String> {
+        let manners = &world.manners;
         let is_lost = |event: &&Listed| {
             is_due(event)
                 && !self.arrived.contains_key(&event.id)
-                && !self.is_too_late(event, &world.manners)
+                && !self.is_too_late(event, manners)
         };
         let lost = || world.listed.iter().filter(is_lost);
         let announced = self.announced_in_all;
-        if lost().count() as u64 <= Self::excuses(&world.manners, announced) {
+        if lost().count() as u64 <= Self::excuses(manners, announced) {
             return Ok(());
         }
         let lost: Vec<_> = lost().map(|lost| (lost.id, lost.time)).collect();
@@ -799,7 +795,7 @@ fn check(manners: &Manners, runs: &[Run], seed: u64) -> Result<(), String> {
             && !manners.shuffles_ties
             && runs.iter().all(|run| {
                 let percent = run.percent;
-                // An event that is out of place may have been pushed there.
+                // For all that is known, they may have pushed it there.
                 let arrivals = percent.arrival + percent.burst + percent.future;
                 percent.late + percent.retention == 0
                     && (manners.order == Order::ByTime || arrivals == 0)
