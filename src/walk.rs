@@ -222,7 +222,6 @@ struct Reading<'a> {
     at_hand: Option<Numbered>,
     has_ended: bool,
     seen: IdentitySet,
-    oldest: Option<OffsetDateTime>,
     stale: u32,
     /// How many events in a row, up to the last one read, belong to earlier strides.
     trailing: u64,
@@ -724,7 +723,6 @@ impl<'a> Walk<'a> {
             at_hand: None,
             has_ended: false,
             seen: IdentitySet::default(),
-            oldest: None,
             stale: 0,
             trailing: 0,
         }
@@ -740,20 +738,14 @@ impl<'a> Walk<'a> {
             },
         };
         let mut has_new = false;
-        let fresh = numbered.page.events.iter().filter(|event| {
-            let is_new = reading.seen.insert(event.id.identity());
-            has_new |= is_new;
-            is_new && reading.oldest.is_none_or(|oldest| event.time <= oldest)
-        });
-        let fresh = fresh.count();
-        if fresh == 0 && numbered.is_guess {
-            // Nothing older than what is known: the end. What is new on it all the same counts.
-            reading.has_ended = true;
-            if !has_new {
-                return Ok(None);
-            }
+        for event in &numbered.page.events {
+            has_new |= reading.seen.insert(event.id.identity());
         }
-        reading.stale = if fresh == 0 { reading.stale + 1 } else { 0 };
+        if !has_new && numbered.is_guess {
+            reading.has_ended = true;
+            return Ok(None);
+        }
+        reading.stale = if has_new { 0 } else { reading.stale + 1 };
         let number = numbered.number;
         if reading.stale > MOST_STALE_PAGES {
             return Err(broken(&format!(
@@ -765,10 +757,6 @@ impl<'a> Walk<'a> {
                 "next_page of page {number} is {next}: it does not increase"
             )));
         }
-        reading.oldest = [reading.oldest, numbered.oldest]
-            .into_iter()
-            .flatten()
-            .min();
         Ok(Some(numbered))
     }
 
