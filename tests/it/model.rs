@@ -273,8 +273,10 @@ impl World {
             self.add(now + i64::try_from(ahead).unwrap(), now);
             self.last_ahead = self.next_id;
         }
-        if self.dice.percent(percent.retention) && is_provable {
-            // The end of the list is what it removes.
+        // What it removes is the end of the list; of two that have changed places it may be the last
+        // but one, and what follows moves up.
+        let takes_the_end = self.manners.order != Order::Swapped;
+        if self.dice.percent(percent.retention) && is_provable && takes_the_end {
             let by_arrival = self.manners.order == Order::ByArrival;
             let age = |event: &Listed| {
                 if by_arrival {
