@@ -14,9 +14,10 @@
 //!   its *cut*. It delivers what is older than the cut and leaves what is at the cut to the next
 //!   stride, since the events of one timestamp may be spread over a page boundary and may come in
 //!   another order at each request. (`walk::ties_…`)
-//! - **What stands far from its place is kept.** An event that a stride meets and that is not older
-//!   than the cut is carried to the stride to which it belongs by its time, whether that one meets
-//!   it again or not. (`walk::an_event_is_stamped_newer_…`)
+//! - **What stands far from its place is kept.** An event that a stride meets behind older ones, and
+//!   that is not older than the cut, may be met by no later stride. It is carried to the stride to
+//!   which it belongs by its time, and the proof counts it if no arrivals can have pushed it there.
+//!   (`walk::an_event_is_stamped_newer_…`)
 //! - **Two strides have no gap between them.** The next stride starts nearer to the newest and is
 //!   read forward until half a page in a row is older than the last cut, and known from the strides
 //!   before. Its end is found by what the pages hold, not by arithmetic, so that arrivals cannot
