@@ -866,7 +866,9 @@ struct Tally {
     newer: IdentitySet,
     /// Whether an event older than the cut was met.
     met_older: bool,
-    /// The first answer's number, time and `total_count`.
+    /// The first answer's number, the oldest time that what comes after it may have, and its
+    /// `total_count`. That time is not the answer's alone: an event may appear a little after its
+    /// own. Nor is it that of its newest events alone: they may be stamped ahead.
     first: Option<(u64, Option<OffsetDateTime>, Option<u64>)>,
     /// By how many events the list has grown since.
     grown: u64,
@@ -886,8 +888,10 @@ impl Tally {
     fn answered(&mut self, numbered: &Numbered) {
         let (page, number) = (&numbered.page, numbered.number);
         self.page = number;
-        let first = (number, page.date, page.total_count);
-        let &mut (_, _, then) = self.first.get_or_insert(first);
+        let &mut (_, _, then) = self.first.get_or_insert_with(|| {
+            let since = [page.date, numbered.cut()].into_iter().flatten().min();
+            (number, since, page.total_count)
+        });
         if let (Some(now), Some(then)) = (page.total_count, then) {
             self.grown = self.grown.max(now.saturating_sub(then));
         }
@@ -910,9 +914,9 @@ impl Tally {
 
     /// Takes in an event of that page that is older than the cut and was not known.
     fn found(&mut self, event: &Event) {
-        if let Some((first, Some(date), _)) = self.first
+        if let Some((first, Some(since), _)) = self.first
             && self.page > first
-            && event.time >= date
+            && event.time >= since
         {
             self.new += 1;
         }
@@ -927,7 +931,8 @@ impl Tally {
     /// are no counts.
     ///
     /// What may have come after the first answer must not stand in for what that answer counts: no
-    /// more than the list has grown by since, and only events as new as that answer, on later pages.
+    /// more than the list has grown by since, and only events as new as that answer or the newer
+    /// end of its page, on later pages.
     /// Hardly ever any: arrivals are the newest, and stay behind a reading, unless more than a page
     /// of them comes between two requests, or other events are stamped as new as they are.
     fn owed(&self) -> Option<u64> {

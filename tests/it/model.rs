@@ -65,6 +65,9 @@ struct Manners {
     sizes: Sizes,
     tells_size: bool,
     denies_past_end: bool,
+    /// How many seconds after its time an event of a run appears, while the clock of the answers is
+    /// right.
+    delay: i64,
 }
 
 impl Manners {
@@ -260,11 +263,12 @@ impl World {
         // A late event that appears during a walk, or retention, can hide that a change of order
         // made us miss another: the walk's documentation says so.
         let is_provable = !self.manners.shuffles_ties;
+        let newest = now - self.manners.delay;
         if self.dice.percent(percent.arrival) {
-            self.add(now, now);
+            self.add(newest, now);
         }
         if self.dice.percent(percent.burst) {
-            (0..self.run.burst).for_each(|_| self.add(now, now));
+            (0..self.run.burst).for_each(|_| self.add(newest, now));
         }
         if self.dice.percent(percent.late) && is_provable {
             let late = self.dice.roll(self.run.most_late.unsigned_abs());
@@ -1046,10 +1050,9 @@ fn manners() -> impl Strategy<Value = Manners> {
             1 => Just(Counts::WithoutSince),
         ],
         prop_oneof![4 => Just(Sizes::Honoured), 1 => (3..8_u64).prop_map(Sizes::Clamped), 1 => (3..8_u64).prop_map(Sizes::Ignored)],
-        any::<bool>(),
-        any::<bool>(),
+        (any::<bool>(), any::<bool>(), prop_oneof![3 => Just(0_i64), 1 => Just(5)]),
     )
-        .prop_map(|((order, shuffles_ties), since, counts, sizes, tells_size, denies_past_end)| Manners {
+        .prop_map(|((order, shuffles_ties), since, counts, sizes, (tells_size, denies_past_end, delay))| Manners {
             order,
             // Out of order and in another order each time, a page of a few events has no cut.
             shuffles_ties: shuffles_ties && order == Order::ByTime,
@@ -1059,6 +1062,8 @@ fn manners() -> impl Strategy<Value = Manners> {
             // A page that is not announced can be told to be missing only by the size of the last.
             tells_size: tells_size || matches!(counts, Counts::Lag(_)),
             denies_past_end,
+            // Listed by arrival they stand where the late ones do.
+            delay: if order == Order::ByArrival { 0 } else { delay },
         })
 }
 
@@ -1226,6 +1231,7 @@ mod regressions {
             sizes: Sizes::Honoured,
             tells_size: false,
             denies_past_end: true,
+            delay: 0,
         };
         let runs = [
             Run {
@@ -1271,5 +1277,33 @@ mod regressions {
             },
         ];
         check(&manners, &runs, 14_107_633_944_485_791_770).unwrap();
+    }
+
+    /// The events of a burst were older than the answers before it, since they appeared a little
+    /// after their time: they stood in for what was missed.
+    #[test]
+    fn arrivals_that_appear_late_stand_in_for_what_was_missed() {
+        let manners = Manners {
+            order: Order::ByTime,
+            shuffles_ties: true,
+            since: Since::Inclusive,
+            counts: Counts::True,
+            sizes: Sizes::Honoured,
+            tells_size: false,
+            denies_past_end: false,
+            delay: 5,
+        };
+        let runs = [Run {
+            pause: 72,
+            arrived: gaps("20*0 1 20*0 1 20*0 1 300 0 2 0 142 53 2"),
+            percent: Percent {
+                burst: 2,
+                ..Percent::default()
+            },
+            burst: 14,
+            page_size: 4,
+            ..uneventful()
+        }];
+        check(&manners, &runs, 71_271).unwrap();
     }
 }
