@@ -668,12 +668,16 @@ struct Ledger {
 
 impl Ledger {
     /// Whether an event came too late for the promise: later than by the overlap of a run that had
-    /// already begun, or listed behind its place by more than that.
+    /// already begun, or listed behind its place by more than that of some run.
     fn is_too_late(&self, event: &Listed, manners: &Manners) -> bool {
         self.runs
             .iter()
             .any(|&(began, overlap)| began <= event.visible && event.time < began - overlap)
-            || manners.order == Order::ByArrival && event.visible - event.time > SMALLEST_OVERLAP
+            || manners.order == Order::ByArrival
+                && self
+                    .runs
+                    .iter()
+                    .any(|&(_, overlap)| event.visible - event.time > overlap)
     }
 
     /// How many events may be missing: none, unless ties that change their order hide some. That has
@@ -815,9 +819,10 @@ fn check(manners: &Manners, runs: &[Run], seed: u64) -> Result<(), String> {
     let disk = RefCell::new(None);
     let mut ledger = Ledger::default();
     let rest = std::iter::repeat_n(calm(&runs[0]), 3);
+    let has_late = runs.iter().any(|run| run.percent.late > 0);
     for (place, mut run) in runs.iter().cloned().chain(rest).enumerate() {
-        if manners.order == Order::ByArrival {
-            // Such a run looks back no further than half a page: its documentation says so.
+        if manners.order == Order::ByArrival && has_late {
+            // Such a run looks back no further than a page: its documentation says so.
             run.max_time = None;
         }
         prepare(&world, &clock, &run);
