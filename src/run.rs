@@ -291,7 +291,7 @@ impl Drain<'_> {
     /// A run with `--max-time` in the middle of a backlog must not look back by the overlap: if the
     /// next one spent all its time on reading that again, none would ever get further. It need not,
     /// either: what is older than the overlap by the server's clock is too old to appear only now,
-    /// and what is out of order by no more than a page is not behind `rest`.
+    /// and what is out of order by no more than half a page is not behind `rest`.
     fn look_back(
         &self,
         rest: Option<OffsetDateTime>,

@@ -26,7 +26,7 @@
 //! - **Within a stride nothing is missed.** Events that share a timestamp and straddle a page
 //!   boundary can be missed if their order changes between two requests. So the number of distinct
 //!   events older than the cut is compared with what the counts of the answer promise
-//!   (`Numbered::promised`) *before* the stride is delivered, and the stride is read again with
+//!   (`Tally`) *before* the stride is delivered, and the stride is read again with
 //!   page boundaries elsewhere until the number is reached; if it never is, that is said.
 //!   (`walk::ties_and_a_source_that_fails_on_the_way`, `walk::ties_that_hide_some_of_their_events`)
 //!   What the counts cannot tell: an event that appears late in the middle of a walk, and one that
@@ -129,8 +129,8 @@ pub struct Figures {
 pub struct Stride {
     /// The new events, oldest first; events of one timestamp in the source's order.
     pub events: Vec<Event>,
-    /// No event that is still to come in this run is older than this, if it stands no further than a
-    /// page from its place; `None` if none is to come.
+    /// No event that is still to come in this run is older than this, if it stands no further than
+    /// half a page from its place; `None` if none is to come.
     pub rest: Option<OffsetDateTime>,
     /// How many events the proof found missing in this walk so far, and of how many; `None` if this
     /// stride's succeeded or none was owed.
@@ -174,8 +174,9 @@ pub struct Walk<'a> {
     carried: BTreeMap<Identity, Carried>,
     /// How many events of the strides that are finished were never seen.
     unseen: u64,
-    /// The oldest new event that was on a page left to a later stride.
-    oldest_left: Option<OffsetDateTime>,
+    /// The oldest new event on the first page, if that was left to a later stride, and on the pages
+    /// that the stride read last has left to the next.
+    oldest_left: [Option<OffsetDateTime>; 2],
     /// The cut of the last stride.
     cut: Option<OffsetDateTime>,
     /// The first page, as long as nothing was made of it.
@@ -249,7 +250,7 @@ impl<'a> Walk<'a> {
             seen: IdentitySet::default(),
             carried: BTreeMap::new(),
             unseen: 0,
-            oldest_left: None,
+            oldest_left: [None; 2],
             cut: None,
             first: None,
             ahead: VecDeque::new(),
@@ -381,7 +382,7 @@ impl<'a> Walk<'a> {
         if start == 1 {
             return reading;
         }
-        self.leave(first);
+        self.oldest_left[0] = self.oldest_wanted(first);
         self.open(start, self.scope.page_size, More::Announced)
     }
 
@@ -426,6 +427,7 @@ impl<'a> Walk<'a> {
     ) -> Result<VecDeque<Numbered>, Error> {
         let mut window = VecDeque::new();
         let is_jump = reading.start > 1;
+        self.oldest_left[1] = None;
         let mut order = Order::default();
         while let Some(numbered) = self.advance(&mut reading)? {
             order.take_in(&numbered);
@@ -439,7 +441,8 @@ impl<'a> Walk<'a> {
             }
             while window.len() as u64 > limit && self.is_useful_without_first(&window) {
                 if let Some(first) = window.pop_front() {
-                    self.leave(&first.page);
+                    let times = [self.oldest_left[1], self.oldest_wanted(&first.page)];
+                    self.oldest_left[1] = times.into_iter().flatten().min();
                 }
             }
         }
@@ -493,15 +496,10 @@ impl<'a> Walk<'a> {
                 .any(|page| page.oldest.is_some_and(|oldest| oldest < new_cut))
     }
 
-    /// Remembers that a page's new events are still to be delivered.
-    fn leave(&mut self, page: &Page) {
-        let new = page
-            .events
-            .iter()
-            .filter(|event| self.is_wanted(event))
-            .map(|event| event.time)
-            .min();
-        self.oldest_left = [self.oldest_left, new].into_iter().flatten().min();
+    /// The oldest of a page's events that are to be delivered.
+    fn oldest_wanted(&self, page: &Page) -> Option<OffsetDateTime> {
+        let wanted = page.events.iter().filter(|event| self.is_wanted(event));
+        wanted.map(|event| event.time).min()
     }
 
     /// Whether no earlier run delivered this event, and it is in the scope.
@@ -523,22 +521,17 @@ impl<'a> Walk<'a> {
 
     /// Makes a stride of its pages, after trying hard to find what is missing.
     fn prove(&mut self, window: VecDeque<Numbered>) -> Result<Stride, Error> {
-        let (start, start_size, total_at_start, oldest) =
-            window.front().map_or((1, self.size, None, None), |first| {
-                (
-                    first.number,
-                    first.size,
-                    first.page.total_count,
-                    first.oldest,
-                )
+        let (start, start_size, total_at_start) =
+            window.front().map_or((1, self.size, None), |first| {
+                (first.number, first.size, first.page.total_count)
             });
         if self.ahead.is_empty() {
             self.planned = (start, total_at_start);
         }
-        let cut = window
-            .front()
-            .filter(|first| first.number > 1)
-            .and_then(Numbered::cut);
+        let (cut, rest) = match window.front() {
+            Some(first) if first.number > 1 => (first.cut(), first.middle()),
+            _ => (None, None),
+        };
         // One page that is not full is all there is, whatever the counts say.
         let is_whole = window.len() == 1 && window.iter().all(Numbered::is_whole_list);
         let mut found = Vec::new();
@@ -597,7 +590,7 @@ impl<'a> Walk<'a> {
         sort(&mut events);
         self.figures.found += events.len() as u64;
         self.look_ahead(cut.is_none());
-        let rest = cut.and_then(|_| [self.oldest_left, oldest].into_iter().flatten().min());
+        let rest = rest.map(|rest| self.oldest_left.into_iter().flatten().fold(rest, Ord::min));
         Ok(Stride {
             events,
             rest,
@@ -843,11 +836,19 @@ impl Numbered {
     /// Where a stride that begins with this page is cut: at its newest event, but for those that
     /// may be stamped newer than their place.
     fn cut(&self) -> Option<OffsetDateTime> {
+        self.newest_but(self.page.events.len().div_ceil(LEFT))
+    }
+
+    /// The time in the middle of this page: what stands nearer to the newest, but for no more than
+    /// half a page, is no older.
+    fn middle(&self) -> Option<OffsetDateTime> {
+        self.newest_but(self.page.events.len().div_ceil(2))
+    }
+
+    /// The newest time but for so many, or the oldest.
+    fn newest_but(&self, count: usize) -> Option<OffsetDateTime> {
         let mut times: Vec<_> = self.page.events.iter().map(|event| event.time).collect();
-        let place = times
-            .len()
-            .checked_sub(1)?
-            .saturating_sub(times.len().div_ceil(LEFT));
+        let place = times.len().checked_sub(1)?.saturating_sub(count);
         Some(*times.select_nth_unstable(place).1)
     }
 }
@@ -862,6 +863,8 @@ struct Tally {
     /// The number of that page, and of the page that was taken in last.
     measure: Option<u64>,
     page: u64,
+    /// The effective page size.
+    size: u64,
     /// The events up to and on that page that are not older than the cut.
     newer: IdentitySet,
     /// Whether an event older than the cut was met.
@@ -887,7 +890,7 @@ impl Tally {
     /// Takes in a page, before its events are.
     fn answered(&mut self, numbered: &Numbered) {
         let (page, number) = (&numbered.page, numbered.number);
-        self.page = number;
+        (self.page, self.size) = (number, numbered.size);
         let &mut (_, _, then) = self.first.get_or_insert_with(|| {
             let since = [page.date, numbered.cut()].into_iter().flatten().min();
             (number, since, page.total_count)
@@ -924,7 +927,9 @@ impl Tally {
 
     /// Whether no arrivals can have pushed an event of that page behind an older one.
     fn is_placed(&self) -> bool {
-        self.measure == Some(self.page) || self.grown == 0
+        let pushed = self.grown.div_ceil(self.size.max(1));
+        self.measure
+            .is_some_and(|measure| self.page == measure || self.page > measure + pushed)
     }
 
     /// How many events the strides up to this one should have found, or met astray; `None` if there

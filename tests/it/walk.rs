@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tfc_audit::timestamp;
 
 use crate::stand_in::{
     Counts, Event, Next, Order, PastEnd, Since, Sizes, Step, Ties, World, events, events_from,
@@ -390,6 +391,49 @@ fn an_event_is_stamped_newer_and_ties_change_their_order() {
             bench.run(&["--page-size=10"]).code(0).silent();
             assert_eq!(bench.missing(), 0, "{seed} {place}");
         }
+    }
+}
+
+/// Fifty pages of events that are newer than one before them are no source that repeats itself.
+#[test]
+fn an_event_is_stamped_older_than_its_place() {
+    let mut all = past(620, 2).events;
+    let event = &mut all[615];
+    let earlier = stamp(event.time - time::Duration::days(3));
+    event.text = event.text.replace(&stamp(event.time), &earlier);
+    let bench = Bench::new(World {
+        // So that one reading goes through all pages.
+        counts: Counts::Absent,
+        ..World::new(all)
+    });
+    bench.run(&["--page-size=10"]).code(0).silent();
+    assert_eq!(bench.missing(), 0);
+}
+
+/// While a backlog drains, the boundary follows what is delivered, also where pages were met and
+/// left on the way to its oldest events.
+#[test]
+fn the_boundary_follows_a_backlog() {
+    for (counts, request) in [(Counts::True, 60), (Counts::Absent, 150)] {
+        let bench = Bench::new(World {
+            counts,
+            ..past(1_000, 2)
+        });
+        bench.script(request, Step::error(503, "unavailable"));
+        let args = ["--page-size=10", "--overlap=1s", "--connections=1"];
+        let run = bench.run(&[&args[..], &["--retries=0"]].concat());
+        run.code(5).says("503");
+        let time = |field| timestamp::parse(bench.checkpoint_field(field).as_str().unwrap());
+        let (last, start) = (
+            time("last_timestamp").unwrap(),
+            time("boundary_start").unwrap(),
+        );
+        run.holds(
+            run.ids().len() > 100 && last - start < Duration::from_secs(10),
+            format_args!("the boundary {start} should be a page behind {last}"),
+        );
+        bench.run(&args).code(0).silent();
+        bench.has_all();
     }
 }
 
