@@ -892,7 +892,7 @@ impl Tally {
         let (page, number) = (&numbered.page, numbered.number);
         (self.page, self.size) = (number, numbered.size);
         let &mut (_, _, then) = self.first.get_or_insert_with(|| {
-            let since = [page.date, numbered.cut()].into_iter().flatten().min();
+            let since = [page.date, numbered.middle()].into_iter().flatten().min();
             (number, since, page.total_count)
         });
         if let (Some(now), Some(then)) = (page.total_count, then) {
@@ -936,8 +936,8 @@ impl Tally {
     /// are no counts.
     ///
     /// What may have come after the first answer must not stand in for what that answer counts: no
-    /// more than the list has grown by since, and only events as new as that answer or the newer
-    /// end of its page, on later pages.
+    /// more than the list has grown by since, and only events as new as that answer or the middle of
+    /// its page, on later pages.
     /// Hardly ever any: arrivals are the newest, and stay behind a reading, unless more than a page
     /// of them comes between two requests, or other events are stamped as new as they are.
     fn owed(&self) -> Option<u64> {

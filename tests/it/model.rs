@@ -274,9 +274,14 @@ impl World {
             let late = self.dice.roll(self.run.most_late.unsigned_abs());
             self.add(now - i64::try_from(late).unwrap(), now);
         }
-        // Listed by arrival, they must not fill a page: nothing on it would tell of its place.
-        let may_be_ahead = self.manners.order != Order::ByArrival
-            || self.next_id >= self.last_ahead + u64::try_from(SMALLEST_PAGE).unwrap();
+        // Listed by arrival they must not fill a page: nothing on it would tell of its place. Nor if
+        // events appear after their time: nothing on the first page would tell what is new.
+        let may_be_ahead = match self.manners.order {
+            Order::ByArrival => {
+                self.next_id >= self.last_ahead + u64::try_from(SMALLEST_PAGE).unwrap()
+            }
+            Order::ByTime | Order::Swapped => self.manners.delay == 0,
+        };
         if self.dice.percent(percent.future) && may_be_ahead {
             let ahead = self.dice.roll(86_400);
             self.add(now + i64::try_from(ahead).unwrap(), now);
