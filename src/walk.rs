@@ -225,8 +225,6 @@ struct Reading<'a> {
     has_ended: bool,
     seen: IdentitySet,
     stale: u32,
-    /// How many events in a row, up to the last one read, belong to earlier strides.
-    trailing: u64,
 }
 
 impl<'a> Walk<'a> {
@@ -434,7 +432,7 @@ impl<'a> Walk<'a> {
             if is_jump || window.len() as u64 >= limit {
                 order.check()?;
             }
-            let is_past = self.is_past_cut(&mut reading, &numbered, &IdentitySet::default());
+            let is_past = self.is_past_cut(&numbered, &IdentitySet::default());
             window.push_back(numbered);
             if is_past {
                 break;
@@ -454,7 +452,7 @@ impl<'a> Walk<'a> {
     /// would not do: if one event is stamped newer than its place, so is the cut. One event would
     /// do in a list that is strictly in order; half a page bears one that is not. `own` are events
     /// that this stride itself has found already.
-    fn is_past_cut(&self, reading: &mut Reading, numbered: &Numbered, own: &IdentitySet) -> bool {
+    fn is_past_cut(&self, numbered: &Numbered, own: &IdentitySet) -> bool {
         let Some(cut) = self.cut else {
             return false;
         };
@@ -465,11 +463,7 @@ impl<'a> Walk<'a> {
                 && !own.contains(event.id.identity())
         };
         let trailing = events.iter().rev().take_while(is_earlier).count();
-        if trailing < events.len() {
-            reading.trailing = 0;
-        }
-        reading.trailing += trailing as u64;
-        reading.trailing > 0 && reading.trailing * 2 >= numbered.size
+        trailing as u64 * 2 >= numbered.size
     }
 
     /// Whether a stride with these pages would deliver something and leave no gap to the last one.
@@ -637,7 +631,7 @@ impl<'a> Walk<'a> {
         let mut tally = Tally::new(cut);
         while let Some(numbered) = first {
             tally.answered(&numbered);
-            let is_past = self.is_past_cut(&mut reading, &numbered, &own);
+            let is_past = self.is_past_cut(&numbered, &own);
             for event in &numbered.page.events {
                 // The page around an event is not kept: only few events were missed.
                 self.meet(event, Event::detached, &mut tally, found)?;
@@ -718,7 +712,6 @@ impl<'a> Walk<'a> {
             has_ended: false,
             seen: IdentitySet::default(),
             stale: 0,
-            trailing: 0,
         }
     }
 
@@ -892,7 +885,7 @@ impl Tally {
         let (page, number) = (&numbered.page, numbered.number);
         (self.page, self.size) = (number, numbered.size);
         let &mut (_, _, then) = self.first.get_or_insert_with(|| {
-            let since = [page.date, numbered.middle()].into_iter().flatten().min();
+            let since = [page.date, numbered.cut()].into_iter().flatten().min();
             (number, since, page.total_count)
         });
         if let (Some(now), Some(then)) = (page.total_count, then) {
@@ -936,10 +929,10 @@ impl Tally {
     /// are no counts.
     ///
     /// What may have come after the first answer must not stand in for what that answer counts: no
-    /// more than the list has grown by since, and only events as new as that answer or the middle of
-    /// its page, on later pages.
-    /// Hardly ever any: arrivals are the newest, and stay behind a reading, unless more than a page
-    /// of them comes between two requests, or other events are stamped as new as they are.
+    /// more than the list has grown by since, and only events as new as that answer or the newer
+    /// end of its page, on later pages. Hardly ever any: arrivals are the newest, and stay behind a
+    /// reading, unless more than a page of them comes between two requests, or other events are
+    /// stamped as new as they are.
     fn owed(&self) -> Option<u64> {
         self.promised
             .map(|promised| promised + self.grown.min(self.new))
