@@ -394,6 +394,24 @@ fn an_event_is_stamped_newer_and_ties_change_their_order() {
     }
 }
 
+/// On the page before a stride's first there is an event of the stride's time: half a page from its
+/// place, and older than the overlap. The run is cut short before it.
+#[test]
+fn an_event_just_beyond_a_stride_is_not_passed_over() {
+    let mut all = past(620, 1).events;
+    let event = &mut all[100];
+    let earlier = stamp(event.time - Duration::from_millis(5_500));
+    event.text = event.text.replace(&stamp(event.time), &earlier);
+    let bench = Bench::of(all);
+    let args = ["--page-size=10", "--overlap=1s", "--connections=1"];
+    bench.script(13, Step::error(503, "unavailable"));
+    let run = bench.run(&[&args[..], &["--retries=0"]].concat());
+    run.code(5).says("503");
+    assert!(!run.ids().is_empty() && bench.missing() > 500);
+    bench.run(&args).code(0).silent();
+    assert_eq!(bench.missing(), 0);
+}
+
 /// Fifty pages of events that are newer than one before them are no source that repeats itself.
 #[test]
 fn an_event_is_stamped_older_than_its_place() {
