@@ -208,19 +208,19 @@ fn a_429_slows_all_connections() {
 
 fn a_429_makes_them_wait(headers: &[(&str, &str)], pause: Duration) {
     let bench = Bench::new(World {
-        delay: Duration::from_millis(150),
-        ..World::new(events(3_000, minutes_ago(1), 2))
+        delay: Duration::from_millis(100),
+        ..World::new(events(2_000, minutes_ago(1), 2))
     });
-    bench.script(15, Step::rate_limited(headers));
+    bench.script(10, Step::rate_limited(headers));
     let run = bench.run(&["--page-size=100", "--connections=4"]);
     run.code(0).silent();
-    let told = run.asked[14].at;
+    let told = run.asked[9].at;
     // The answer takes its time, and those that were on their way may still arrive.
-    let quiet = told + Duration::from_millis(240)..told + pause;
+    let quiet = told + Duration::from_millis(190)..told + pause;
     let late = run.asked.iter().filter(|asked| quiet.contains(&asked.at));
     let late = late.count();
     run.holds(
-        late == 0 && run.asked.len() > 30,
+        late == 0 && run.asked.len() > 20,
         format_args!("{late} requests came during the pause"),
     );
     bench.has_all();

@@ -1169,7 +1169,7 @@ fn the_guarantee_holds_in_random_worlds() {
         .ok()
         .and_then(|text| text.parse().ok());
     let settings = Settings {
-        cases: asked.unwrap_or(400),
+        cases: asked.unwrap_or(320),
         failure_persistence: None,
         max_shrink_iters: 2000,
         ..Settings::default()
