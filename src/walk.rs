@@ -75,8 +75,6 @@ const OTHER_SIZES: [u64; 4] = [93, 87, 79, 71];
 /// The most pages that one run asks for. Far beyond two weeks of events: a source that has more is
 /// lying.
 const MOST_PAGES: u64 = 20_000;
-/// The most events that are carried to later strides: of a list in no order at all it would be all.
-const MOST_CARRIED: usize = 10_000;
 /// How many pages in a row may bring nothing new. Arrivals push events on to the next page, but not
 /// this many pages of them.
 const MOST_STALE_PAGES: u32 = 50;
@@ -449,8 +447,8 @@ impl<'a> Walk<'a> {
 
     /// Whether, after this page, nothing belongs to a stride that comes after the last one: half a
     /// page in a row is older than the last cut, and the last strides have seen it. The cut alone
-    /// would not do: if one event is stamped newer than its place, so is the cut. One event would
-    /// do in a list that is strictly in order; half a page bears one that is not. `own` are events
+    /// would not do: if an eighth of a page is stamped newer than its place, so is the cut. One event
+    /// would do in a list that is strictly in order; half a page bears one that is not. `own` are events
     /// that this stride itself has found already.
     fn is_past_cut(&self, numbered: &Numbered, own: &IdentitySet) -> bool {
         let Some(cut) = self.cut else {
@@ -533,7 +531,7 @@ impl<'a> Walk<'a> {
         for numbered in window {
             tally.answered(&numbered);
             for event in &numbered.page.events {
-                self.meet(event, Event::clone, &mut tally, &mut found)?;
+                self.meet(event, Event::clone, &mut tally, &mut found);
             }
         }
         // It may have come after the answers of this reading, that is, not be promised by them.
@@ -634,7 +632,7 @@ impl<'a> Walk<'a> {
             let is_past = self.is_past_cut(&numbered, &own);
             for event in &numbered.page.events {
                 // The page around an event is not kept: only few events were missed.
-                self.meet(event, Event::detached, &mut tally, found)?;
+                self.meet(event, Event::detached, &mut tally, found);
             }
             if is_past {
                 break;
@@ -652,7 +650,7 @@ impl<'a> Walk<'a> {
         keep: fn(&Event) -> Event,
         tally: &mut Tally,
         found: &mut Vec<Event>,
-    ) -> Result<(), Error> {
+    ) {
         let identity = event.id.identity();
         if is_older(event, tally.cut) {
             tally.met_older = true;
@@ -668,13 +666,7 @@ impl<'a> Walk<'a> {
                 is_placed: false,
             });
             carried.is_placed |= tally.is_placed();
-            if self.carried.len() > MOST_CARRIED {
-                return Err(broken(&format!(
-                    "more than {MOST_CARRIED} events are far from their place by time"
-                )));
-            }
         }
-        Ok(())
     }
 
     /// How many of the carried events stand behind the page that the tally goes by, which counts
