@@ -9,31 +9,32 @@
 //!
 //! Each request is made once: somebody is waiting for the result.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use ::time::OffsetDateTime;
 
-use crate::api::Client;
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{Checkpoint, file};
 use crate::clock::Clock;
-use crate::config::{CheckpointPlace, Config, Destination, Post, Secret, TokenSource};
+use crate::config::{CheckpointPlace, Config, Destination, Post, TokenSource};
 use crate::delivery::Target;
+use crate::delivery::post::Receiver;
 use crate::error::{Error, Exit};
 use crate::event::Event;
-use crate::files;
 use crate::format::{FORMATS, Verdict};
-use crate::metrics;
-use crate::page::{Page, organization};
-use crate::post::Receiver;
+use crate::fs;
+use crate::report::metrics;
 use crate::retry::is_passing;
 use crate::run::{CERTAINLY_RETAINED, RETENTION, read_token, refuse_other_organization};
+use crate::secret::Secret;
+use crate::source::client::Client;
+use crate::source::page::Page;
 use crate::source::{PageRequest, Source};
 use crate::text::{excerpt, one_line, span};
-use crate::timestamp;
+use crate::time;
 
 /// By how much the clocks may differ: by the overlap, within these bounds. The boundary goes by the
 /// server's clock; only where an answer has no `Date` it goes by ours, and a late event then needs
@@ -114,7 +115,7 @@ fn try_all(config: &Config, clock: &dyn Clock, steps: &mut Steps) -> Result<(), 
     steps.tell("configuration", configuration(config))?;
     let endpoint = config.endpoint.to_string();
     let place = config.checkpoint.as_ref();
-    let checkpoint = place.map(|place| checkpoint::read(place, &endpoint));
+    let checkpoint = place.map(|place| file::read(place, &endpoint));
     let known = match &checkpoint {
         Some(Ok(Some(checkpoint))) => checkpoint.last_timestamp,
         _ => None,
@@ -160,7 +161,7 @@ fn source(
     };
     match listed {
         Ok(listed) => {
-            let organization = listed.first.iter().find_map(organization);
+            let organization = listed.first.iter().find_map(Event::organization);
             let of_whom = match excerpt(organization.unwrap_or_default().as_bytes()) {
                 nobody if nobody.is_empty() => nobody,
                 somebody => format!(", which is that of {somebody}"),
@@ -200,7 +201,7 @@ fn token_place(config: &Config) -> Finding {
         TokenSource::Environment(_) => Fine("in $TFC_ORG_TOKEN".to_owned()),
         TokenSource::Stdin => Fine("from standard input".to_owned()),
         TokenSource::File(path) => {
-            files::exposure(path).map_or_else(|| Fine(format!("in {}", path.display())), Warn)
+            fs::exposure(path).map_or_else(|| Fine(format!("in {}", path.display())), Warn)
         }
     }
 }
@@ -285,9 +286,7 @@ impl Listed {
                 age(newest),
                 oldest.map_or("of unknown age".to_owned(), age),
             )),
-            (None, _)
-                if known.is_some_and(|last| last > timestamp::before(now, CERTAINLY_RETAINED)) =>
-            {
+            (None, _) if known.is_some_and(|last| last > time::before(now, CERTAINLY_RETAINED)) => {
                 Warn(format!(
                     "none is listed, although some were before; {KINDS}"
                 ))
@@ -374,7 +373,7 @@ fn trust(
     let text = format!("{path}: {completed}{behind}");
     if checkpoint
         .completed_at
-        .is_some_and(|completed| completed < timestamp::before(now, RETENTION))
+        .is_some_and(|completed| completed < time::before(now, RETENTION))
     {
         Warn(format!(
             "{text}; events are kept for 14 days, so that some may be gone"
@@ -394,7 +393,7 @@ fn directory(place: &CheckpointPlace) -> Finding {
     {
         path = parent;
     }
-    let shown = files::directory(path).display();
+    let shown = fs::directory(path).display();
     match write_beside(path) {
         Ok(()) if path != place.path => {
             Fine(format!("a run can make {} in {shown}", path.display()))
@@ -404,14 +403,14 @@ fn directory(place: &CheckpointPlace) -> Finding {
             Exit::CheckpointUnusable,
             format!(
                 "{shown} cannot be written: {error}; {}name another checkpoint with --checkpoint",
-                files::remedy(&error)
+                fs::remedy(&error)
             ),
         ),
     }
 }
 
 fn lock(place: &CheckpointPlace) -> Finding {
-    match checkpoint::try_lock(place, false) {
+    match file::try_lock(place, false) {
         Ok(_) => Fine("free".to_owned()),
         Err(error) => error.into(),
     }
@@ -420,20 +419,20 @@ fn lock(place: &CheckpointPlace) -> Finding {
 /// Makes a file beside another one, fills it and removes it.
 fn write_beside(path: &Path) -> io::Result<()> {
     // Not the name of a run's temporary file: a run may be going on.
-    let trial = files::with_suffix(path, &format!(".{}.check", std::process::id()));
+    let trial = fs::with_suffix(path, &format!(".{}.check", std::process::id()));
     // More than fits in where the file system keeps the name.
-    let made = files::make_anew(&trial, files::PRIVATE, &[b' '; 4096]);
-    let removed = fs::remove_file(&trial);
+    let made = fs::make_anew(&trial, fs::PRIVATE, &[b' '; 4096]);
+    let removed = std::fs::remove_file(&trial);
     made.and(removed)
 }
 
 /// Whether a file that refused events are appended to can be, or can be made.
 fn dead_letters(path: &Path) -> Finding {
-    let result = match fs::metadata(path) {
+    let result = match std::fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => write_beside(path),
         // To open a pipe could take forever.
         Ok(there) if !there.is_file() && !there.is_dir() => Ok(()),
-        _ => files::open(path, OpenOptions::new().append(true), false).map(|_| ()),
+        _ => fs::open(path, OpenOptions::new().append(true), false).map(|_| ()),
     };
     match result {
         Ok(()) => Fine(format!("{} can be written", path.display())),

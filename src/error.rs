@@ -7,8 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::source::SourceError;
-use crate::walk::Missing;
+use crate::source::{Missing, SourceError};
 
 /// The exit codes, as the man page gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -44,6 +44,21 @@ impl Event {
         &self.page.json[self.extent.clone()]
     }
 
+    /// The organization that the event belongs to (`auth.organization_id`), if it says so.
+    #[must_use]
+    pub fn organization(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Event {
+            auth: Auth,
+        }
+        #[derive(Deserialize)]
+        struct Auth {
+            organization_id: String,
+        }
+        let event: Event = serde_json::from_str(self.json()).ok()?;
+        Some(event.auth.organization_id)
+    }
+
     /// The event's JSON on one line: its own bytes, or without the white space between its tokens
     /// if there is a line break among them (within JSON strings there can be none).
     #[must_use]
@@ -276,5 +291,19 @@ mod tests {
         assert_eq!(event.detached().json(), r#"{"id":"x"}"#);
         drop(event);
         assert_eq!(Arc::strong_count(&page), 1);
+    }
+
+    #[test]
+    fn the_organization_is_read_where_there_is_one() {
+        let organization = |json: &str| {
+            let (page, id) = (Arc::new(json.into()), EventId::new("a"));
+            Event::new(&page, 0..json.len(), id, OffsetDateTime::UNIX_EPOCH).organization()
+        };
+        assert_eq!(
+            organization(r#"{"auth":{"organization_id":"org-A"}}"#).as_deref(),
+            Some("org-A")
+        );
+        assert_eq!(organization(r#"{"auth":null}"#), None);
+        assert_eq!(organization(r#"{"auth":{"organization_id":null}}"#), None);
     }
 }

@@ -1,57 +1,69 @@
-//! Ships HCP Terraform's audit trail to where it is wanted, one run at a time.
+//! Ships HCP Terraform's audit trail to a SIEM, one run at a time.
 //!
-//! A run delivers every audit event that no earlier run has delivered, oldest first, and
-//! remembers in a checkpoint file how far it got. The modules follow the order of a run:
+//! A run delivers every audit event that no earlier run has delivered, oldest first. It remembers
+//! in a checkpoint file how far it got. The modules below are in the order of a run.
 //!
-//! 1. [`cli`] and [`config`]: what was typed, and what was meant by it.
-//! 2. [`checkpoint`]: the lock, what earlier runs delivered, and the commit; [`files`]: whose files
-//!    are believed.
-//! 3. [`page`] (fast by [`scan`]), [`source`] and [`api`]: one page of the list, how pages are asked
-//!    for, and how HTTP gives them.
-//! 4. [`forward`]: pages one after the other, ahead of need; [`walk`]: which pages to read, and the
-//!    proof that nothing was missed, with [`identities`].
-//! 5. [`delivery`]: batches, and what acknowledges them; [`stdout`], [`post`] and [`exec`]: where
-//!    they go; [`format`](mod@format): what receivers read, and what their answers mean.
-//! 6. [`http`], [`tls`] and [`proxy`]: connections, for the source and for receivers.
-//! 7. [`run`]: all of it in order; [`error`]: how it ends; [`progress`] and [`metrics`]: who is told.
-//! 8. [`check`]: what a run needs, tried without one.
+//! The guarantee is: complete, in order, at least once, and never twice unless a run was killed.
+//! It rests on [`walk`] for completeness and on [`checkpoint`] for the rest; each says why.
 //!
-//! Beside these: [`event`], [`normalize`], [`timestamp`], [`text`] and [`json`], what is read and
-//! written; [`retry`], [`clock`], [`lines`] and [`spare`], how.
+//! # Glossary
 //!
-//! The guarantee (complete, in order, at least once, never twice without a crash) rests on
-//! [`walk`] for completeness and on [`checkpoint`] for the rest; each says why.
+//! Each word has one meaning, here and in all messages and documents:
+//!
+//! - **event**: one entry of the audit trail, with an `id` and a `timestamp`.
+//! - **service**: HCP Terraform's Audit Trails API. The walk reads it through the trait
+//!   [`source::Source`], which tests implement, too.
+//! - **page**: one answer of the service. Pages are numbered from the newest, which is page 1.
+//! - **window**: the pages that the walk reads, proves and hands over together.
+//! - **edge**: the newer end of what the walk has read.
+//! - **cut**: the timestamp below which a window's events are complete.
+//! - **receiver**: what takes the events: standard output, a program or an HTTP server. Delivery
+//!   reaches it through the trait [`delivery::Target`].
+//! - **batch**: the events of one request to the receiver.
+//! - **acknowledge**: the receiver says that it has taken a batch.
+//! - **commit**: to replace the checkpoint with one that knows the acknowledged events.
+//! - **boundary**: the time up to which all is settled, and the IDs of all events delivered since.
+//! - **overlap**: how far the boundary stays behind the newest event, for events that appear late.
+//! - **dead letter**: an event that the receiver refuses for good, kept in a file.
 
-pub mod api;
-pub mod check;
-pub mod checkpoint;
+#[cfg(not(unix))]
+compile_error!("tfc-audit needs Unix: on Windows, run it in WSL or in a container");
+
+// What the user meant.
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod delivery;
-pub mod error;
-pub mod event;
-pub mod exec;
-pub mod files;
-pub mod format;
-pub mod forward;
-pub mod http;
-pub mod identities;
-pub mod json;
-pub mod lines;
-pub mod metrics;
-pub mod normalize;
-pub mod page;
-pub mod post;
-pub mod progress;
-pub mod proxy;
-pub mod retry;
+pub mod secret;
+
+// A run, from the lock to the last commit.
 pub mod run;
-pub mod scan;
+
+// What earlier runs delivered.
+pub mod checkpoint;
+pub mod fs;
+
+// Reading the service.
 pub mod source;
-pub mod spare;
-pub mod stdout;
-pub mod text;
-pub mod timestamp;
-pub mod tls;
 pub mod walk;
+
+// What is read and delivered.
+pub mod event;
+pub mod time;
+
+// Delivering to the receiver.
+pub mod delivery;
+pub mod format;
+
+// The network, for both sides.
+pub mod http;
+pub mod retry;
+
+// Who is told, and trying all of it without a run.
+pub mod check;
+pub mod report;
+
+// How a run ends, and what every module needs.
+pub mod clock;
+pub mod error;
+pub mod json;
+pub mod spare;
+pub mod text;

@@ -8,9 +8,10 @@ use tfc_audit::cli::{self, Args, Command};
 use tfc_audit::clock::{Clock, SystemClock};
 use tfc_audit::config::{self, Config, Environment};
 use tfc_audit::error::{Error, Exit};
-use tfc_audit::metrics::{self, Ending};
-use tfc_audit::progress::{Progress, summary};
-use tfc_audit::run::{self, Report};
+use tfc_audit::report::Report;
+use tfc_audit::report::metrics::{self, Ending};
+use tfc_audit::report::progress::{Progress, summary};
+use tfc_audit::run;
 
 fn main() -> ExitCode {
     let clock = SystemClock::start();

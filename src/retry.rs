@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use ::time::OffsetDateTime;
 
 use crate::clock::Clock;
-use crate::timestamp;
+use crate::time;
 
 /// The bound of the first wait; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -173,9 +173,9 @@ pub fn named_wait<'a>(
     header("retry-after")
         .and_then(|text| {
             seconds(text).or_else(|| {
-                let until = timestamp::parse_http_date(text)?;
+                let until = time::parse_http_date(text)?;
                 let from = header("date")
-                    .and_then(timestamp::parse_http_date)
+                    .and_then(time::parse_http_date)
                     .unwrap_or(now);
                 Some(Duration::try_from(until - from).unwrap_or(Duration::ZERO))
             })

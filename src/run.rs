@@ -5,24 +5,27 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use ::time::OffsetDateTime;
 
-use crate::api::Client;
-use crate::checkpoint::{self, Checkpoint, CheckpointFile, NoStore, Store};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::file::{self, CheckpointFile, NoStore, Store};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Destination, Secret, TokenSource, check_token};
-use crate::delivery::{self, Acknowledged, DeadLetters, Delivery, Target};
+use crate::config::{Config, Destination, TokenSource, check_token};
+use crate::delivery::exec::Exec;
+use crate::delivery::post::Receiver;
+use crate::delivery::stdout::{Preview, Stdout};
+use crate::delivery::{Acknowledged, DeadLetters, Delivery, Target};
 use crate::error::Error;
 use crate::event::Event;
-use crate::exec::Exec;
-use crate::forward::{Readings, Threads};
-use crate::page::organization;
-use crate::post::Receiver;
+use crate::report::Report;
 use crate::retry::Patience;
-use crate::stdout::{Preview, Stdout};
+use crate::secret::Secret;
+use crate::source::Missing;
+use crate::source::ahead::{Readings, Threads};
+use crate::source::client::Client;
 use crate::text::excerpt;
-use crate::timestamp;
-use crate::walk::{self, Missing, Scope, Walk};
+use crate::time;
+use crate::walk::{Scope, Walk};
 
 /// How long the service keeps events (documented).
 pub const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -30,35 +33,6 @@ pub const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 pub const CERTAINLY_RETAINED: Duration = Duration::from_secs(13 * 24 * 60 * 60);
 /// By how much `since` looks behind the boundary: nobody has shown whether it is inclusive.
 const INCLUSIVE_EITHER_WAY: Duration = Duration::from_secs(1);
-
-/// What a run did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Report {
-    /// How many events were delivered and committed.
-    pub delivered: u64,
-    /// What reading took.
-    pub walk: walk::Figures,
-    /// What delivery took.
-    pub delivery: delivery::Figures,
-    /// The timestamp of the newest event that this or an earlier run delivered.
-    pub newest: Option<OffsetDateTime>,
-}
-
-impl Report {
-    /// How many new events this run has to deliver in all, as far as the source's counts tell.
-    #[must_use]
-    pub fn expected(&self) -> Option<u64> {
-        self.walk.ahead.map(|ahead| self.walk.found + ahead)
-    }
-
-    /// How many events are known to wait for their delivery.
-    #[must_use]
-    pub fn waiting(&self) -> Option<u64> {
-        let delivered = self.delivered;
-        self.expected()
-            .map(|expected| expected.saturating_sub(delivered))
-    }
-}
 
 /// Does what the configuration asks for: locks and reads the checkpoint, and drains the source into
 /// the destination. `report`, `watch` and `warn` hear of it as it happens, whatever the outcome.
@@ -102,15 +76,15 @@ pub fn run(
     let mut checkpoint = Checkpoint::new(endpoint.clone(), config.since);
     if let Some(place) = &config.checkpoint {
         let lock = || CheckpointFile::lock(place, clock, config.max_time);
-        let file = (!is_dry).then(lock).transpose()?;
-        if let Some(before) = checkpoint::read(place, &endpoint)? {
+        let locked = (!is_dry).then(lock).transpose()?;
+        if let Some(before) = file::read(place, &endpoint)? {
             checkpoint = before;
             let takes_since = config.since.is_none_or(|since| checkpoint.start_at(since));
             if !takes_since && config.verbose {
                 warn("--since has no effect: the checkpoint says where to go on");
             }
         }
-        if let Some(mut file) = file {
+        if let Some(mut file) = locked {
             // What cannot be committed must not be delivered: the rename, too, has to be tried
             // before anything is fetched.
             file.commit(&checkpoint).map_err(Error::Checkpoint)?;
@@ -197,7 +171,7 @@ impl Drain<'_> {
         let scope = Scope {
             since: checkpoint
                 .boundary_start
-                .map(|start| timestamp::before(start, INCLUSIVE_EITHER_WAY)),
+                .map(|start| time::before(start, INCLUSIVE_EITHER_WAY)),
             from: checkpoint.boundary_start,
             until: self.until,
             page_size: self.page_size,
@@ -217,15 +191,15 @@ impl Drain<'_> {
         let server_time = walk.server_time();
         let expects_known = checkpoint
             .last_timestamp
-            .is_some_and(|last| last > timestamp::before(server_time, CERTAINLY_RETAINED));
+            .is_some_and(|last| last > time::before(server_time, CERTAINLY_RETAINED));
         refuse_other_organization(walk.first_events(), checkpoint)?;
         if let Some(completed) = checkpoint
             .completed_at
-            .filter(|&completed| completed < timestamp::before(server_time, RETENTION))
+            .filter(|&completed| completed < time::before(server_time, RETENTION))
         {
             warn(&format!(
                 "the last complete run was at {}, longer ago than the 14 days that events are kept: events since then may be gone",
-                timestamp::format(completed)
+                time::format(completed)
             ));
         }
         let mut missing: Option<Missing> = None;
@@ -299,7 +273,7 @@ impl Drain<'_> {
     ) -> (Option<OffsetDateTime>, Duration) {
         match rest.filter(|_| self.patience.deadline.is_some()) {
             Some(next) => (
-                Some(next.min(timestamp::before(server_time, self.overlap))),
+                Some(next.min(time::before(server_time, self.overlap))),
                 Duration::ZERO,
             ),
             None => (rest, self.overlap),
@@ -320,7 +294,9 @@ pub fn refuse_other_organization(events: &[Event], checkpoint: &Checkpoint) -> R
     let others: Option<Vec<_>> = events
         .iter()
         .map(|event| {
-            organization(event).filter(|other| other != own && !known.contains(event.id.identity()))
+            event
+                .organization()
+                .filter(|other| other != own && !known.contains(event.id.identity()))
         })
         .collect();
     match others.as_ref().and_then(|others| others.first()) {

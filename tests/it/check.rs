@@ -162,7 +162,6 @@ fn the_token_file_is_missing_or_open_to_others() {
     finds(&run, "FAIL", "token", "No such file").code(2).asks(0);
     finds(&run, "skip", "source", "no token");
     fs::write(bench.path("token"), TOKEN).unwrap();
-    #[cfg(unix)]
     for (mode, word, text) in [
         (0o600, "ok", "in token"),
         (0o400, "ok", "in token"),
@@ -301,11 +300,8 @@ fn the_directory_cannot_be_written() {
     );
     fs::create_dir(bench.path("directory")).unwrap();
     finds(&named("directory"), "FAIL", "checkpoint", "is a directory");
-    #[cfg(unix)]
-    {
-        let run = bench.start(bench.limited(0, &["--check"])).finish();
-        finds(&run, "FAIL", "directory", "File too large").code(8);
-    }
+    let run = bench.start(bench.limited(0, &["--check"])).finish();
+    finds(&run, "FAIL", "directory", "File too large").code(8);
     assert_eq!(bench.files(), ["directory", "file"]);
 }
 

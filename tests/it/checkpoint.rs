@@ -111,7 +111,6 @@ fn another_endpoint_is_refused() {
 }
 
 /// What is no regular file is neither read (a FIFO would block for ever) nor replaced.
-#[cfg(unix)]
 #[test]
 fn what_is_no_regular_file_is_refused_and_left_alone() {
     use std::os::unix::{fs::symlink, net::UnixListener};
@@ -165,19 +164,16 @@ fn the_default_place_is_made() {
         command.env(variable, bench.path("state"));
         bench.start(command).finish().code(0).silent();
         assert!(bench.path(place).is_file(), "{variable}");
-        #[cfg(unix)]
         assert_eq!(mode(&bench.path("state")), 0o700, "{variable}");
     }
 }
 
 /// Permissions as `chmod` writes them.
-#[cfg(unix)]
 fn mode(path: &Path) -> u32 {
     let permissions = fs::metadata(path).expect("it is there").permissions();
     std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o777
 }
 
-#[cfg(unix)]
 #[test]
 fn only_the_owner_may_read_and_nothing_else_stays() {
     let bench = settled();
@@ -189,7 +185,6 @@ fn only_the_owner_may_read_and_nothing_else_stays() {
 }
 
 /// Somebody planted a link where the temporary file goes.
-#[cfg(unix)]
 #[test]
 fn what_lies_in_the_way_of_a_commit_is_not_followed() {
     let bench = Bench::of(events(3, now(), 1));
@@ -207,7 +202,6 @@ fn what_lies_in_the_way_of_a_commit_is_not_followed() {
 }
 
 /// Makes a directory that everybody may write.
-#[cfg(unix)]
 fn common(bench: &Bench) {
     use std::os::unix::fs::PermissionsExt;
     let place = bench.path("common");
@@ -217,13 +211,11 @@ fn common(bench: &Bench) {
 }
 
 /// Gives a file or link to another user; `None` if that is not ours to do.
-#[cfg(unix)]
 fn of_another(path: &Path) -> Option<()> {
     std::os::unix::fs::lchown(path, Some(12_345), Some(12_345)).ok()
 }
 
 /// In a directory that everybody may write, another user's link leads nowhere, wherever it stands.
-#[cfg(unix)]
 #[test]
 fn a_link_that_another_user_planted_is_not_followed() {
     use std::os::unix::fs::symlink;
@@ -273,7 +265,6 @@ fn a_link_that_another_user_planted_is_not_followed() {
 
 /// A checkpoint that another user put there could hide events, and a file of theirs could be read by
 /// them.
-#[cfg(unix)]
 #[test]
 fn a_file_that_another_user_planted_is_not_believed() {
     use std::os::unix::fs::PermissionsExt;
@@ -307,7 +298,6 @@ fn a_file_that_another_user_planted_is_not_believed() {
 }
 
 /// A disk that is full is found out before anything is asked for.
-#[cfg(unix)]
 #[test]
 fn a_checkpoint_that_cannot_be_written_is_refused() {
     for bench in [Bench::of(events(3, now(), 1)), settled()] {
@@ -326,7 +316,6 @@ fn a_checkpoint_that_cannot_be_written_is_refused() {
 }
 
 /// The disk fills up between delivery and commit: the message says what that means.
-#[cfg(unix)]
 #[test]
 fn a_commit_that_fails_after_delivery_says_what_comes_again() {
     let bench = Bench::of(events(100, now(), 1));

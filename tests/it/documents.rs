@@ -134,7 +134,6 @@ fn command_lines(text: &str) -> Vec<String> {
 
 /// Has a shell run a command line, redirections and pipes included, with a program in our place that
 /// tells the arguments it was given.
-#[cfg(unix)]
 fn arguments(line: &str) -> Vec<String> {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::TempDir::new().expect("a temporary directory");
@@ -157,7 +156,6 @@ fn arguments(line: &str) -> Vec<String> {
     told.collect()
 }
 
-#[cfg(unix)]
 #[test]
 fn every_command_line_that_is_shown_is_one_that_the_program_takes() {
     let readme = text("README.md")
@@ -215,7 +213,7 @@ fn the_manual_page_has_each_metric_and_no_other() {
             .filter(|word| word.starts_with("tfc_audit_") && is_metric(word))
             .collect()
     };
-    let source = text("src/metrics.rs");
+    let source = text("src/report/metrics.rs");
     let written = metrics(between(&source, "fn gauges(", "#[cfg(test)]"));
     assert_eq!(written.len(), 15);
     assert_eq!(metrics(&manual()), written);

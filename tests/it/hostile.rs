@@ -398,12 +398,9 @@ fn an_event_whose_id_a_terminal_would_obey() {
     let run = run(&bench, &relay.url(), &args, &[]);
     run.code(0)
         .warns(r"the event \u{1b}[2J\u{202e} was refused and is now in dead\u{1b}[2J");
-    #[cfg(unix)]
-    {
-        let letters = std::fs::metadata(bench.path("dead\u{1b}[2J")).expect("it is there");
-        let mode = std::os::unix::fs::MetadataExt::mode(&letters);
-        assert_eq!(mode & 0o777, 0o600);
-    }
+    let letters = std::fs::metadata(bench.path("dead\u{1b}[2J")).expect("it is there");
+    let mode = std::os::unix::fs::MetadataExt::mode(&letters);
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]

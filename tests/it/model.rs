@@ -26,21 +26,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
+use ::time::OffsetDateTime;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Settings, RngAlgorithm, TestError, TestRng, TestRunner};
-use tfc_audit::checkpoint::{Checkpoint, Store};
+use tfc_audit::checkpoint::Checkpoint;
+use tfc_audit::checkpoint::file::Store;
 use tfc_audit::clock::Clock;
-use tfc_audit::delivery::{Delivery, Limits, Target};
+use tfc_audit::delivery::{Delivery, Target};
 use tfc_audit::error::Error;
 use tfc_audit::event::Event;
+use tfc_audit::format::Limits;
 use tfc_audit::format::Verdict;
-use tfc_audit::forward::{Asking, Fetched, Forward, Gate, Readings, Stream};
-use tfc_audit::page::{self, Page};
+use tfc_audit::report::Report;
 use tfc_audit::retry::{Failure, Patience};
-use tfc_audit::run::{Drain, Report};
+use tfc_audit::run::Drain;
+use tfc_audit::source::ahead::{Asking, Fetched, Forward, Gate, Readings, Stream};
+use tfc_audit::source::page::{self, Page};
 use tfc_audit::source::{PageRequest, Source, SourceError};
-use tfc_audit::timestamp;
-use time::OffsetDateTime;
+use tfc_audit::time;
 
 const ENDPOINT: &str = "https://app.terraform.io";
 /// The model's time starts here, in seconds.
@@ -231,7 +234,7 @@ impl World {
         self.next_id += 1;
         let id = self.next_id;
         let place = self.listed.partition_point(|other| other.time <= time);
-        let stamp = timestamp::format(OffsetDateTime::from_unix_timestamp(time).unwrap());
+        let stamp = time::format(OffsetDateTime::from_unix_timestamp(time).unwrap());
         let json =
             format!(r#"{{"id":"{id:08x}-0000-4000-8000-000000000000","timestamp":"{stamp}"}}"#);
         let json = json.into();

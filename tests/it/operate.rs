@@ -396,15 +396,12 @@ fn metrics_that_cannot_be_written_are_a_warning() {
         let metrics = format!("--metrics={file}");
         bench.run(&["--no-checkpoint", &metrics]).code(0).warns(why);
     }
-    #[cfg(unix)]
-    {
-        std::os::unix::fs::symlink("target", bench.path("link")).unwrap();
-        let args = ["--no-checkpoint", "--metrics=link"];
-        bench.run(&args).code(0).warns("it is no regular file");
-        fs::remove_file(bench.path("link")).unwrap();
-        let run = bench.start(bench.limited(0, &["--no-checkpoint", "--metrics=a.prom"]));
-        run.finish().code(0).warns("File too large");
-    }
+    std::os::unix::fs::symlink("target", bench.path("link")).unwrap();
+    let args = ["--no-checkpoint", "--metrics=link"];
+    bench.run(&args).code(0).warns("it is no regular file");
+    fs::remove_file(bench.path("link")).unwrap();
+    let run = bench.start(bench.limited(0, &["--no-checkpoint", "--metrics=a.prom"]));
+    run.finish().code(0).warns("File too large");
     assert_eq!(bench.files(), ["directory", "foreign"]);
     assert_eq!(
         fs::read_to_string(bench.path("foreign")).unwrap(),
@@ -413,7 +410,6 @@ fn metrics_that_cannot_be_written_are_a_warning() {
     bench.run(&["--metrics="]).fails(2, "--metrics");
 }
 
-#[cfg(unix)]
 #[test]
 fn everybody_can_read_the_metrics_unless_the_umask_says_otherwise() {
     use std::os::unix::fs::PermissionsExt;

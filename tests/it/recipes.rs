@@ -1,7 +1,6 @@
 //! The files that users copy. What can be run is run; what only the product can judge is at least
 //! compared with what we send. `.ci/run` has those checked for which there is a schema or a parser.
 
-#![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a file of another shape has to fail")]
 
 use std::collections::BTreeSet;

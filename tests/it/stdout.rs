@@ -47,7 +47,6 @@ fn a_full_device_leaves_the_checkpoint_untouched() {
 }
 
 /// A file is cut back to where the batch began, so that no half line stays.
-#[cfg(unix)]
 #[test]
 fn a_file_that_cannot_grow_keeps_only_whole_batches() {
     let bench = bench();
@@ -76,7 +75,6 @@ fn a_file_that_cannot_grow_keeps_only_whole_batches() {
 }
 
 /// A killed run, or another program, left half a line.
-#[cfg(unix)]
 #[test]
 fn half_a_line_is_ended_before_the_first_event() {
     for (before, separator) in [("{\"id\":\"hal", "\n"), ("{}\n", ""), ("", "")] {
@@ -94,7 +92,6 @@ fn half_a_line_is_ended_before_the_first_event() {
 }
 
 /// `{ echo header; tfc-audit; } > out`: the file was written before, through the same opening.
-#[cfg(unix)]
 #[test]
 fn output_goes_on_where_the_file_stands() {
     let bench = Bench::of(events(3, now(), 1));

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 use tfc_audit::cli;
-use tfc_audit::config::{Config, Environment, Secret};
+use tfc_audit::config::{Config, Environment};
+use tfc_audit::secret::Secret;
 use time::OffsetDateTime;
 
 use crate::stand_in::{Asked, Event, StandIn, Step, World, ids};
@@ -106,7 +107,6 @@ impl Bench {
 
     /// As [`Bench::command`], and no file that it writes can grow beyond so many blocks of 512
     /// bytes: a full disk without one.
-    #[cfg(unix)]
     pub fn limited(&self, blocks: u32, args: &[&str]) -> Command {
         let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
         let inner = self.command(args);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tfc_audit::timestamp;
+use tfc_audit::time;
 
 use crate::stand_in::{
     Counts, Event, Next, Order, PastEnd, Since, Sizes, Step, Ties, World, events, events_from,
@@ -417,7 +417,7 @@ fn an_event_just_beyond_a_stride_is_not_passed_over() {
 fn an_event_is_stamped_older_than_its_place() {
     let mut all = past(620, 2).events;
     let event = &mut all[615];
-    let earlier = stamp(event.time - time::Duration::days(3));
+    let earlier = stamp(event.time - ::time::Duration::days(3));
     event.text = event.text.replace(&stamp(event.time), &earlier);
     let bench = Bench::new(World {
         // So that one reading goes through all pages.
@@ -441,7 +441,7 @@ fn the_boundary_follows_a_backlog() {
         let args = ["--page-size=10", "--overlap=1s", "--connections=1"];
         let run = bench.run(&[&args[..], &["--retries=0"]].concat());
         run.code(5).says("503");
-        let time = |field| timestamp::parse(bench.checkpoint_field(field).as_str().unwrap());
+        let time = |field| time::parse(bench.checkpoint_field(field).as_str().unwrap());
         let (last, start) = (
             time("last_timestamp").unwrap(),
             time("boundary_start").unwrap(),
@@ -464,7 +464,7 @@ fn misplaced(place: usize) -> Bench {
 
 /// Leaves an event in its place in the list, three days before its time.
 fn stamp_later(event: &mut Event) {
-    let later = stamp(event.time + time::Duration::days(3));
+    let later = stamp(event.time + ::time::Duration::days(3));
     event.text = event.text.replace(&stamp(event.time), &later);
 }
 

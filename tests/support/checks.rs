@@ -18,10 +18,11 @@ use time::{OffsetDateTime, UtcOffset};
 
 use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::event::EventId;
+use tfc_audit::format::normalize::normalize;
 use tfc_audit::format::{FORMATS, Fate, Format, Verdict};
-use tfc_audit::normalize::normalize;
 use tfc_audit::retry::named_wait;
-use tfc_audit::{page, timestamp};
+use tfc_audit::source::page;
+use tfc_audit::time as timestamp;
 
 /// A check, by the name of its target and of its folder in `fixtures/fuzz`.
 pub type Check = fn(&[u8]) -> bool;

@@ -1,13 +1,18 @@
 //! What the walk needs of the API: one page at a time. The API client is one such source; tests
 //! bring their own.
 
+pub mod ahead;
+pub mod client;
+pub mod page;
+pub mod scan;
+
 use std::fmt;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::page::Page;
 use crate::retry::Failure;
+use crate::source::page::Page;
 
 /// Which page is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,3 +54,22 @@ impl fmt::Display for SourceError {
 }
 
 impl std::error::Error for SourceError {}
+
+/// Events that the source counts but did not show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// How many were not seen.
+    pub unseen: u64,
+    /// How many there should be.
+    pub promised: u64,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the source counts {} events, but {} of them were on none of its pages, read five times: they are lost unless they appear within the overlap; all others are delivered",
+            self.promised, self.unseen
+        )
+    }
+}

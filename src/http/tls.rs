@@ -13,14 +13,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::time::OffsetDateTime;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, sign::CertifiedKey};
-use time::OffsetDateTime;
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
 use crate::text::excerpt;
-use crate::timestamp;
+use crate::time;
 
 /// The files of a client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,7 +172,7 @@ fn certificate(fault: &CertificateError) -> String {
         i64::try_from(time.as_secs())
             .ok()
             .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-            .map_or_else(|| "an unknown time".to_owned(), timestamp::format)
+            .map_or_else(|| "an unknown time".to_owned(), time::format)
     };
     let words = match fault {
         CertificateError::UnknownIssuer => {

@@ -3,14 +3,15 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::config::Post;
-use crate::delivery::{Limits, Target};
+use crate::delivery::Target;
+use crate::delivery::lines::{self, LineFile};
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Encoder, Verdict};
-use crate::lines::{self, LineFile};
+use crate::format::{Encoder, Limits, Verdict};
 
 /// Standard output, as a target.
 #[derive(Debug)]
@@ -34,16 +35,8 @@ impl Stdout {
     }
 }
 
-#[cfg(unix)]
 fn duplicate() -> io::Result<File> {
-    use std::os::fd::AsFd;
     Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
-}
-
-#[cfg(windows)]
-fn duplicate() -> io::Result<File> {
-    use std::os::windows::io::AsHandle;
-    Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
 }
 
 impl Target for Stdout {

@@ -1,6 +1,8 @@
 //! What the API client and delivery by POST have in common: how ureq is set up, and how its errors
 //! and answers are put into words.
 
+pub mod tls;
+
 use std::io::{ErrorKind, Read};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
@@ -15,10 +17,9 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Body, Error, RequestBuilder, Timeout};
 
 use crate::clock::{Clock, SystemClock};
-use crate::proxy::Proxy;
+use crate::config::proxy::Proxy;
 use crate::retry::{self, named_wait};
 use crate::text::excerpt;
-use crate::tls;
 
 /// How long connecting may take at most, the TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

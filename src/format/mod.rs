@@ -1,6 +1,8 @@
 //! What receivers want to read, and what their answers mean: for each format the body of a request
 //! and the rule by which an answer acknowledges it. Nothing here does I/O.
 
+pub mod normalize;
+
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -8,11 +10,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::event::Event;
+use crate::format::normalize::normalize;
 use crate::json::Object;
-use crate::normalize::normalize;
 use crate::retry;
 use crate::text::excerpt;
-use crate::timestamp;
+use crate::time;
 
 /// The format of a POST's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,23 @@ pub type Label = (String, String);
 /// Splunk's metadata that stands beside the event; any other label is an indexed field
 /// (<https://docs.splunk.com/Documentation/Splunk/latest/Data/FormateventsforHTTPEventCollector>).
 const SPLUNK_METADATA: [&str; 4] = ["index", "source", "sourcetype", "host"];
+
+/// How large a batch may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Events.
+    pub events: usize,
+    /// Bytes of the body, not compressed; a single larger event goes alone.
+    pub bytes: usize,
+}
+
+impl Limits {
+    /// For events that are to go together.
+    pub const NONE: Self = Self {
+        events: usize::MAX,
+        bytes: usize::MAX,
+    };
+}
 
 /// How events become a body: `start`, the events with `separator` between them, `end`.
 #[derive(Clone, Debug)]
@@ -145,7 +164,7 @@ impl Encoder {
             Format::Elasticsearch => {
                 let rest = json.strip_prefix('{').unwrap_or(&json).trim_start();
                 let comma = if rest == "}" { "" } else { "," };
-                let time = timestamp::format(event.time);
+                let time = time::format(event.time);
                 let id = quoted(&event.id.to_string());
                 writeln!(
                     body,
@@ -469,7 +488,7 @@ mod tests {
     use crate::event::EventId;
 
     fn event(json: &str) -> Event {
-        let time = timestamp::parse("2023-11-14T22:13:20.5Z").unwrap();
+        let time = time::parse("2023-11-14T22:13:20.5Z").unwrap();
         Event::new(
             &Arc::new(json.into()),
             0..json.len(),

@@ -21,6 +21,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 /// The mode of a file for its owner only.
@@ -34,10 +35,7 @@ pub const PRIVATE: u32 = 0o600;
 pub fn open(path: &Path, access: &OpenOptions, create: bool) -> io::Result<File> {
     refuse_planted_links(path)?;
     if create {
-        match with_mode(&mut access.clone(), PRIVATE)
-            .create_new(true)
-            .open(path)
-        {
+        match access.clone().mode(PRIVATE).create_new(true).open(path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             made => return made,
         }
@@ -60,7 +58,9 @@ pub fn make_anew(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<File> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = with_mode(OpenOptions::new().write(true), mode)
+    let mut file = OpenOptions::new()
+        .write(true)
+        .mode(mode)
         .create_new(true)
         .open(path)?;
     file.write_all(bytes)?;
@@ -81,14 +81,11 @@ pub fn replace(path: &Path, temporary: &Path, mode: u32, bytes: &[u8]) -> io::Re
     replaced
 }
 
-/// Makes a file's name durable, be it new or renamed (on Unix; elsewhere it is up to the file system).
+/// Makes a file's name durable, be it new or renamed.
 ///
 /// # Errors
 /// If its directory cannot be synced.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
-    if !cfg!(unix) {
-        return Ok(());
-    }
     match File::open(directory(path))?.sync_all() {
         // Some network file systems cannot sync a directory, and need not.
         Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
@@ -128,10 +125,7 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 #[must_use]
 pub fn exposure(path: &Path) -> Option<String> {
     let place = fs::canonicalize(path).ok()?;
-    #[cfg(unix)]
-    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&place).ok()?);
-    #[cfg(not(unix))]
-    let mode = 0;
+    let mode = fs::metadata(&place).ok()?.mode();
     exposed(&place, mode).map(|fault| format!("{} {fault}", path.display()))
 }
 
@@ -154,23 +148,12 @@ fn exposed(place: &Path, mode: u32) -> Option<&'static str> {
     }
 }
 
-/// Sets for whom a file that is made is.
-fn with_mode(options: &mut OpenOptions, mode: u32) -> &mut OpenOptions {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, mode);
-    #[cfg(not(unix))]
-    let _ = mode;
-    options
-}
-
 fn broken(rule: &str) -> io::Error {
     io::Error::other(rule.to_owned())
 }
 
 /// Follows the path as the system would, up to the directory of its last part.
-#[cfg(unix)]
 fn refuse_planted_links(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
     // More links than the system follows.
     const TOO_MANY: usize = 40;
     let parts = |path: &Path| -> Vec<OsString> {
@@ -206,9 +189,7 @@ fn refuse_planted_links(path: &Path) -> io::Result<()> {
 
 /// Refuses what was opened if something else lies there now, and a file of somebody who has no
 /// business there.
-#[cfg(unix)]
 fn refuse_planted_file(path: &Path, opened: &fs::Metadata) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
     let seen = fs::symlink_metadata(path)?;
     if (seen.dev(), seen.ino()) != (opened.dev(), opened.ino()) {
         return Err(broken("it was replaced while it was opened"));
@@ -227,16 +208,6 @@ fn refuse_planted_file(path: &Path, opened: &fs::Metadata) -> io::Result<()> {
     Err(broken(&format!(
         "it belongs to another user (uid {owner}), who may have planted it; remove it, or have it belong to the user who runs this"
     )))
-}
-
-#[cfg(not(unix))]
-fn refuse_planted_links(_: &Path) -> io::Result<()> {
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn refuse_planted_file(_: &Path, _: &fs::Metadata) -> io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]

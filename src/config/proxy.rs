@@ -15,7 +15,8 @@ use std::net::IpAddr;
 
 use ureq::ProxyProtocol;
 
-use crate::config::{Secret, Url, port};
+use crate::config::url::{Url, port};
+use crate::secret::Secret;
 
 /// The variables, in the order in which they are asked.
 const NAMES: [&str; 8] = [

@@ -31,7 +31,7 @@
 //!   (`walk::ties_and_a_source_that_fails_on_the_way`, `walk::ties_that_hide_some_of_their_events`)
 //!   What the counts cannot tell: an event that appears late in the middle of a walk, and one that
 //!   was seen and that retention then removes, can each stand in for one that was missed.
-//! - **Several readings at once change nothing of this.** Each is read forward ([`crate::forward`]),
+//! - **Several readings at once change nothing of this.** Each is read forward ([`crate::source::ahead`]),
 //!   and the strides are made of them one after the other, the oldest first. When a page was asked
 //!   for matters only in comparison with the other pages of its own reading. Retention takes the
 //!   oldest, which are read, alone, before any other stride is begun. (the model's scheduler;
@@ -40,9 +40,10 @@
 //!   ends when pages bring nothing new, and a run reads a bounded number of pages.
 //!   (`walk::pages_that_repeat_for_ever_are_an_error`)
 
+pub mod identities;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -50,11 +51,11 @@ use time::OffsetDateTime;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{Event, Identity};
-use crate::forward::{Answer, Fetched, Forward, More, Readings, Stream};
-use crate::identities::IdentitySet;
-use crate::page::Page;
 use crate::retry::Patience;
-use crate::source::SourceError;
+use crate::source::ahead::{Answer, Fetched, Forward, More, Readings, Stream};
+use crate::source::page::Page;
+use crate::source::{Missing, SourceError};
+use crate::walk::identities::IdentitySet;
 
 /// How many pages a stride has at most. Fewer cost more requests (each stride reads about a page of
 /// its neighbour), more cost memory.
@@ -133,25 +134,6 @@ pub struct Stride {
     /// How many events the proof found missing in this walk so far, and of how many; `None` if this
     /// stride's succeeded or none was owed.
     pub missing: Option<Missing>,
-}
-
-/// Events that the source counts but did not show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missing {
-    /// How many were not seen.
-    pub unseen: u64,
-    /// How many there should be.
-    pub promised: u64,
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the source counts {} events, but {} of them were on none of its pages, read five times: they are lost unless they appear within the overlap; all others are delivered",
-            self.promised, self.unseen
-        )
-    }
 }
 
 /// A walk over the pages of one run.

@@ -6,16 +6,16 @@
 //!
 //! What holds: whatever this accepts, serde reads in the same way. It gives nothing at all for what
 //! is no valid JSON, not of the documented shape, beyond its bounds, or merely unusual (a repeated
-//! key, an escape in a key or in one of the two fields): [`crate::page::parse`] then asks serde, which reads it or says
+//! key, an escape in a key or in one of the two fields): [`crate::source::page::parse`] then asks serde, which reads it or says
 //! what is wrong with it.
 
 use std::ops::Range;
 
-use time::OffsetDateTime;
+use ::time::OffsetDateTime;
 
 use crate::event::EventId;
-use crate::page::{LONGEST_ID, MOST_EVENTS};
-use crate::timestamp;
+use crate::source::page::{LONGEST_ID, MOST_EVENTS};
+use crate::time;
 
 /// An event: where it stands in the text, in bytes, and its two fields.
 pub type Found = (Range<usize>, EventId, OffsetDateTime);
@@ -67,7 +67,7 @@ fn array_of_events(text: &str, at: usize) -> Option<(Vec<Found>, usize)> {
             }
             "timestamp" if time.is_none() => {
                 let (text, end) = plain_string(text, at)?;
-                time = Some(timestamp::parse(text)?);
+                time = Some(time::parse(text)?);
                 Some(end)
             }
             "id" | "timestamp" => None,

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use time::format_description::well_known::{Rfc2822, Rfc3339};
-use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
+use ::time::format_description::well_known::{Rfc2822, Rfc3339};
+use ::time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 
 /// Reads a time in any RFC 3339 form and gives it in UTC, or `None` if it is not one.
 #[must_use]
@@ -84,7 +84,7 @@ pub fn floor_second(time: OffsetDateTime) -> OffsetDateTime {
 pub fn before(time: OffsetDateTime, span: Duration) -> OffsetDateTime {
     let start = Date::MIN.replace_year(0).unwrap_or(Date::MIN);
     let earliest = OffsetDateTime::new_utc(start, Time::MIDNIGHT);
-    time::Duration::try_from(span)
+    ::time::Duration::try_from(span)
         .ok()
         .and_then(|span| time.checked_sub(span))
         .map_or(earliest, |time| time.max(earliest))

@@ -19,26 +19,21 @@
 //!   behind the newest delivered event and the server's clock, and never past an event that was
 //!   seen or may be waiting and is not delivered. (`checkpoint::the_overlap_is_how_late_…`)
 
+pub mod file;
+
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::time::OffsetDateTime;
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 
-use crate::clock::Clock;
-use crate::config::CheckpointPlace;
+use crate::config::url::Url;
 use crate::delivery::Acknowledged;
-use crate::error::Error;
-use crate::event::EventId;
-use crate::files;
-use crate::identities::IdentitySet;
+use crate::event::{Event, EventId};
 use crate::json::Object;
-use crate::page::organization;
 use crate::text::excerpt;
-use crate::timestamp;
+use crate::time;
+use crate::walk::identities::IdentitySet;
 
 /// The format that this program reads and writes.
 const VERSION: u64 = 1;
@@ -85,7 +80,7 @@ impl Checkpoint {
             endpoint,
             organization_id: None,
             last_timestamp: None,
-            boundary_start: since.map(timestamp::floor_second),
+            boundary_start: since.map(time::floor_second),
             boundary: BTreeMap::new(),
             completed_at: None,
         }
@@ -109,7 +104,7 @@ impl Checkpoint {
         }
         let Object(mut content): Object<Content> =
             serde_json::from_slice(json).map_err(|error| format!("it is damaged ({error})"))?;
-        let theirs = crate::config::Url::parse_endpoint(&content.endpoint).ok();
+        let theirs = Url::parse_endpoint(&content.endpoint).ok();
         let is_theirs = theirs.is_some_and(|theirs| theirs.to_string() == endpoint);
         // Before the first event it holds nothing of the service that it was made for: the first
         // run's mistake in the address is no reason to stop the next.
@@ -120,14 +115,14 @@ impl Checkpoint {
             ));
         }
         let time = |name: &str, text: &str| {
-            timestamp::parse(text)
+            time::parse(text)
                 .ok_or_else(|| format!("its {name} is not a time: {}", excerpt(text.as_bytes())))
         };
         let optional = |name, text: Option<String>| text.map(|text| time(name, &text)).transpose();
         let last_timestamp = optional("last_timestamp", content.last_timestamp)?;
         let boundary_start = optional("boundary_start", content.boundary_start)?;
         let completed_at = optional("completed_at", content.completed_at)?;
-        if boundary_start.is_some_and(|start| start != timestamp::floor_second(start)) {
+        if boundary_start.is_some_and(|start| start != time::floor_second(start)) {
             return Err("its boundary_start is not a whole second".to_owned());
         }
         let mut boundary: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -165,15 +160,15 @@ impl Checkpoint {
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let ids =
-            |(&time, ids): (&OffsetDateTime, &Vec<EventId>)| (timestamp::format(time), ids.clone());
+            |(&time, ids): (&OffsetDateTime, &Vec<EventId>)| (time::format(time), ids.clone());
         let content = Content {
             version: VERSION,
             endpoint: self.endpoint.clone(),
             organization_id: self.organization_id.clone(),
-            last_timestamp: self.last_timestamp.map(timestamp::format),
-            boundary_start: self.boundary_start.map(timestamp::format),
+            last_timestamp: self.last_timestamp.map(time::format),
+            boundary_start: self.boundary_start.map(time::format),
             boundary_ids: self.boundary.iter().map(ids).collect(),
-            completed_at: self.completed_at.map(timestamp::format),
+            completed_at: self.completed_at.map(time::format),
         };
         let mut json = serde_json::to_vec(&content).unwrap_or_default();
         json.push(b'\n');
@@ -196,7 +191,7 @@ impl Checkpoint {
         if self.last_timestamp.is_some() {
             return false;
         }
-        let since = timestamp::floor_second(since);
+        let since = time::floor_second(since);
         self.boundary_start = Some(self.boundary_start.map_or(since, |start| start.min(since)));
         true
     }
@@ -215,7 +210,7 @@ impl Checkpoint {
         let newest = events.iter().map(|event| event.time).max();
         self.last_timestamp = self.last_timestamp.max(newest);
         if self.organization_id.is_none() {
-            self.organization_id = events.iter().find_map(organization);
+            self.organization_id = events.iter().find_map(Event::organization);
         }
         self.move_boundary(rest, server_time, overlap);
         for event in events
@@ -239,7 +234,7 @@ impl Checkpoint {
         overlap: Duration,
     ) {
         self.move_boundary(None, server_time, overlap);
-        self.completed_at = Some(timestamp::floor_second(now));
+        self.completed_at = Some(time::floor_second(now));
     }
 
     /// Moves `boundary_start` forward, never back: what lies before it is forgotten already.
@@ -254,7 +249,7 @@ impl Checkpoint {
         };
         // An event stamped in the future must not hide the present.
         let settled = last.min(server_time).min(rest.unwrap_or(last));
-        let start = timestamp::floor_second(timestamp::before(settled, overlap));
+        let start = time::floor_second(time::before(settled, overlap));
         self.boundary_start = self.boundary_start.max(Some(start));
         if let Some(start) = self.boundary_start {
             self.boundary = self.boundary.split_off(&start);
@@ -262,188 +257,17 @@ impl Checkpoint {
     }
 }
 
-/// Where commits go.
-pub trait Store {
-    /// Replaces what earlier commits have left, for good.
-    ///
-    /// # Errors
-    /// If the new checkpoint is not certain to be there after a power cut.
-    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String>;
-}
-
-/// For `--no-checkpoint`: nothing is kept.
-pub struct NoStore;
-
-impl Store for NoStore {
-    fn commit(&mut self, _: &Checkpoint) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-/// The checkpoint's file, locked for as long as this lives.
-pub struct CheckpointFile {
-    path: PathBuf,
-    temporary: PathBuf,
-    _lock: Option<File>,
-}
-
-impl CheckpointFile {
-    /// Takes the lock, waiting for it as long as the place allows and `deadline` (by the clock's
-    /// [`Clock::elapsed`]) is not reached.
-    ///
-    /// # Errors
-    /// [`Error::Locked`] if another run has it, [`Error::Checkpoint`] if there can be none.
-    pub fn lock(
-        place: &CheckpointPlace,
-        clock: &dyn Clock,
-        deadline: Option<Duration>,
-    ) -> Result<Self, Error> {
-        let path = place.path.clone();
-        if place.create_parents {
-            let parent = files::directory(&path);
-            make_private_directories(parent).map_err(|error| {
-                Error::Checkpoint(format!(
-                    "cannot create the directory {}: {error}; name another file with --checkpoint",
-                    parent.display()
-                ))
-            })?;
-        }
-        refuse_other_kinds(&path)?;
-        let until = clock.elapsed().saturating_add(place.lock_wait);
-        let until = deadline.map_or(until, |deadline| until.min(deadline));
-        let lock = loop {
-            let left = until.saturating_sub(clock.elapsed());
-            match try_lock(place, true) {
-                Err(Error::Locked(_)) if !left.is_zero() => {
-                    clock.sleep(left.min(Duration::from_millis(50)));
-                }
-                result => break result?,
-            }
-        };
-        let temporary = files::with_suffix(&path, ".tmp");
-        Ok(Self {
-            path,
-            temporary,
-            _lock: lock,
-        })
-    }
-}
-
-impl Store for CheckpointFile {
-    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
-        let (path, temporary) = (&self.path, &self.temporary);
-        files::replace(path, temporary, files::PRIVATE, &checkpoint.to_json())
-            .and_then(|()| files::sync_directory(path))
-            .map_err(|error| {
-                format!(
-                    "the checkpoint {} cannot be written: {error}; its directory has to be writable, with space for {} beside it",
-                    path.display(),
-                    temporary.display()
-                )
-            })
-    }
-}
-
-/// Takes the lock if it can be had at once, and gives its file, which holds it. Where there is none
-/// and none is to be made, it is free and there is nothing to give.
-///
-/// # Errors
-/// [`Error::Locked`] if another run has it, [`Error::Checkpoint`] if there can be none.
-pub fn try_lock(place: &CheckpointPlace, make: bool) -> Result<Option<File>, Error> {
-    let path = files::with_suffix(&place.path, ".lock");
-    refuse_other_kinds(&path)?;
-    let lock = match files::open(&path, OpenOptions::new().write(true), make) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == ErrorKind::NotFound && !make => return Ok(None),
-        Err(error) => {
-            return Err(Error::Checkpoint(format!(
-                "cannot open the lock {}: {error}; {}name another file with --checkpoint",
-                path.display(),
-                files::remedy(&error)
-            )));
-        }
-    };
-    match fs2::FileExt::try_lock_exclusive(&lock) {
-        Ok(()) => Ok(Some(lock)),
-        Err(error) if error.kind() == ErrorKind::Interrupted => try_lock(place, make),
-        Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
-            Err(Error::Locked(path))
-        }
-        Err(error) => Err(Error::Checkpoint(format!(
-            "cannot take the lock {}: {error}; keep the checkpoint on a file system that has locks",
-            path.display()
-        ))),
-    }
-}
-
-/// Reads the checkpoint; `None` if there is none. It takes no lock to read: a commit replaces it
-/// whole, so that there is always the one or the other.
-///
-/// # Errors
-/// [`Error::Checkpoint`] if it cannot be trusted, or has to be there and is not.
-pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
-    let path = &place.path;
-    let shown = path.display();
-    refuse_other_kinds(path)?;
-    let mut json = Vec::new();
-    let file = files::open(path, OpenOptions::new().read(true), false);
-    match file.and_then(|mut file| file.read_to_end(&mut json)) {
-        Err(error) if error.kind() == ErrorKind::NotFound && place.required => {
-            Err(Error::Checkpoint(format!(
-                "there is no checkpoint {shown}, and --require-checkpoint is given; to start afresh, run once without it"
-            )))
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::Checkpoint(format!(
-            "the checkpoint {shown} cannot be read: {error}; nothing was done; {}name another with --checkpoint",
-            files::remedy(&error)
-        ))),
-        Ok(_) => Checkpoint::parse(&json, endpoint).map(Some).map_err(|fault| {
-            Error::Checkpoint(format!(
-                "the checkpoint {shown} cannot be trusted: {fault}; nothing was done. Restore it, name another with --checkpoint, or remove it and run once with --since and the time of the newest event that arrived (without --since, everything retained is delivered again)"
-            ))
-        }),
-    }
-}
-
-/// Refuses what is there but is no regular file. A link is refused rather than followed: a commit
-/// would replace the link and not what it leads to, and somebody else may have planted it.
-fn refuse_other_kinds(path: &Path) -> Result<(), Error> {
-    match fs::symlink_metadata(path) {
-        Ok(there) if !there.is_file() => Err(Error::Checkpoint(format!(
-            "{} is a {}, not a regular file; name the file itself with --checkpoint",
-            path.display(),
-            if there.is_dir() {
-                "directory"
-            } else if there.is_symlink() {
-                "symbolic link"
-            } else {
-                "special file"
-            },
-        ))),
-        _ => Ok(()),
-    }
-}
-
-fn make_private_directories(path: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(path)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::event::Event;
 
     const ENDPOINT: &str = "https://app.terraform.io";
     const OVERLAP: Duration = Duration::from_secs(600);
 
     fn time(text: &str) -> OffsetDateTime {
-        timestamp::parse(&format!("2026-01-02T{text}Z")).unwrap()
+        time::parse(&format!("2026-01-02T{text}Z")).unwrap()
     }
 
     fn event(id: &str, at: &str) -> Event {

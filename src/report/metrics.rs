@@ -14,18 +14,18 @@
 //!   the collector does not tell apart what stands in two files.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use ::time::OffsetDateTime;
 
 use crate::error::Exit;
-use crate::files;
-use crate::run::Report;
-use crate::timestamp;
+use crate::fs;
+use crate::report::Report;
+use crate::time;
 
 /// How our files begin: one that begins otherwise is not written over.
 const START: &str = "# HELP tfc_audit_";
@@ -52,10 +52,10 @@ pub fn write(path: &Path, report: &Report, ending: &Ending) -> Result<(), String
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // A name of this process's own, for runs that end at the same time, and none that ends in
     // `.prom`, which the collector would read.
-    let temporary = files::with_suffix(path, &format!(".{}.tmp", std::process::id()));
+    let temporary = fs::with_suffix(path, &format!(".{}.tmp", std::process::id()));
     read(path)
         .map(|before| render(&name, &before, report, ending))
-        .and_then(|text| files::replace(path, &temporary, 0o644, text.as_bytes()))
+        .and_then(|text| fs::replace(path, &temporary, 0o644, text.as_bytes()))
         .map_err(|error| format!("--metrics: cannot write {}: {error}", path.display()))
 }
 
@@ -64,7 +64,7 @@ pub fn write(path: &Path, report: &Report, ending: &Ending) -> Result<(), String
 /// # Errors
 /// If it cannot be read, or is none of ours.
 pub fn read(path: &Path) -> io::Result<String> {
-    match fs::symlink_metadata(path) {
+    match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
         // A rename would put a file in the place of a link or a device.
         Ok(there) if !there.is_file() => return Err(io::Error::other("it is no regular file")),
@@ -113,7 +113,7 @@ fn gauges(before: &str, report: &Report, ending: &Ending) -> [Metric<Option<Stri
     const SUCCESS: &str = "tfc_audit_last_success_timestamp_seconds";
     const NEWEST: &str = "tfc_audit_newest_event_timestamp_seconds";
     const WAITING: &str = "tfc_audit_events_waiting";
-    let now = seconds(timestamp::floor_second(ending.at));
+    let now = seconds(time::floor_second(ending.at));
     let success = (ending.exit == Exit::Success).then_some(now);
     let newest = [report.newest.map(seconds), value_in(before, NEWEST)];
     let waiting = report.waiting().or_else(|| value_in(before, WAITING));
@@ -225,7 +225,7 @@ mod tests {
     fn ending(exit: Exit, at: &str) -> Ending {
         Ending {
             exit,
-            at: timestamp::parse(at).unwrap(),
+            at: time::parse(at).unwrap(),
             took: Duration::from_micros(1_234_567),
         }
     }
@@ -234,7 +234,7 @@ mod tests {
     fn counters_go_on_and_a_failed_run_takes_nothing_back() {
         let mut report = Report {
             delivered: 5,
-            newest: timestamp::parse("2026-01-02T03:04:05.678Z"),
+            newest: time::parse("2026-01-02T03:04:05.678Z"),
             ..Report::default()
         };
         report.walk.found = 7;

@@ -1,21 +1,23 @@
 //! What was meant: arguments and environment as one validated configuration. Nothing else reads
 //! either.
 
+pub mod proxy;
+pub mod url;
+
 use std::ffi::OsString;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use time::OffsetDateTime;
-use ureq::http::uri::Authority;
-use ureq::http::{HeaderName, HeaderValue, Uri};
+use ::time::OffsetDateTime;
+use ureq::http::{HeaderName, HeaderValue};
 
 use crate::cli::Args;
-use crate::delivery::Limits;
-use crate::format::{FORMATS, Format, Label};
-use crate::proxy::{self, Proxy};
-use crate::timestamp;
-use crate::tls::ClientFiles;
+use crate::config::proxy::Proxy;
+use crate::config::url::Url;
+use crate::format::{FORMATS, Format, Label, Limits};
+use crate::http::tls::ClientFiles;
+use crate::secret::Secret;
+use crate::time;
 
 /// The environment, as far as it matters.
 #[derive(Clone, Debug, Default)]
@@ -52,217 +54,6 @@ impl Environment {
             terminal: path("TERM"),
         }
     }
-}
-
-/// A text that is never shown: it has no `Display`, and its `Debug` does not tell it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes a text into care.
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text, for the header that it is meant for.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// Takes it out of a text that came back, since some proxies and receivers answer with what
-    /// they were sent: the whole of it and any of its parts (`Bearer` stands beside the token, and
-    /// a query has several values). What has no more than three characters is no secret, and would
-    /// be found everywhere.
-    #[must_use]
-    pub fn mask(&self, text: impl Into<String>) -> String {
-        let parts = self
-            .0
-            .split(|c: char| c.is_whitespace() || matches!(c, '&' | '=' | ';' | ','));
-        let mut parts: Vec<&str> = parts
-            .chain([self.0.trim()])
-            .filter(|part| part.len() > 3)
-            .collect();
-        // The whole goes before its parts.
-        parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
-        parts.into_iter().fold(text.into(), |text, part| {
-            if text.contains(part) {
-                text.replace(part, MASK)
-            } else {
-                text
-            }
-        })
-    }
-}
-
-/// What stands in the place of a secret: nothing that a part of another could be found in.
-const MASK: &str = "***";
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
-/// An http or https address without credentials.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Url {
-    /// Scheme, host and port, each in one spelling.
-    origin: String,
-    host: String,
-    port: u16,
-    path: String,
-    query: Option<Secret>,
-    loopback: bool,
-    https: bool,
-}
-
-impl Url {
-    /// Reads an address.
-    ///
-    /// # Errors
-    /// What is wrong with it; a message never repeats what could be a secret in it.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let uri: Uri = text
-            .parse()
-            .map_err(|_| "is not an http or https address".to_owned())?;
-        let https = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err("is not an http or https address".to_owned()),
-        };
-        let authority = uri.authority().ok_or("has no host")?;
-        if authority.as_str().contains('@') {
-            return Err("holds a user name; credentials are never part of an address".to_owned());
-        }
-        if text.contains('#') {
-            return Err("has a fragment".to_owned());
-        }
-        let host = authority.host().to_ascii_lowercase();
-        if host.is_empty() {
-            return Err("has no host".to_owned());
-        }
-        let (scheme, default) = if https { ("https", 443) } else { ("http", 80) };
-        let port = port(authority)?.unwrap_or(default);
-        let shown = if port == default {
-            String::new()
-        } else {
-            format!(":{port}")
-        };
-        Ok(Self {
-            origin: format!("{scheme}://{host}{shown}"),
-            port,
-            path: uri.path().to_owned(),
-            query: uri.query().map(|query| Secret::new(query.to_owned())),
-            loopback: is_loopback(&host),
-            host,
-            https,
-        })
-    }
-
-    /// Reads the address of a service, which has no query, and for which a slash at the end makes no
-    /// difference.
-    ///
-    /// # Errors
-    /// As [`Url::parse`].
-    pub fn parse_endpoint(text: &str) -> Result<Self, String> {
-        let url = Self::parse(text)?;
-        if url.query.is_some() {
-            return Err("has a query".to_owned());
-        }
-        Ok(url.with_path(|path| path.trim_end_matches('/').to_owned()))
-    }
-
-    /// The same address with another path.
-    #[must_use]
-    pub fn with_path(self, path: impl FnOnce(&str) -> String) -> Self {
-        Self {
-            path: path(&self.path),
-            ..self
-        }
-    }
-
-    /// The whole address, query included, to be asked and not to be shown.
-    #[must_use]
-    pub fn expose(&self) -> String {
-        let query = self
-            .query
-            .as_ref()
-            .map(|query| format!("?{}", query.expose()));
-        format!("{self}{}", query.unwrap_or_default())
-    }
-
-    /// The path, from its slash on.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// Scheme, host and port: of a receiver's address the path can be a secret, too.
-    #[must_use]
-    pub fn origin(&self) -> &str {
-        &self.origin
-    }
-
-    /// The host in lower case, an IPv6 address in brackets.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The port, also where it is the scheme's own.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Whether it is an https address.
-    #[must_use]
-    pub fn is_https(&self) -> bool {
-        self.https
-    }
-
-    /// Whether it names this machine.
-    #[must_use]
-    pub fn is_loopback(&self) -> bool {
-        self.loopback
-    }
-
-    /// Whether what is sent there can be read on the way.
-    #[must_use]
-    pub fn is_exposed(&self) -> bool {
-        !self.https && !self.loopback
-    }
-}
-
-/// The address as it may be shown: without its query, which may hold a secret.
-impl fmt::Display for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.origin, self.path)
-    }
-}
-
-/// The port that an address names, if it names one.
-///
-/// # Errors
-/// If what stands there is no port: `http` takes that for none.
-pub fn port(authority: &Authority) -> Result<Option<u16>, &'static str> {
-    let place = authority.as_str().rsplit('@').next().unwrap_or_default();
-    match (authority.port_u16(), place == authority.host()) {
-        (None, true) => Ok(None),
-        (Some(port), _) => Ok(Some(port)),
-        (None, false) => Err("has a port that is no number up to 65535"),
-    }
-}
-
-/// `localhost`, 127.0.0.0/8 and `[::1]`.
-fn is_loopback(host: &str) -> bool {
-    let address = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Where the token comes from.
@@ -491,13 +282,13 @@ fn file(option: &str, name: &str) -> Result<PathBuf, String> {
 
 /// Reads an RFC 3339 time, or a span back from now.
 fn parse_when(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> {
-    if let Some(time) = timestamp::parse(text) {
+    if let Some(time) = time::parse(text) {
         return Ok(time);
     }
-    let span = timestamp::parse_span(text).map_err(|_| {
+    let span = time::parse_span(text).map_err(|_| {
         format!("{text:?} is neither a time such as 2026-01-02T03:04:05Z nor a span such as 90s, 10m, 36h or 7d")
     })?;
-    Ok(timestamp::before(now, span))
+    Ok(time::before(now, span))
 }
 
 /// Reads a span option with its default and limits, all in seconds.
@@ -511,7 +302,7 @@ fn span(
     let Some(text) = text else {
         return Ok(Duration::from_secs(default));
     };
-    let span = timestamp::parse_span(text).map_err(|fault| format!("--{name}: {fault}"))?;
+    let span = time::parse_span(text).map_err(|fault| format!("--{name}: {fault}"))?;
     if (least..=most).contains(&span.as_secs()) {
         return Ok(span);
     }
@@ -776,7 +567,7 @@ mod tests {
     }
 
     fn now() -> OffsetDateTime {
-        timestamp::parse("2026-01-02T03:04:05Z").unwrap()
+        time::parse("2026-01-02T03:04:05Z").unwrap()
     }
 
     fn config_in(line: &str, environment: &Environment) -> Result<Config, String> {
@@ -939,9 +730,8 @@ mod tests {
 
     #[test]
     fn times_and_spans_back_from_now() {
-        let since = |text: &str| {
-            timestamp::format(config(&format!("--since {text}")).unwrap().since.unwrap())
-        };
+        let since =
+            |text: &str| time::format(config(&format!("--since {text}")).unwrap().since.unwrap());
         assert_eq!(since("36h"), "2025-12-31T15:04:05.000Z");
         assert_eq!(
             since("2026-01-01T01:00:00+01:00"),

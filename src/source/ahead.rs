@@ -15,8 +15,8 @@ use time::OffsetDateTime;
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::page::Page;
 use crate::retry::{Failure, GaveUp, LONGEST_NAMED_WAIT, Patience, retry};
+use crate::source::page::Page;
 use crate::source::{PageRequest, Source, SourceError};
 
 /// Where a reading is: which page comes next, as far as the pages before it tell.

@@ -8,15 +8,16 @@ use std::time::Duration;
 use ureq::Body;
 use ureq::http::{Response, StatusCode};
 
-use crate::config::{Secret, Url};
+use crate::config::proxy::Proxy;
+use crate::config::url::Url;
 use crate::http::{self, Connection};
-use crate::page::{self, Page};
-use crate::proxy::Proxy;
 use crate::retry::{self, Failure};
+use crate::secret::Secret;
+use crate::source::page::{self, Page};
 use crate::source::{PageRequest, Source, SourceError};
 use crate::spare;
 use crate::text::excerpt;
-use crate::timestamp;
+use crate::time;
 
 /// The largest body of a page that is read, after decompression. 1,000 events are about 0.6 MB.
 const LARGEST_BODY: u64 = 64 * 1024 * 1024;
@@ -116,12 +117,12 @@ impl Source for Client {
                 .query("page[number]", request.number.to_string())
                 .query("page[size]", request.size.to_string());
             if let Some(since) = request.since {
-                call = call.query("since", timestamp::format(since));
+                call = call.query("since", time::format(since));
             }
             self.connection.limit(call, timeout).call()
         });
         let response = answer.map_err(|error| self.broken(request, &error))?;
-        let date = http::header(response.headers(), "date").and_then(timestamp::parse_http_date);
+        let date = http::header(response.headers(), "date").and_then(time::parse_http_date);
         let pause = http::spent(response.headers());
         if response.status() != StatusCode::OK {
             return Err(self.refused(request, response));

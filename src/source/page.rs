@@ -8,15 +8,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::time::OffsetDateTime;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
 
 use crate::event::{Event, EventId, Text};
 use crate::json::Object;
-use crate::scan::{self, Found};
-use crate::timestamp;
+use crate::source::scan::{self, Found};
+use crate::time;
 
 /// A page as the API gave it.
 #[derive(Clone, Debug, Default)]
@@ -228,7 +228,7 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Malformed> {
                 "is nested deeper than {DEEPEST} levels"
             )));
         }
-        let time = timestamp::parse(&head.timestamp)
+        let time = time::parse(&head.timestamp)
             .ok_or_else(|| malformed(&"has a timestamp that is not RFC 3339"))?;
         // `raw` borrows from `text`, so the difference of the addresses is its place there.
         let start = json.as_ptr().addr() - text.as_ptr().addr();
@@ -236,22 +236,6 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Malformed> {
     });
     let Object(pagination) = body.pagination;
     Ok((events.collect::<Result<_, _>>()?, pagination))
-}
-
-/// The organization that an event belongs to (`auth.organization_id`), if it says so.
-#[must_use]
-pub fn organization(event: &Event) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Event {
-        auth: Auth,
-    }
-    #[derive(Deserialize)]
-    struct Auth {
-        organization_id: String,
-    }
-    serde_json::from_str(event.json())
-        .ok()
-        .map(|event: Event| event.auth.organization_id)
 }
 
 #[cfg(test)]
@@ -376,26 +360,5 @@ mod tests {
         assert!(parse(b"{\"data\":[\"\xc3".to_vec()).unwrap_err().truncated);
         assert!(!parse(b"{\"data\":[\"\xff".to_vec()).unwrap_err().truncated);
         assert!(!parse(b"nonsense".to_vec()).unwrap_err().truncated);
-    }
-
-    #[test]
-    fn the_organization_is_read_where_there_is_one() {
-        let event = |json: &str| {
-            Event::new(
-                &Arc::new(json.into()),
-                0..json.len(),
-                EventId::new("a"),
-                OffsetDateTime::UNIX_EPOCH,
-            )
-        };
-        assert_eq!(
-            organization(&event(r#"{"auth":{"organization_id":"org-A"}}"#)).as_deref(),
-            Some("org-A")
-        );
-        assert_eq!(organization(&event(r#"{"auth":null}"#)), None);
-        assert_eq!(
-            organization(&event(r#"{"auth":{"organization_id":null}}"#)),
-            None
-        );
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::event::Event;
-use crate::normalize::normalize;
+use crate::format::normalize::normalize;
 
 /// How much is written at once.
 const CHUNK: usize = 256 * 1024;

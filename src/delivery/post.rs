@@ -8,14 +8,15 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ureq::RequestBuilder;
 
-use crate::config::{Header, Post, Secret, parse_header};
-use crate::delivery::{Limits, Target};
+use crate::config::{Header, Post, parse_header};
+use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Encoder, Format, Verdict};
+use crate::format::{Encoder, Format, Limits, Verdict};
+use crate::http::tls::ClientFiles;
 use crate::http::{self, Connection};
+use crate::secret::Secret;
 use crate::text::excerpt;
-use crate::tls::ClientFiles;
 
 /// The largest answer that is read, after decompression: Elasticsearch answers for each event, with
 /// some hundred bytes if it refuses one.

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Destination};
-use crate::run::Report;
+use crate::report::Report;
 use crate::text::{one_line, span};
 
 /// How long a drawn line stays.

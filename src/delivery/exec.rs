@@ -6,11 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::delivery::{Limits, Target};
+use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Encoder, Format, Verdict};
-use crate::timestamp;
+use crate::format::{Encoder, Format, Limits, Verdict};
+use crate::time;
 
 /// A shell command, as a target.
 pub struct Exec {
@@ -41,7 +41,7 @@ impl Target for Exec {
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let time = |event: Option<&Event>| {
             event
-                .map(|event| timestamp::format(event.time))
+                .map(|event| time::format(event.time))
                 .unwrap_or_default()
         };
         let child = Command::new("sh")
@@ -112,7 +112,7 @@ fn batch_id(events: &[Event]) -> String {
     }
     let first = events
         .first()
-        .map(|event| timestamp::format(timestamp::floor_second(event.time)))
+        .map(|event| time::format(time::floor_second(event.time)))
         .unwrap_or_default();
     let time: String = first
         .split('.')
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_batch_id_names_its_events() {
-        let time = timestamp::parse("2026-01-02T03:04:05.678Z").unwrap();
+        let time = time::parse("2026-01-02T03:04:05.678Z").unwrap();
         let event = |id: &str| Event::new(&Arc::new("{}".into()), 0..2, EventId::new(id), time);
         let name = batch_id(&[event("a"), event("b")]);
         // Objects are named by it: it has to stay what it is.

@@ -10,35 +10,23 @@
 //! - **No backlog becomes dead letters.** Only what a receiver refuses for what it holds can, alone
 //!   in its request, and only after the receiver has accepted some event in this run.
 
+pub mod exec;
+pub mod lines;
+pub mod post;
+pub mod stdout;
+
 use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::delivery::lines::LineFile;
 use crate::error::Error;
 use crate::event::Event;
-use crate::files;
-use crate::format::{Fate, Verdict};
-use crate::lines::LineFile;
+use crate::format::{Fate, Limits, Verdict};
+use crate::fs;
 use crate::retry::{Failure, GaveUp, Patience, retry};
 use crate::text::excerpt;
-
-/// How large a batch may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Events.
-    pub events: usize,
-    /// Bytes of the body, not compressed; a single larger event goes alone.
-    pub bytes: usize,
-}
-
-impl Limits {
-    /// For events that are to go together.
-    const NONE: Self = Self {
-        events: usize::MAX,
-        bytes: usize::MAX,
-    };
-}
 
 /// Somewhere to deliver to.
 pub trait Target {
@@ -120,11 +108,11 @@ impl DeadLetters {
     /// If that is not possible.
     pub fn open(path: PathBuf) -> Result<Self, Error> {
         let is_new = !path.exists();
-        let file = files::open(&path, OpenOptions::new().append(true), true);
+        let file = fs::open(&path, OpenOptions::new().append(true), true);
         let lines = file.and_then(|file| {
             // A new file is not certain to be there after a power cut before this.
             if is_new {
-                files::sync_directory(&path)?;
+                fs::sync_directory(&path)?;
             }
             LineFile::new(file, path.clone())
         });
