@@ -1,15 +1,15 @@
 //! How a run ends: one enum of errors by phase, and the exit code of each.
 //!
-//! A message is written for the person who gets it from cron: what failed, where, what to do.
+//! Each message is for the person who gets it from cron: what failed, where, and what to do.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::source::{Missing, SourceError};
+use crate::source::SourceError;
 
-/// The exit codes, as the man page gives them.
+/// The exit codes, as the man page lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -21,9 +21,9 @@ pub enum Exit {
     Usage = 2,
     /// `--max-time` was reached; more remains.
     OutOfTime = 3,
-    /// The source refused the token, or the organization has no audit trails.
+    /// The service refused the token, or the organization has no audit trails.
     TokenRefused = 4,
-    /// The source failed, after the retries, or broke its contract.
+    /// The service failed, after the retries, or broke its contract.
     SourceFailed = 5,
     /// The receiver failed, after the retries.
     ReceiverFailed = 6,
@@ -33,7 +33,7 @@ pub enum Exit {
     CheckpointUnusable = 8,
     /// Another run holds the lock (`EX_TEMPFAIL` of sysexits.h).
     Locked = 75,
-    /// The reader of standard output went away (128 + SIGPIPE, as a shell reports it).
+    /// The reader of standard output closed it (128 + SIGPIPE, as a shell reports it).
     StdoutClosed = 141,
 }
 
@@ -43,28 +43,26 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a run did not end well, in the order in which it can happen.
+/// Why a run failed, in the order in which it can happen.
 #[derive(Debug)]
 pub enum Error {
     /// The command line, the environment or the token file.
     Usage(String),
     /// Another run holds this lock.
     Locked(PathBuf),
-    /// The checkpoint cannot be trusted, or cannot be written; nothing was delivered since.
+    /// The checkpoint cannot be trusted or cannot be written; nothing was delivered.
     Checkpoint(String),
-    /// No page could be had.
+    /// The service returned no usable page.
     Source(SourceError),
-    /// Everything that could be read was delivered and committed, but the source counts more.
-    Incomplete(Missing),
     /// `--max-time` was reached.
     OutOfTime,
-    /// The receiver, or the program that events are given to, failed.
+    /// The receiver failed, after the retries.
     Receiver(String),
     /// The receiver refused events for good.
     EventsRefused(String),
-    /// An event that was refused could not be put aside.
+    /// A refused event could not be written to the file of dead letters.
     DeadLetter(String),
-    /// The reader of standard output went away.
+    /// The reader of standard output closed it.
     StdoutClosed,
     /// Standard output could not be written.
     Stdout(io::Error),
@@ -78,7 +76,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What it means that standard output could not be written.
+    /// The error for a failed write to standard output.
     #[must_use]
     pub fn of_stdout(error: io::Error) -> Self {
         match error.kind() {
@@ -87,7 +85,7 @@ impl Error {
         }
     }
 
-    /// The exit code of a run that ends so.
+    /// The exit code of a run that ends with this error.
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
@@ -95,7 +93,7 @@ impl Error {
             Self::Locked(_) => Exit::Locked,
             Self::Checkpoint(_) | Self::NotCommitted { .. } => Exit::CheckpointUnusable,
             Self::Source(SourceError::Refused(_)) => Exit::TokenRefused,
-            Self::Source(_) | Self::Incomplete(_) => Exit::SourceFailed,
+            Self::Source(_) => Exit::SourceFailed,
             Self::OutOfTime => Exit::OutOfTime,
             Self::StdoutClosed => Exit::StdoutClosed,
             Self::Receiver(_) => Exit::ReceiverFailed,
@@ -109,30 +107,29 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(message) | Self::Checkpoint(message) => f.write_str(message),
-            Self::Receiver(message) => write!(f, "{message}; the next run goes on from the last acknowledged batch"),
+            Self::Receiver(message) => write!(f, "{message}; the next run continues after the last acknowledged batch"),
             Self::EventsRefused(message) => write!(
                 f,
-                "{message}; refused for good: every run will stop here until the receiver or the options are mended"
+                "{message}; refused for good: every run stops here until the receiver or the options are changed"
             ),
             Self::DeadLetter(message) => {
-                write!(f, "cannot put refused events aside in {message}; the next run tries them again")
+                write!(f, "cannot write refused events to {message}; the next run sends them again")
             }
             Self::Locked(path) => write!(
                 f,
-                "another run holds the lock {}; nothing was done (--lock-wait SPAN waits longer)",
+                "another run holds the lock {}; nothing was done (--lock-wait SPAN waits for it)",
                 path.display()
             ),
             Self::Source(error) => error.fmt(f),
-            Self::Incomplete(missing) => missing.fmt(f),
-            Self::OutOfTime => f.write_str("--max-time was reached and more remains; the next run goes on from here"),
+            Self::OutOfTime => f.write_str("--max-time was reached and more remains; the next run continues from here"),
             Self::StdoutClosed => f.write_str(
-                "the reader of standard output went away; what it was not given stays undelivered for the next run (to have a program confirm what it took, use --exec)",
+                "the reader of standard output closed it; the next run delivers the events that were not written (with --exec, a program confirms what it took)",
             ),
             Self::Stdout(error) => {
-                write!(f, "cannot write to standard output: {error}; the next run goes on from what was written whole")
+                write!(f, "cannot write to standard output: {error}; the next run continues after the last batch that was written")
             }
             Self::NotCommitted { events: 0, fault } => {
-                write!(f, "everything is delivered, but {fault}; the next run looks back further")
+                write!(f, "all events were delivered, but {fault}; the next run looks back further")
             }
             Self::NotCommitted { events, fault } => {
                 write!(f, "{events} events were delivered, but {fault}; the next run repeats them")
@@ -158,10 +155,6 @@ mod tests {
     #[test]
     fn every_error_is_one_line_with_its_exit_code() {
         let text = String::new;
-        let missing = Missing {
-            unseen: 2,
-            promised: 7,
-        };
         let cases = [
             (Error::Usage(text()), 2),
             (Error::Locked("x.lock".into()), 75),
@@ -169,7 +162,6 @@ mod tests {
             (Error::Source(SourceError::Refused(text())), 4),
             (Error::Source(SourceError::NoSuchPage(text())), 5),
             (Error::Source(SourceError::Failed(text())), 5),
-            (Error::Incomplete(missing), 5),
             (Error::OutOfTime, 3),
             (Error::Receiver(text()), 6),
             (Error::EventsRefused(text()), 7),

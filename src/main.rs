@@ -55,7 +55,7 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
     });
     progress.end();
     let ending = Ending {
-        exit: result.as_ref().map_or_else(Error::exit, |()| Exit::Success),
+        exit: result.as_ref().map_or_else(Error::exit, |exit| *exit),
         at: clock.now(),
         took: clock.elapsed(),
     };
@@ -71,7 +71,7 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
     {
         progress.say(&format!("warning: {fault}"));
     }
-    ended(result.map(|()| Exit::Success))
+    ended(result)
 }
 
 fn print(text: &str) -> Result<(), Error> {
@@ -83,11 +83,7 @@ fn print(text: &str) -> Result<(), Error> {
 /// Says what went wrong, if anything did.
 fn ended(result: Result<Exit, Error>) -> Exit {
     result.unwrap_or_else(|error| {
-        // Events that are missing were named when they were missed, before anything else could
-        // happen to the run.
-        if !matches!(error, Error::Incomplete(_)) {
-            Progress::default().say(&error.to_string());
-        }
+        Progress::default().say(&error.to_string());
         error.exit()
     })
 }

@@ -15,82 +15,64 @@ use crate::delivery::exec::Exec;
 use crate::delivery::post::Receiver;
 use crate::delivery::stdout::{Preview, Stdout};
 use crate::delivery::{Acknowledged, DeadLetters, Delivery, Target};
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::event::Event;
 use crate::report::Report;
 use crate::retry::Patience;
 use crate::secret::Secret;
-use crate::source::Missing;
 use crate::source::ahead::{Readings, Threads};
 use crate::source::client::Client;
 use crate::text::excerpt;
 use crate::time;
 use crate::walk::{Scope, Walk};
 
-/// How long the service keeps events (documented).
+/// How long the service keeps events, by its documentation.
 pub const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// Up to what age an event that was delivered is expected to be listed still.
+/// Up to this age, a delivered event is expected to be listed still.
 pub const CERTAINLY_RETAINED: Duration = Duration::from_secs(13 * 24 * 60 * 60);
-/// By how much `since` looks behind the boundary: nobody has shown whether it is inclusive.
+/// How far `since` looks behind the boundary: the documentation does not say if it is inclusive.
 const INCLUSIVE_EITHER_WAY: Duration = Duration::from_secs(1);
 
-/// Does what the configuration asks for: locks and reads the checkpoint, and drains the source into
-/// the destination. `report`, `watch` and `warn` hear of it as it happens, whatever the outcome.
+/// Does what the configuration asks for, in this order: lock, checkpoint, receiver, token, service.
+///
+/// Nothing is read or opened before the lock is held, since another run may be changing it. `report`,
+/// `watch` and `warn` hear of the run as it happens, whatever the outcome.
+///
+/// Returns the exit code; a warning has explained one that is not [`Exit::Success`].
 ///
 /// # Errors
-/// How the run ended, if not well. What was delivered until then is committed.
+/// Why the run ended early. What was delivered until then is committed.
 pub fn run(
     config: &Config,
     clock: &SystemClock,
     report: &mut Report,
     watch: &dyn Fn(&Report),
     warn: &mut dyn FnMut(&str),
-) -> Result<(), Error> {
-    let mut dead_letters = None;
-    let is_dry = config.dry_run;
-    let mut target: Box<dyn Target> = match &config.destination {
-        Destination::Post(post) if is_dry => Box::new(Preview::of_process(post, config.normalize)?),
-        Destination::Post(post) => {
-            let receiver = Receiver::new(post, config.normalize, config.timeout)?;
-            let path = post.dead_letter.clone();
-            dead_letters = path.map(DeadLetters::open).transpose()?;
-            Box::new(receiver)
+) -> Result<Exit, Error> {
+    let locked = match &config.checkpoint {
+        Some(place) if !config.dry_run => {
+            Some(CheckpointFile::lock(place, clock, config.max_time)?)
         }
-        Destination::Exec(command) if !is_dry => Box::new(Exec::new(
-            command.clone(),
-            config.normalize,
-            config.max_time.is_some(),
-        )),
-        Destination::Stdout | Destination::Exec(_) => {
-            Box::new(Stdout::of_process(config.normalize)?)
+        _ => None,
+    };
+    let mut checkpoint = resume(config, warn)?;
+    let mut target = target(config)?;
+    let dead_letters = dead_letters(config)?;
+    let token = read_token(&config.token)?;
+    let mut store: Box<dyn Store> = match locked {
+        Some(mut file) => {
+            // Only events that can be committed may be delivered, so the first commit is tried
+            // before anything is asked of the service.
+            file.commit(&checkpoint).map_err(Error::Checkpoint)?;
+            Box::new(file)
         }
+        None => Box::new(NoStore),
     };
     let patience = Patience {
         timeout: config.timeout,
         retries: config.retries,
         deadline: config.max_time,
     };
-    let token = read_token(&config.token)?;
-    let endpoint = config.endpoint.to_string();
-    let mut store: Box<dyn Store> = Box::new(NoStore);
-    let mut checkpoint = Checkpoint::new(endpoint.clone(), config.since);
-    if let Some(place) = &config.checkpoint {
-        let lock = || CheckpointFile::lock(place, clock, config.max_time);
-        let locked = (!is_dry).then(lock).transpose()?;
-        if let Some(before) = file::read(place, &endpoint)? {
-            checkpoint = before;
-            let takes_since = config.since.is_none_or(|since| checkpoint.start_at(since));
-            if !takes_since && config.verbose {
-                warn("--since has no effect: the checkpoint says where to go on");
-            }
-        }
-        if let Some(mut file) = locked {
-            // What cannot be committed must not be delivered: the rename, too, has to be tried
-            // before anything is fetched.
-            file.commit(&checkpoint).map_err(Error::Checkpoint)?;
-            store = Box::new(file);
-        }
-    }
     let client = Client::new(
         &config.endpoint,
         config.proxy.as_ref(),
@@ -98,18 +80,13 @@ pub fn run(
         config.timeout,
     );
     let readings = Threads::new(client, *clock, patience);
-    // The time limit of a request is none for a program.
-    let is_program = matches!(config.destination, Destination::Exec(_));
-    let timeout = if is_program {
-        Duration::MAX
-    } else {
-        config.timeout
-    };
-    let patient = Patience {
-        timeout,
-        ..patience
-    };
-    let mut delivery = Delivery::new(&mut *target, clock, patient, config.limits, dead_letters);
+    let mut delivery = Delivery::new(
+        &mut *target,
+        clock,
+        patience_with_receiver(config, patience),
+        config.limits,
+        dead_letters,
+    );
     let drain = Drain {
         clock,
         patience,
@@ -133,11 +110,64 @@ pub fn run(
     result
 }
 
+/// The checkpoint that the run continues from: the file's, or a new one.
+fn resume(config: &Config, warn: &mut dyn FnMut(&str)) -> Result<Checkpoint, Error> {
+    let endpoint = config.endpoint.to_string();
+    let before = match &config.checkpoint {
+        Some(place) => file::read(place, &endpoint)?,
+        None => None,
+    };
+    let Some(mut checkpoint) = before else {
+        return Ok(Checkpoint::new(endpoint, config.since));
+    };
+    let takes_since = config.since.is_none_or(|since| checkpoint.start_at(since));
+    if !takes_since && config.verbose {
+        warn("--since has no effect: the checkpoint says where to continue");
+    }
+    Ok(checkpoint)
+}
+
+/// The receiver's side of the run; a dry run prints instead.
+fn target(config: &Config) -> Result<Box<dyn Target>, Error> {
+    let normalize = config.normalize;
+    Ok(match &config.destination {
+        Destination::Post(post) if config.dry_run => {
+            Box::new(Preview::of_process(post, normalize)?)
+        }
+        Destination::Post(post) => Box::new(Receiver::new(post, normalize, config.timeout)?),
+        Destination::Exec(command) if !config.dry_run => {
+            let has_deadline = config.max_time.is_some();
+            Box::new(Exec::new(command.clone(), normalize, has_deadline))
+        }
+        Destination::Stdout | Destination::Exec(_) => Box::new(Stdout::of_process(normalize)?),
+    })
+}
+
+fn dead_letters(config: &Config) -> Result<Option<DeadLetters>, Error> {
+    match &config.destination {
+        Destination::Post(post) if !config.dry_run => {
+            post.dead_letter.clone().map(DeadLetters::open).transpose()
+        }
+        _ => Ok(None),
+    }
+}
+
+/// `--timeout` does not apply to `--exec`: a program may take as long as the run.
+fn patience_with_receiver(config: &Config, patience: Patience) -> Patience {
+    match config.destination {
+        Destination::Exec(_) => Patience {
+            timeout: Duration::MAX,
+            ..patience
+        },
+        _ => patience,
+    }
+}
+
 /// The part of a run that tests drive in memory: from the first page to the last commit.
 pub struct Drain<'a> {
     /// The clock.
     pub clock: &'a dyn Clock,
-    /// How long the source is given.
+    /// Time limits and retries for the service.
     pub patience: Patience,
     /// `--overlap`.
     pub overlap: Duration,
@@ -149,16 +179,18 @@ pub struct Drain<'a> {
     pub page_size: u64,
     /// `--connections`.
     pub connections: u64,
-    /// Is shown the report each time that there is something new in it.
+    /// Sees the report whenever it changes.
     pub watch: &'a dyn Fn(&Report),
 }
 
 impl Drain<'_> {
-    /// Delivers every event of the source that the checkpoint does not know, oldest first, and
-    /// commits after each delivery.
+    /// Delivers every event that the checkpoint does not know, oldest first, and commits after each
+    /// batch.
+    ///
+    /// Returns the exit code; a warning has explained one that is not [`Exit::Success`].
     ///
     /// # Errors
-    /// How the run ended, if not well. What was delivered until then is committed.
+    /// Why the run ended early. What was delivered until then is committed.
     pub fn run(
         &self,
         readings: &dyn Readings,
@@ -167,7 +199,7 @@ impl Drain<'_> {
         store: &mut dyn Store,
         report: &mut Report,
         warn: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
+    ) -> Result<Exit, Error> {
         let scope = Scope {
             since: checkpoint
                 .boundary_start
@@ -198,11 +230,11 @@ impl Drain<'_> {
             .filter(|&completed| completed < time::before(server_time, RETENTION))
         {
             warn(&format!(
-                "the last complete run was at {}, longer ago than the 14 days that events are kept: events since then may be gone",
+                "the last complete run was at {}, more than the 14 days ago that the service keeps events: events since then may be gone",
                 time::format(completed)
             ));
         }
-        let mut missing: Option<Missing> = None;
+        let mut exit = Exit::Success;
         let mut is_empty = walk.first_events().is_empty();
         loop {
             let stride = walk.next_stride(report.delivered > 0);
@@ -211,10 +243,10 @@ impl Drain<'_> {
             let Some(stride) = stride? else { break };
             is_empty = is_empty && stride.events.is_empty();
             if let Some(missing) = stride.missing {
-                // Said now, for the run may not live to its end.
+                // Said at once: a run that is killed later must not keep it to itself.
                 warn(&missing.to_string());
+                exit = Exit::SourceFailed;
             }
-            missing = stride.missing.or(missing);
             if !stride.events.is_empty() {
                 let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
                     let next = following.first().map(|next| next.time);
@@ -237,35 +269,35 @@ impl Drain<'_> {
         let is_trusted = !expects_known || walk.known_met();
         if !is_trusted {
             warn(
-                "the source no longer lists any event that it listed before: another kind of token, audit trails switched off, or data removed?",
+                "the service no longer lists any event that it listed before: another kind of token, audit trails switched off, or data removed?",
             );
         }
         if is_empty && checkpoint.last_timestamp.is_none() && self.since.is_none() {
             warn(
-                "the source lists no event at all. A user or team token is answered like that too: make sure that this is an organization token or audit-trail token, and that the organization has audit trails",
+                "the service lists no event at all, as it does for a user or team token: use an organization token or an audit-trail token, and an organization that has audit trails",
             );
         }
-        if let Some(missing) = missing {
-            return Err(Error::Incomplete(missing));
+        if exit != Exit::Success {
+            return Ok(exit);
         }
-        // An answer that leaves out what it should hold does not settle anything either.
+        // An answer without any event of the boundary settles nothing.
         if is_trusted {
             checkpoint.complete(self.clock.now(), server_time, self.overlap);
         }
         store
             .commit(checkpoint)
-            .map_err(|fault| Error::NotCommitted { events: 0, fault })
+            .map_err(|fault| Error::NotCommitted { events: 0, fault })?;
+        Ok(exit)
     }
 }
 
 impl Drain<'_> {
-    /// Up to which time everything is settled, as far as what is still to come goes, and how far to
-    /// look back from there.
+    /// The time up to which everything is settled, and how far to look back from there.
     ///
-    /// A run with `--max-time` in the middle of a backlog must not look back by the overlap: if the
-    /// next one spent all its time on reading that again, none would ever get further. It need not,
-    /// either: what is older than the overlap by the server's clock is too old to appear only now,
-    /// and what is out of order by no more than half a page is not behind `rest`.
+    /// A run with `--max-time` does not look back by the overlap in the middle of a backlog: the
+    /// next run would spend its time on reading that again, and no run would get further. Events
+    /// older than the overlap by the server's clock no longer appear late, and `rest` tolerates
+    /// events that are up to half a page out of order.
     fn look_back(
         &self,
         rest: Option<OffsetDateTime>,
@@ -281,8 +313,8 @@ impl Drain<'_> {
     }
 }
 
-/// Refuses a source that belongs to somebody else: of the events on its first page the checkpoint
-/// knows none, and every one is another organization's.
+/// Refuses a token of another organization: the checkpoint knows no event of the first page, and
+/// every one belongs to another organization.
 ///
 /// # Errors
 /// [`Error::Checkpoint`], which names both.
@@ -309,10 +341,10 @@ pub fn refuse_other_organization(events: &[Event], checkpoint: &Checkpoint) -> R
     }
 }
 
-/// Reads the token from where it is.
+/// Reads the token from its file, standard input or the environment.
 ///
 /// # Errors
-/// If it cannot be read or is none; the message does not repeat it.
+/// [`Error::Usage`] if it cannot be read or is no token; the message does not repeat it.
 pub fn read_token(source: &TokenSource) -> Result<Secret, Error> {
     let (place, read) = match source {
         TokenSource::Environment(token) => return Ok(token.clone()),
@@ -330,7 +362,7 @@ pub fn read_token(source: &TokenSource) -> Result<Secret, Error> {
     Ok(Secret::new(token.to_owned()))
 }
 
-/// Reads what is no longer than any token.
+/// Reads at most 16 KiB, which no token fills.
 fn read_short(reader: impl Read) -> io::Result<String> {
     let mut bytes = Vec::new();
     reader.take(16 * 1024).read_to_end(&mut bytes)?;

@@ -280,17 +280,12 @@ fn dead_letters_that_cannot_be_written() {
     };
     let faults: [(_, &[&str], _, _); 3] = [
         ("openat", DISK, 2, "--dead-letter: cannot open dead: "),
-        (
-            "write",
-            DISK,
-            1,
-            "cannot put refused events aside in dead: ",
-        ),
+        ("write", DISK, 1, "cannot write refused events to dead: "),
         (
             "fdatasync",
             &["EIO", "ENOSPC"],
             1,
-            "cannot put refused events aside in dead: ",
+            "cannot write refused events to dead: ",
         ),
     ];
     for (call, errors, code, says) in faults {

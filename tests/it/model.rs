@@ -33,7 +33,7 @@ use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::checkpoint::file::Store;
 use tfc_audit::clock::Clock;
 use tfc_audit::delivery::{Delivery, Target};
-use tfc_audit::error::Error;
+use tfc_audit::error::{Error, Exit};
 use tfc_audit::event::Event;
 use tfc_audit::format::Limits;
 use tfc_audit::format::Verdict;
@@ -882,7 +882,7 @@ fn drive(
     disk: &RefCell<Option<Vec<u8>>>,
     arrived: &RefCell<Arrived>,
     warn: &mut dyn FnMut(&str),
-) -> Result<Option<Result<(), Error>>, String> {
+) -> Result<Option<Result<Exit, Error>>, String> {
     let deadline = run
         .max_time
         .map(|span| clock.elapsed() + Duration::from_secs(span));
@@ -957,7 +957,9 @@ fn drive(
         )
     }));
     match result {
-        Ok(Ok(())) if (report.waiting(), report.walk.found) != (Some(0), report.delivered) => {
+        Ok(Ok(Exit::Success))
+            if (report.waiting(), report.walk.found) != (Some(0), report.delivered) =>
+        {
             Err(format!("events wait after the end: {report:?}"))
         }
         Ok(result) => Ok(Some(result)),
@@ -1002,7 +1004,7 @@ fn one_run(
     if let Some(Err(Error::Checkpoint(fault))) = &result {
         return Err(what(fault.clone()));
     }
-    let was_cut_short = !matches!(&result, Some(Ok(()) | Err(Error::Incomplete(_))));
+    let was_cut_short = !matches!(&result, Some(Ok(_)));
     let is_failed_commit = matches!(&result, None | Some(Err(Error::NotCommitted { .. })));
     ledger
         .after_run(run, &arrived.borrow(), &world, is_failed_commit)

@@ -21,7 +21,7 @@ fn a_reader_that_goes_away_gets_everything_from_the_next_run() {
     BufReader::new(run.stdout()).read_line(&mut line).unwrap();
     let run = run.finish();
     run.code(141)
-        .says("the reader of standard output went away");
+        .says("the reader of standard output closed it");
     run.holds(line.ends_with("}\n"), "the reader should have had a line");
     assert_eq!(bench.checkpoint_field("last_timestamp"), json!(null));
     bench.delivers_all();
