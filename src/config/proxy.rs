@@ -43,16 +43,10 @@ pub struct Proxy {
 
 impl Variables {
     /// Takes the variables from an environment.
-    ///
-    /// In a CGI program `HTTP_PROXY` is what the client sent as its `Proxy` header
-    /// (<https://httpoxy.org>); such a program has a `REQUEST_METHOD`, and then that spelling is not
-    /// believed.
     #[must_use]
     pub fn new(get: impl Fn(&str) -> Option<String>) -> Self {
-        let is_cgi = get("REQUEST_METHOD").is_some();
         let set = NAMES
             .into_iter()
-            .filter(|&name| name != "HTTP_PROXY" || !is_cgi)
             .filter_map(|name| Some((name, Secret::new(get(name)?))))
             .filter(|(_, value)| !value.expose().trim().is_empty());
         Self(set.collect())
@@ -224,11 +218,6 @@ mod tests {
             https,
             Some(c),
         );
-        // Anybody can send a header to a CGI program.
-        let cgi = ("REQUEST_METHOD", "GET");
-        is(&[cgi, all[1]], http, None);
-        is(&[cgi, all[1], ("http_proxy", d)], http, Some(d));
-        is(&[cgi, all[0]], https, Some(a));
         for loopback in ["http://localhost:1", "https://127.0.0.1", "https://[::1]"] {
             is(&all, loopback, None);
         }
