@@ -1,54 +1,65 @@
 //! Secrets, and how they are kept out of messages.
 
+use std::cmp::Reverse;
 use std::fmt;
 
-/// A text that is never shown: it has no `Display`, and its `Debug` does not tell it.
+/// The replacement for a secret: shorter than any part that is masked, so that none occurs in it.
+const MASK: &str = "***";
+
+/// A text that is never shown: it has no `Display`, and its `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a text into care.
+    /// Marks a text as secret.
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// The text, for the header that it is meant for.
+    /// The text itself, for a request and never for a message.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Takes it out of a text that came back, since some proxies and receivers answer with what
-    /// they were sent: the whole of it and any of its parts (`Bearer` stands beside the token, and
-    /// a query has several values). What has no more than three characters is no secret, and would
-    /// be found everywhere.
+    /// Replaces the secret by `***` in a text that came back.
+    ///
+    /// Some proxies and receivers repeat what they were sent, as a whole or in part: `Bearer`
+    /// precedes the token, and a query has several values. Parts of at most three characters are
+    /// left alone, since they occur in ordinary words.
     #[must_use]
     pub fn mask(&self, text: impl Into<String>) -> String {
-        let parts = self
-            .0
-            .split(|c: char| c.is_whitespace() || matches!(c, '&' | '=' | ';' | ','));
-        let mut parts: Vec<&str> = parts
-            .chain([self.0.trim()])
-            .filter(|part| part.len() > 3)
-            .collect();
-        // The whole goes before its parts.
-        parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
-        parts.into_iter().fold(text.into(), |text, part| {
-            if text.contains(part) {
-                text.replace(part, MASK)
-            } else {
-                text
-            }
-        })
+        let is_separator = |c: char| c.is_whitespace() || matches!(c, '&' | '=' | ';' | ',');
+        let mut parts: Vec<&str> = self.0.split(is_separator).chain([self.0.trim()]).collect();
+        parts.retain(|part| part.len() > MASK.len());
+        // The whole first: masked after its parts, it would not be found.
+        parts.sort_by_key(|part| Reverse(part.len()));
+        parts
+            .into_iter()
+            .fold(text.into(), |text, part| text.replace(part, MASK))
     }
 }
-
-/// What stands in the place of a secret: nothing that a part of another could be found in.
-const MASK: &str = "***";
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_comes_back_is_masked() {
+        let secret = Secret::new("Bearer hunter2".into());
+        assert_eq!(secret.mask("you sent <Bearer hunter2>"), "you sent <***>");
+        assert_eq!(secret.mask(r#"{"token":"hunter2"}"#), r#"{"token":"***"}"#);
+        assert_eq!(
+            Secret::new("a=1&key=hunter2x".into()).mask("your key=hunter2x"),
+            "your key=***"
+        );
+        assert_eq!(Secret::new("c".into()).mask("code c"), "code c");
     }
 }

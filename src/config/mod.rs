@@ -717,18 +717,6 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_comes_back_is_taken_out() {
-        let secret = Secret::new("Bearer hunter2".into());
-        assert_eq!(secret.mask("you sent <Bearer hunter2>"), "you sent <***>");
-        assert_eq!(secret.mask(r#"{"token":"hunter2"}"#), r#"{"token":"***"}"#);
-        assert_eq!(
-            Secret::new("a=1&key=hunter2x".into()).mask("your key=hunter2x"),
-            "your key=***"
-        );
-        assert_eq!(Secret::new("c".into()).mask("code c"), "code c");
-    }
-
-    #[test]
     fn times_and_spans_back_from_now() {
         let since =
             |text: &str| time::format(config(&format!("--since {text}")).unwrap().since.unwrap());
@@ -743,7 +731,7 @@ mod tests {
     fn an_address_has_one_spelling() {
         let spelling = |text: &str| {
             endpoint(text)
-                .or_else(|_| Url::parse(text))
+                .or_else(|_| Url::parse(text).map_err(str::to_owned))
                 .unwrap()
                 .to_string()
         };

@@ -1,6 +1,7 @@
-//! Addresses of services and receivers, in one spelling and safe to show.
+//! Addresses of the service and of receivers, in one spelling and safe to show.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use ureq::http::Uri;
 use ureq::http::uri::Authority;
@@ -16,67 +17,62 @@ pub struct Url {
     port: u16,
     path: String,
     query: Option<Secret>,
-    loopback: bool,
-    https: bool,
+    is_https: bool,
 }
 
 impl Url {
     /// Reads an address.
     ///
     /// # Errors
-    /// What is wrong with it; a message never repeats what could be a secret in it.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let uri: Uri = text
-            .parse()
-            .map_err(|_| "is not an http or https address".to_owned())?;
-        let https = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err("is not an http or https address".to_owned()),
+    /// The fault, as the rest of a sentence; the address may hold a secret and is not repeated.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        const NO_ADDRESS: &str = "is not an http or https address";
+        let uri: Uri = text.parse().map_err(|_| NO_ADDRESS)?;
+        let (scheme, default) = match uri.scheme_str() {
+            Some("https") => ("https", 443),
+            Some("http") => ("http", 80),
+            _ => return Err(NO_ADDRESS),
         };
         let authority = uri.authority().ok_or("has no host")?;
         if authority.as_str().contains('@') {
-            return Err("holds a user name; credentials are never part of an address".to_owned());
+            return Err("holds a user name; credentials are never part of an address");
         }
         if text.contains('#') {
-            return Err("has a fragment".to_owned());
+            return Err("has a fragment");
         }
         let host = authority.host().to_ascii_lowercase();
         if host.is_empty() {
-            return Err("has no host".to_owned());
+            return Err("has no host");
         }
-        let (scheme, default) = if https { ("https", 443) } else { ("http", 80) };
         let port = port(authority)?.unwrap_or(default);
-        let shown = if port == default {
-            String::new()
+        let origin = if port == default {
+            format!("{scheme}://{host}")
         } else {
-            format!(":{port}")
+            format!("{scheme}://{host}:{port}")
         };
         Ok(Self {
-            origin: format!("{scheme}://{host}{shown}"),
+            origin,
+            host,
             port,
             path: uri.path().to_owned(),
             query: uri.query().map(|query| Secret::new(query.to_owned())),
-            loopback: is_loopback(&host),
-            host,
-            https,
+            is_https: scheme == "https",
         })
     }
 
-    /// Reads the address of a service, which has no query, and for which a slash at the end makes no
-    /// difference.
+    /// Reads the address of a service: it has no query, and a slash at its end makes no difference.
     ///
     /// # Errors
     /// As [`Url::parse`].
-    pub fn parse_endpoint(text: &str) -> Result<Self, String> {
+    pub fn parse_endpoint(text: &str) -> Result<Self, &'static str> {
         let url = Self::parse(text)?;
         if url.query.is_some() {
-            return Err("has a query".to_owned());
+            return Err("has a query");
         }
         Ok(url.with_path(|path| path.trim_end_matches('/').to_owned()))
     }
 
-    /// The same address with another path.
+    /// Returns the same address with another path, made from its own.
     #[must_use]
     pub fn with_path(self, path: impl FnOnce(&str) -> String) -> Self {
         Self {
@@ -85,14 +81,13 @@ impl Url {
         }
     }
 
-    /// The whole address, query included, to be asked and not to be shown.
+    /// The whole address with its query, for a request and never for a message.
     #[must_use]
     pub fn expose(&self) -> String {
-        let query = self
-            .query
-            .as_ref()
-            .map(|query| format!("?{}", query.expose()));
-        format!("{self}{}", query.unwrap_or_default())
+        match &self.query {
+            Some(query) => format!("{self}?{}", query.expose()),
+            None => self.to_string(),
+        }
     }
 
     /// The path, from its slash on.
@@ -101,7 +96,8 @@ impl Url {
         &self.path
     }
 
-    /// Scheme, host and port: of a receiver's address the path can be a secret, too.
+    /// Scheme, host and port: all of a receiver's address that is safe to show, since the path may
+    /// be a secret.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
@@ -113,56 +109,47 @@ impl Url {
         &self.host
     }
 
-    /// The port, also where it is the scheme's own.
+    /// The port, or the scheme's own if the address names none.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether it is an https address.
+    /// True for https, false for http.
     #[must_use]
     pub fn is_https(&self) -> bool {
-        self.https
+        self.is_https
     }
 
-    /// Whether it names this machine.
+    /// Tells if the address names this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        self.loopback
+        let address = self.host.trim_matches(['[', ']']).parse::<IpAddr>();
+        self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     }
 
-    /// Whether what is sent there can be read on the way.
+    /// Tells if others on the way can read requests.
     #[must_use]
     pub fn is_exposed(&self) -> bool {
-        !self.https && !self.loopback
+        !self.is_https && !self.is_loopback()
     }
 }
 
-/// The address as it may be shown: without its query, which may hold a secret.
+/// Shows the address without its query, which may hold a secret.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.origin, self.path)
     }
 }
 
-/// The port that an address names, if it names one.
+/// Returns the port that an address names, if it names one.
 ///
 /// # Errors
-/// If what stands there is no port: `http` takes that for none.
+/// If the text after the colon is not a port; the crate `http` then reports no port at all.
 pub fn port(authority: &Authority) -> Result<Option<u16>, &'static str> {
     let place = authority.as_str().rsplit('@').next().unwrap_or_default();
-    match (authority.port_u16(), place == authority.host()) {
-        (None, true) => Ok(None),
-        (Some(port), _) => Ok(Some(port)),
-        (None, false) => Err("has a port that is no number up to 65535"),
+    match authority.port_u16() {
+        None if place != authority.host() => Err("has a port that is not a number up to 65535"),
+        port => Ok(port),
     }
-}
-
-/// `localhost`, 127.0.0.0/8 and `[::1]`.
-fn is_loopback(host: &str) -> bool {
-    let address = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
