@@ -19,7 +19,8 @@ use ::time::OffsetDateTime;
 
 use crate::checkpoint::{Checkpoint, file};
 use crate::clock::Clock;
-use crate::config::{CheckpointPlace, Config, Destination, Post, TokenSource};
+use crate::config::values::{CheckpointPlace, TokenSource};
+use crate::config::{Config, Destination, Post};
 use crate::delivery::Target;
 use crate::delivery::post::Receiver;
 use crate::error::{Error, Exit};

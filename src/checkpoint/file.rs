@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::clock::Clock;
-use crate::config::CheckpointPlace;
+use crate::config::values::CheckpointPlace;
 use crate::error::Error;
 use crate::fs;
 

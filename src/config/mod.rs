@@ -3,19 +3,21 @@
 
 pub mod proxy;
 pub mod url;
+pub mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ::time::OffsetDateTime;
-use ureq::http::{HeaderName, HeaderValue};
 
 use crate::cli::Args;
 use crate::config::proxy::Proxy;
 use crate::config::url::Url;
+use crate::config::values::{
+    CheckpointPlace, ClientFiles, Header, TokenSource, check_token, parse_header,
+};
 use crate::format::{FORMATS, Format, Label, Limits};
-use crate::http::tls::ClientFiles;
 use crate::secret::Secret;
 use crate::time;
 
@@ -54,67 +56,6 @@ impl Environment {
             terminal: path("TERM"),
         }
     }
-}
-
-/// Where the token comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenSource {
-    /// The environment, already read.
-    Environment(Secret),
-    /// A file.
-    File(PathBuf),
-    /// Standard input.
-    Stdin,
-}
-
-/// Where the checkpoint is, and what is to be done if it is not there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckpointPlace {
-    /// The file.
-    pub path: PathBuf,
-    /// Whether missing directories above it may be made: for a default place, not for a named one.
-    pub create_parents: bool,
-    /// Whether its absence is an error.
-    pub required: bool,
-    /// How long to wait for another run to end.
-    pub lock_wait: Duration,
-}
-
-/// A header of a POST.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Header {
-    /// Its name and value.
-    Given(String, Secret),
-    /// A file with headers, one a line.
-    File(PathBuf),
-}
-
-/// Reads `NAME: VALUE` and gives both; the message does not repeat it.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn parse_header(text: &str) -> Result<(String, Secret), &'static str> {
-    let (name, value) = text
-        .split_once(':')
-        .ok_or("is not of the form 'NAME: VALUE'")?;
-    let value = value.trim();
-    if HeaderName::try_from(name).is_err() {
-        return Err("has a name that no header has");
-    }
-    if [
-        "content-length",
-        "content-encoding",
-        "transfer-encoding",
-        "host",
-    ]
-    .contains(&name.to_ascii_lowercase().as_str())
-    {
-        return Err("is one that the program itself sets");
-    }
-    if HeaderValue::try_from(value).is_err() {
-        return Err("has a value with a character that no header has");
-    }
-    Ok((name.to_owned(), Secret::new(value.to_owned())))
 }
 
 /// Delivery by POST.
@@ -491,20 +432,6 @@ fn token_source(args: &Args, environment: &Environment) -> Result<TokenSource, S
             .map(|()| TokenSource::Environment(token.clone()))
             .map_err(|fault| format!("$TFC_ORG_TOKEN {fault}")),
         (None, None) => Err("no token: put an organization token or audit-trail token into $TFC_ORG_TOKEN or a file for --token-file".to_owned()),
-    }
-}
-
-/// Checks that a token can be sent in a header; the message does not repeat it.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_token(token: &str) -> Result<(), &'static str> {
-    if token.is_empty() {
-        Err("is empty")
-    } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Err("holds a character that no token has: a blank, a line break or one that is not ASCII")
-    } else {
-        Ok(())
     }
 }
 

@@ -8,12 +8,12 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ureq::RequestBuilder;
 
-use crate::config::{Header, Post, parse_header};
+use crate::config::Post;
+use crate::config::values::{ClientFiles, Header, parse_header};
 use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
 use crate::format::{Encoder, Format, Limits, Verdict};
-use crate::http::tls::ClientFiles;
 use crate::http::{self, Connection};
 use crate::secret::Secret;
 use crate::text::excerpt;

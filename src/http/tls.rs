@@ -10,7 +10,7 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use ::time::OffsetDateTime;
@@ -19,17 +19,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject}
 use rustls::{AlertDescription, CertificateError, InvalidMessage, sign::CertifiedKey};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
+use crate::config::values::ClientFiles;
 use crate::text::excerpt;
 use crate::time;
-
-/// The files of a client certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientFiles {
-    /// The certificate, and behind it those that lead to its authority, as PEM.
-    pub certificate: PathBuf,
-    /// Its private key, as PEM and not encrypted.
-    pub key: PathBuf,
-}
 
 impl ClientFiles {
     /// Reads them, and sees that they belong together.

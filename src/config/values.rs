@@ -1,0 +1,93 @@
+//! The values of a configuration that are more than a number or a path.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ureq::http::{HeaderName, HeaderValue};
+
+use crate::secret::Secret;
+
+/// The place that the token is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// The environment; this is the token.
+    Environment(Secret),
+    /// A file.
+    File(PathBuf),
+    /// Standard input.
+    Stdin,
+}
+
+/// Checks that a token can be sent in a header.
+///
+/// # Errors
+/// The reason, without the token.
+pub fn check_token(token: &str) -> Result<(), &'static str> {
+    if token.is_empty() {
+        Err("is empty")
+    } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Err("holds a character that no token has: a space, a line break or one that is not ASCII")
+    } else {
+        Ok(())
+    }
+}
+
+/// The place of the checkpoint, and the rules for a run that finds none there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointPlace {
+    /// The file.
+    pub path: PathBuf,
+    /// Missing directories above it are created: for a default place, never for a named one.
+    pub create_parents: bool,
+    /// A missing checkpoint is an error.
+    pub required: bool,
+    /// How long to wait for another run to end.
+    pub lock_wait: Duration,
+}
+
+/// A header of every POST, or a file with such headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// Its name and value.
+    Given(String, Secret),
+    /// A file with headers, one a line.
+    File(PathBuf),
+}
+
+/// Headers that the program itself sets.
+const OWN_HEADERS: [&str; 4] = [
+    "content-length",
+    "content-encoding",
+    "transfer-encoding",
+    "host",
+];
+
+/// Reads `NAME: VALUE` and returns both.
+///
+/// # Errors
+/// The reason, without the header.
+pub fn parse_header(text: &str) -> Result<(String, Secret), &'static str> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("is not of the form 'NAME: VALUE'")?;
+    let value = value.trim();
+    if HeaderName::try_from(name).is_err() {
+        return Err("has a name that is not allowed in HTTP");
+    }
+    if OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+        return Err("is set by the program itself");
+    }
+    if HeaderValue::try_from(value).is_err() {
+        return Err("has a value with a character that is not allowed in HTTP");
+    }
+    Ok((name.to_owned(), Secret::new(value.to_owned())))
+}
+
+/// The files of a client certificate, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientFiles {
+    /// The certificate, followed by those that lead to its authority.
+    pub certificate: PathBuf,
+    /// Its private key, not encrypted.
+    pub key: PathBuf,
+}
