@@ -1,35 +1,48 @@
-//! What was typed: the options as they stand on the command line, nothing decided yet.
+//! The command line: every option with its range, its default and its help text.
+//!
+//! Only single values are judged here; [`crate::config`] decides what they mean together. Headers,
+//! addresses and commands stay plain text until then, since they may hold secrets and a message
+//! about a wrong value shows it.
 
-#![allow(rustdoc::bare_urls, reason = "the help texts are no Markdown")]
+#![allow(rustdoc::bare_urls, reason = "the help texts are not Markdown")]
 
-use argh::FromArgs;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ::time::OffsetDateTime;
+use argh::{ArgsInfo, FlagInfoKind, FromArgs};
+
+use crate::format::{FORMATS, Format, Label};
+use crate::time;
+
+/// Seconds of a day, the longest that some spans may be.
+const DAY: u64 = 24 * 60 * 60;
+/// For spans without an upper limit, in seconds.
+const NO_LIMIT: u64 = u64::MAX;
 
 /// Ship HCP Terraform's audit trail: every new event once, oldest first.
 ///
-/// Events go to standard output as NDJSON. What was delivered is remembered in a checkpoint file,
-/// so that each run goes on where the last one ended.
-#[derive(FromArgs, Default, Clone)]
-#[cfg_attr(test, derive(Debug, PartialEq, Eq))]
+/// Events go to standard output as NDJSON. A checkpoint file remembers which events were delivered,
+/// so that each run continues where the last one ended.
+#[derive(ArgsInfo, FromArgs)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a switch that was typed or not"
 )]
-#[expect(
-    clippy::doc_markdown,
-    reason = "these are the help texts, which are no Markdown"
-)]
+#[expect(clippy::doc_markdown, reason = "the help texts are not Markdown")]
 #[argh(help_triggers("-h", "--help"))]
 #[argh(
     note = "Spans are written 90s, 10m, 36h or 7d. The token is read from $TFC_ORG_TOKEN or a file, \
                never from an argument. See tfc-audit(1) for exit codes, formats and recipes."
 )]
 pub struct Args {
-    /// where the place reached is kept ($STATE_DIRECTORY/checkpoint.json, else
+    /// the checkpoint file ($STATE_DIRECTORY/checkpoint.json, else
     /// $XDG_STATE_HOME/tfc-audit/checkpoint.json, else ~/.local/state/tfc-audit/checkpoint.json)
-    #[argh(option, short = 'c', arg_name = "file")]
-    pub checkpoint: Option<String>,
+    #[argh(option, short = 'c', arg_name = "file", from_str_fn(file))]
+    pub checkpoint: Option<PathBuf>,
 
-    /// neither read nor write a checkpoint, and take no lock: for an ad-hoc look or to send again
+    /// neither read nor write a checkpoint, and take no lock: to look at events or send them again
     #[argh(switch)]
     pub no_checkpoint: bool,
 
@@ -39,55 +52,59 @@ pub struct Args {
 
     /// where a first run starts: an RFC 3339 time, or a span back from now (everything retained)
     #[argh(option, arg_name = "when")]
-    pub since: Option<String>,
+    pub since: Option<When>,
 
     /// with --no-checkpoint: only events before this time
     #[argh(option, arg_name = "when")]
-    pub until: Option<String>,
+    pub until: Option<When>,
 
     /// how far each run looks back for events that appear late (10m; 1s to 24h)
-    #[argh(option, arg_name = "span")]
-    pub overlap: Option<String>,
+    #[argh(option, arg_name = "span", from_str_fn(span::<1, DAY>))]
+    pub overlap: Option<Duration>,
 
-    /// the service (https://app.terraform.io)
-    #[argh(option, arg_name = "url")]
-    pub endpoint: Option<String>,
+    /// the service's address (https://app.terraform.io)
+    #[argh(
+        option,
+        arg_name = "url",
+        default = "\"https://app.terraform.io\".to_owned()"
+    )]
+    pub endpoint: String,
 
     /// read the organization's token from this file, - for standard input ($TFC_ORG_TOKEN)
-    #[argh(option, arg_name = "file")]
-    pub token_file: Option<String>,
+    #[argh(option, arg_name = "file", from_str_fn(file))]
+    pub token_file: Option<PathBuf>,
 
-    /// events for each page, 1 to 1000 (1000)
-    #[argh(option, arg_name = "n")]
-    pub page_size: Option<String>,
+    /// events per page, 1 to 1000 (1000)
+    #[argh(option, arg_name = "n", default = "1000", from_str_fn(number::<_, 1, 1000>))]
+    pub page_size: u64,
 
-    /// how many pages of a backlog are asked for at once, 1 to 16 (4)
-    #[argh(option, arg_name = "n")]
-    pub connections: Option<String>,
+    /// how many pages of a backlog to request at once, 1 to 16 (4)
+    #[argh(option, arg_name = "n", default = "4", from_str_fn(number::<_, 1, 16>))]
+    pub connections: u64,
 
     /// how long to wait for another run to end (0s)
-    #[argh(option, arg_name = "span")]
-    pub lock_wait: Option<String>,
+    #[argh(option, arg_name = "span", from_str_fn(span::<0, NO_LIMIT>))]
+    pub lock_wait: Option<Duration>,
 
     /// stop cleanly before this much time has passed (no limit)
-    #[argh(option, arg_name = "span")]
-    pub max_time: Option<String>,
+    #[argh(option, arg_name = "span", from_str_fn(span::<1, NO_LIMIT>))]
+    pub max_time: Option<Duration>,
 
-    /// for one HTTP request (30s)
-    #[argh(option, arg_name = "span")]
-    pub timeout: Option<String>,
+    /// the longest that one HTTP request may take (30s; 1s to 24h)
+    #[argh(option, arg_name = "span", default = "Duration::from_secs(30)", from_str_fn(span::<1, DAY>))]
+    pub timeout: Duration,
 
-    /// how often a request is tried again after a passing failure (5)
-    #[argh(option, arg_name = "n")]
-    pub retries: Option<String>,
+    /// how often to retry a request after a temporary failure, 0 to 1000 (5)
+    #[argh(option, arg_name = "n", default = "5", from_str_fn(number::<_, 0, 1000>))]
+    pub retries: u32,
 
     /// deliver by HTTP POST to this address instead of to standard output
     #[argh(option, arg_name = "url")]
     pub post: Option<String>,
 
     /// for --post: ndjson, json-array, json, splunk-hec, elasticsearch or loki (ndjson)
-    #[argh(option, arg_name = "format")]
-    pub format: Option<String>,
+    #[argh(option, arg_name = "format", from_str_fn(format))]
+    pub format: Option<Format>,
 
     /// for --post: add 'NAME: VALUE' to each request; @FILE reads them from a file, one a line;
     /// may be repeated
@@ -99,16 +116,16 @@ pub struct Args {
     pub gzip: bool,
 
     /// a label KEY=VALUE of the loki stream, or metadata or a field for splunk-hec; may be repeated
-    #[argh(option, arg_name = "label")]
-    pub label: Vec<String>,
+    #[argh(option, arg_name = "label", from_str_fn(label))]
+    pub label: Vec<Label>,
 
     /// for --post: show this certificate (PEM) to a receiver that asks for one
-    #[argh(option, arg_name = "file")]
-    pub client_cert: Option<String>,
+    #[argh(option, arg_name = "file", from_str_fn(file))]
+    pub client_cert: Option<PathBuf>,
 
     /// for --post: its private key (PEM, not encrypted)
-    #[argh(option, arg_name = "file")]
-    pub client_key: Option<String>,
+    #[argh(option, arg_name = "file", from_str_fn(file))]
+    pub client_key: Option<PathBuf>,
 
     /// let --header values go over plain http to a receiver that is not on this machine
     #[argh(switch)]
@@ -119,18 +136,18 @@ pub struct Args {
     pub exec: Option<String>,
 
     /// the most events in a batch (1000)
-    #[argh(option, arg_name = "n")]
-    pub batch_events: Option<String>,
+    #[argh(option, arg_name = "n", from_str_fn(number::<_, 1, { 1 << 30 }>))]
+    pub batch_events: Option<usize>,
 
     /// the most bytes in a batch, before compression (1048576)
-    #[argh(option, arg_name = "n")]
-    pub batch_bytes: Option<String>,
+    #[argh(option, arg_name = "n", from_str_fn(number::<_, 1, { 1 << 30 }>))]
+    pub batch_bytes: Option<usize>,
 
     /// put a single event that the receiver refuses for good into this file, and go on
-    #[argh(option, arg_name = "file")]
-    pub dead_letter: Option<String>,
+    #[argh(option, arg_name = "file", from_str_fn(file))]
+    pub dead_letter: Option<PathBuf>,
 
-    /// give fields whose type varies between events one type (implied by elasticsearch)
+    /// write fields whose type varies between events with one type (implied by elasticsearch)
     #[argh(switch)]
     pub normalize: bool,
 
@@ -143,8 +160,8 @@ pub struct Args {
     pub dry_run: bool,
 
     /// write the run's figures to this file for Prometheus, whatever the outcome
-    #[argh(option, arg_name = "file")]
-    pub metrics: Option<String>,
+    #[argh(option, arg_name = "file", from_str_fn(file))]
+    pub metrics: Option<PathBuf>,
 
     /// say on standard error what was done
     #[argh(switch, short = 'v')]
@@ -155,27 +172,9 @@ pub struct Args {
     pub version: bool,
 }
 
-/// The options that take no value: what follows one of them is another option.
-const SWITCHES: [&str; 13] = [
-    "--no-checkpoint",
-    "--require-checkpoint",
-    "--gzip",
-    "--allow-plain-http",
-    "--normalize",
-    "--check",
-    "--dry-run",
-    "--verbose",
-    "-v",
-    "--version",
-    "--help",
-    "-h",
-    "--",
-];
-
-/// What a command line asks for.
-#[cfg_attr(test, derive(Debug, PartialEq, Eq))]
+/// The two things that a command line can ask for.
 pub enum Command {
-    /// A run.
+    /// A run, or its rehearsal with `--check`.
     Run(Box<Args>),
     /// Only this text on standard output: the help or the version.
     Print(String),
@@ -184,7 +183,7 @@ pub enum Command {
 /// Reads a command line, without the program's name.
 ///
 /// # Errors
-/// One line that says what is wrong with it.
+/// One line that names the wrong option, shows the value and says which values are possible.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, String> {
     let words = split_values(arguments);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -194,38 +193,137 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Str
         )),
         Ok(args) => Ok(Command::Run(Box::new(args))),
         Err(exit) if exit.status.is_ok() => Ok(Command::Print(exit.output)),
-        Err(exit) => {
-            let said = exit.output.split_whitespace().collect::<Vec<_>>().join(" ");
-            // What is no option may be a secret that was not quoted.
-            let said = match said.split_once("Unrecognized argument: ") {
-                Some((_, word)) if !word.starts_with('-') => {
-                    "there is an argument that is no option: is a value with blanks in quotes?"
-                }
-                _ => &said,
-            };
-            Err(format!("{said} (see tfc-audit --help)"))
-        }
+        Err(exit) => Err(format!(
+            "{} (see tfc-audit --help)",
+            fault(exit.output.trim_end(), &words)
+        )),
     }
 }
 
 /// Splits `--name=value`, which argh does not know, into the two words that it does. An option's
-/// value is left alone, whatever it looks like.
+/// value is left alone, even if it looks like an option.
 fn split_values(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut words = Vec::new();
     let mut is_value = false;
     for argument in arguments {
-        let option = !is_value && argument.starts_with('-');
         match argument.split_once('=') {
-            Some((name, value)) if option && name.starts_with("--") => {
+            Some((name, value)) if !is_value && name.starts_with("--") => {
                 words.extend([name.to_owned(), value.to_owned()]);
             }
             _ => {
-                is_value = option && !SWITCHES.contains(&argument.as_str());
+                is_value = !is_value && takes_value(&argument);
                 words.push(argument);
             }
         }
     }
     words
+}
+
+/// Tells if this word is an option that takes the next word as its value.
+fn takes_value(word: &str) -> bool {
+    Args::get_args_info().flags.iter().any(|flag| {
+        let is_short = flag.short.is_some_and(|short| word == format!("-{short}"));
+        (word == flag.long || is_short) && flag.kind != FlagInfoKind::Switch
+    })
+}
+
+/// Rewrites argh's error without the words that may be secret: an option's value, and an argument
+/// that is not an option, such as half of a header that was not quoted.
+fn fault(output: &str, words: &[&str]) -> String {
+    let is_option = |argument: &str| {
+        let is_name = argument.starts_with("--") && !argument.contains(char::is_whitespace);
+        is_name || argument.starts_with('-') && argument.len() == 2
+    };
+    if let Some(argument) = output.strip_prefix("Unrecognized argument: ")
+        && !is_option(argument)
+    {
+        return "unexpected argument: quote values that contain spaces".to_owned();
+    }
+    let of_value = words.windows(2).find_map(|pair| {
+        let (option, value) = (pair[0], pair[1]);
+        let before = format!("Error parsing option '{option}' with value '{value}': ");
+        let fault = output.strip_prefix(&before)?;
+        Some(format!("{option}: {fault}"))
+    });
+    of_value.unwrap_or_else(|| output.to_owned())
+}
+
+/// A time of `--since` or `--until`.
+#[derive(Clone, Copy)]
+pub enum When {
+    /// This time, in UTC.
+    At(OffsetDateTime),
+    /// This long before the run.
+    Ago(Duration),
+}
+
+impl When {
+    /// Returns the time itself, for a run that begins at `now`.
+    #[must_use]
+    pub fn resolve(self, now: OffsetDateTime) -> OffsetDateTime {
+        match self {
+            Self::At(time) => time,
+            Self::Ago(span) => time::before(now, span),
+        }
+    }
+}
+
+impl FromStr for When {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let time = time::parse(text).map(Self::At);
+        time.or_else(|| time::parse_span(text).ok().map(Self::Ago))
+            .ok_or_else(|| format!("{text:?} is neither a time such as 2026-01-02T03:04:05Z nor a span such as 90s, 10m, 36h or 7d"))
+    }
+}
+
+/// Reads a number within these limits.
+fn number<T: TryFrom<u64>, const LEAST: u64, const MOST: u64>(text: &str) -> Result<T, String> {
+    text.parse()
+        .ok()
+        .filter(|number| (LEAST..=MOST).contains(number))
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| format!("{text:?} is not a number from {LEAST} to {MOST}"))
+}
+
+/// Reads a span within these limits, in seconds.
+fn span<const LEAST: u64, const MOST: u64>(text: &str) -> Result<Duration, String> {
+    let span = time::parse_span(text)?;
+    if (LEAST..=MOST).contains(&span.as_secs()) {
+        return Ok(span);
+    }
+    let most = match MOST {
+        NO_LIMIT => String::new(),
+        seconds => format!(" and at most {}h", seconds / 3600),
+    };
+    Err(format!("{text:?} is out of range: at least {LEAST}s{most}"))
+}
+
+/// Reads the name of a file.
+///
+/// # Errors
+/// If it is empty, as a script's unset variable is, or a directory's.
+pub fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.ends_with('/') {
+        return Err(format!("{text:?} is not the name of a file"));
+    }
+    Ok(text.into())
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    let known = FORMATS.iter().find(|known| known.0 == text);
+    known.map(|known| known.1).ok_or_else(|| {
+        let names = FORMATS.map(|known| known.0).join(", ");
+        format!("{text:?} is not one of {names}")
+    })
+}
+
+fn label(text: &str) -> Result<Label, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not of the form KEY=VALUE")),
+    }
 }
 
 #[cfg(test)]
@@ -243,74 +341,118 @@ mod tests {
         }
     }
 
+    fn message(line: &[&str]) -> String {
+        args(line).err().expect("an error")
+    }
+
     #[test]
-    fn both_spellings() {
-        let expected = Args {
-            page_size: Some("5".into()),
-            since: Some("2026-01-02T03:04:05+00:00".into()),
-            ..Args::default()
-        };
-        assert_eq!(
-            run(&["--page-size", "5", "--since", "2026-01-02T03:04:05+00:00"]),
-            expected
-        );
-        assert_eq!(
-            run(&["--page-size=5", "--since=2026-01-02T03:04:05+00:00"]),
-            expected
-        );
-        assert_eq!(run(&["-c", "a=b"]).checkpoint.as_deref(), Some("a=b"));
-        assert_eq!(
-            run(&["--checkpoint=a=b"]).checkpoint.as_deref(),
-            Some("a=b")
-        );
+    fn a_value_follows_an_equals_sign_or_is_the_next_word() {
+        for line in [
+            &["--page-size", "5", "--token-file", "-"][..],
+            &["--page-size=5", "--token-file=-"],
+        ] {
+            let args = run(line);
+            assert_eq!(args.page_size, 5);
+            assert_eq!(args.token_file, Some("-".into()));
+        }
+        for line in [&["-c", "a=b"][..], &["--checkpoint=a=b"]] {
+            assert_eq!(run(line).checkpoint, Some("a=b".into()));
+        }
     }
 
     #[test]
     fn a_value_may_look_like_an_option() {
-        assert_eq!(
-            run(&["--checkpoint", "--x=y", "-v"]),
-            Args {
-                checkpoint: Some("--x=y".into()),
-                verbose: true,
-                ..Args::default()
-            }
-        );
-        assert_eq!(run(&["--token-file", "-"]).token_file.as_deref(), Some("-"));
-        assert_eq!(run(&["--token-file=-"]).token_file.as_deref(), Some("-"));
-        assert_eq!(
-            run(&["--checkpoint", "--help"]).checkpoint.as_deref(),
-            Some("--help")
-        );
+        let args = run(&["--checkpoint", "--x=y", "-v"]);
+        assert_eq!(args.checkpoint, Some("--x=y".into()));
+        assert!(args.verbose);
+        let args = run(&["-c", "--help"]);
+        assert_eq!(args.checkpoint, Some("--help".into()));
     }
 
     #[test]
-    fn every_switch_is_known_to_take_no_value() {
-        let Command::Print(help) = args(&["--help"]).unwrap() else {
-            panic!()
-        };
-        let (usage, _) = help.split_once('\n').unwrap();
-        // `[--switch]` as against `[--option <value>]`.
-        let switches = usage
-            .split(['[', ']'])
-            .filter(|word| word.starts_with('-') && !word.contains('<'));
-        for switch in switches {
-            assert!(SWITCHES.contains(&switch), "{switch}");
-            // Otherwise it would swallow the next option.
+    fn a_switch_takes_no_value() {
+        for flag in Args::get_args_info().flags {
+            let switch = flag.long;
+            // Nothing may follow the help.
+            if flag.kind != FlagInfoKind::Switch || switch == "--help" {
+                continue;
+            }
             assert!(args(&[switch, "--page-size=5"]).is_ok(), "{switch}");
             assert!(args(&[&format!("{switch}=yes")]).is_err(), "{switch}");
         }
     }
 
     #[test]
-    fn an_error_is_one_line() {
+    fn a_wrong_value_is_shown_with_its_option_and_the_range() {
+        for (line, expected) in [
+            (
+                &["--page-size", "0"][..],
+                r#"--page-size: "0" is not a number from 1 to 1000"#,
+            ),
+            (
+                &["--overlap=25h"],
+                r#"--overlap: "25h" is out of range: at least 1s and at most 24h"#,
+            ),
+            (
+                &["--max-time=0s"],
+                r#"--max-time: "0s" is out of range: at least 1s"#,
+            ),
+            (
+                &["-c", "it's': \n/"],
+                r#"-c: "it's': \n/" is not the name of a file"#,
+            ),
+            (
+                &["--format=csv"],
+                r#"--format: "csv" is not one of ndjson, json-array, json, splunk-hec, elasticsearch, loki"#,
+            ),
+        ] {
+            let expected = format!("{expected} (see tfc-audit --help)");
+            assert_eq!(message(line), expected);
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_range_or_of_another_form_is_refused() {
+        for line in [
+            "--checkpoint=",
+            "--checkpoint=dir/",
+            "--since=yesterday",
+            "--overlap=0s",
+            "--overlap=1",
+            "--page-size=1001",
+            "--page-size=-1",
+            "--retries=x",
+            "--timeout=0s",
+            "--batch-events=0",
+            "--batch-bytes=1073741825",
+            "--label=a",
+            "--label==b",
+        ] {
+            let message = message(&[line]);
+            let (option, _) = line.split_once('=').unwrap();
+            assert!(message.starts_with(&format!("{option}: \"")), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_line_without_secrets() {
         for line in [
             &["--page-sise", "5"][..],
-            &["5"],
             &["--page-size"],
             &["--page-size=1", "--page-size=2"],
+            &[
+                "--post=https://a/?key=hunter2",
+                "--post=https://a/?key=hunter2",
+            ],
+            &["--header", "Authorization:", "hunter2"],
+            &["-HAuthorization: hunter2"],
+            &["--header Authorization: hunter2"],
         ] {
-            let message = args(line).unwrap_err();
-            assert!(!message.contains('\n'), "{message}");
+            let message = message(line);
+            assert!(
+                !message.contains('\n') && !message.contains("hunter2"),
+                "{message}"
+            );
             assert!(message.ends_with("(see tfc-audit --help)"), "{message}");
         }
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tfc_audit::check::check;
 use tfc_audit::cli::{self, Args, Command};
 use tfc_audit::clock::{Clock, SystemClock};
-use tfc_audit::config::{self, Config, Environment};
+use tfc_audit::config::Config;
 use tfc_audit::error::{Error, Exit};
 use tfc_audit::report::Report;
 use tfc_audit::report::metrics::{self, Ending};
@@ -40,7 +40,7 @@ fn arguments() -> Result<Vec<String>, Error> {
 }
 
 fn configure(args: &Args, clock: &SystemClock) -> Result<Config, Error> {
-    Config::new(args, &Environment::of_process(), clock.now()).map_err(Error::Usage)
+    Config::new(args, &|name| std::env::var_os(name), clock.now()).map_err(Error::Usage)
 }
 
 /// A run, and what it leaves behind for those who look after it.
@@ -65,9 +65,9 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
     if args.dry_run && !args.no_checkpoint && result.is_ok() && report.delivered == 0 {
         progress.say("there is nothing to deliver: what is listed counts as delivered by the checkpoint (--no-checkpoint shows it)");
     }
-    if let Ok(Some(path)) = config::metrics_file(args)
+    if let Some(path) = &args.metrics
         && !args.dry_run
-        && let Err(fault) = metrics::write(&path, &report, &ending)
+        && let Err(fault) = metrics::write(path, &report, &ending)
     {
         progress.say(&format!("warning: {fault}"));
     }

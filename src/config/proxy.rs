@@ -1,14 +1,13 @@
-//! Which proxy a request goes through, if any: decided from the environment, for the service and
-//! for the receiver each by itself.
+//! The proxy of a request, chosen from the environment for the service and the receiver separately.
 //!
-//! There is no standard for these variables. The rules are curl's where programs differ
-//! (<https://everything.curl.dev/usingcurl/proxies/env.html>): `https_proxy` is for https addresses
-//! and `http_proxy` for http ones, `all_proxy` is for both, and `no_proxy` names what is asked
-//! without one. The spelling in lower case goes before the one in upper case, and an empty variable
-//! is none. A value that names no proxy is an error: going without one would send the request a way
-//! that nobody meant.
+//! No standard exists for these variables. Where programs differ, curl's rules apply
+//! (<https://everything.curl.dev/usingcurl/proxies/env.html>): `https_proxy` is for https addresses,
+//! `http_proxy` for http ones and `all_proxy` for both; `no_proxy` lists hosts that are asked
+//! directly. The lower-case spelling wins, and an empty variable counts as unset. A value that is
+//! no proxy's address is an error: without the proxy, the request would take a way that nobody
+//! meant.
 //!
-//! What goes to this machine goes through no proxy, whatever the variables say.
+//! Loopback addresses are never proxied.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,73 +15,45 @@ use std::net::IpAddr;
 use ureq::ProxyProtocol;
 
 use crate::config::url::{Url, port};
-use crate::secret::Secret;
+use crate::config::values::Environment;
 
-/// The variables, in the order in which they are asked.
-const NAMES: [&str; 8] = [
-    "https_proxy",
-    "HTTPS_PROXY",
-    "http_proxy",
-    "HTTP_PROXY",
-    "all_proxy",
-    "ALL_PROXY",
-    "no_proxy",
-    "NO_PROXY",
-];
-
-/// The variables that are set.
-#[derive(Clone, Debug, Default)]
-pub struct Variables(Vec<(&'static str, Secret)>);
-
-/// A proxy, and the variable that names it. It shows neither user name nor password.
-#[derive(Clone, PartialEq, Eq)]
+/// A proxy, and the variable that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
     variable: &'static str,
     proxy: ureq::Proxy,
 }
 
-impl Variables {
-    /// Takes the variables from an environment.
-    #[must_use]
-    pub fn new(get: impl Fn(&str) -> Option<String>) -> Self {
-        let set = NAMES
-            .into_iter()
-            .filter_map(|name| Some((name, Secret::new(get(name)?))))
-            .filter(|(_, value)| !value.expose().trim().is_empty());
-        Self(set.collect())
-    }
-
-    /// The first of these variables that is set.
-    fn first(&self, names: &[&str]) -> Option<&(&'static str, Secret)> {
-        self.0.iter().find(|variable| names.contains(&variable.0))
-    }
-
-    /// The proxy for an address; `None` if it is to be asked without one.
+impl Proxy {
+    /// Returns the proxy for an address, `None` if it is asked directly.
     ///
     /// # Errors
-    /// If the variable for it names no proxy; the message does not repeat the value.
-    pub fn choose(&self, url: &Url) -> Result<Option<Proxy>, String> {
+    /// If the variable for it is not a proxy's address; the message does not repeat the value.
+    pub fn choose(environment: Environment, url: &Url) -> Result<Option<Self>, String> {
+        let first = |names: &[&'static str]| {
+            names.iter().find_map(|&name| {
+                let value = environment(name)?.to_string_lossy().trim().to_owned();
+                (!value.is_empty()).then_some((name, value))
+            })
+        };
         let names = if url.is_https() {
             ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
         } else {
             ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
         };
-        let is_exempt = || {
-            self.first(&["no_proxy", "NO_PROXY"])
-                .is_some_and(|(_, list)| is_listed(list.expose(), url.host(), url.port()))
+        let Some((variable, value)) = first(&names) else {
+            return Ok(None);
         };
-        match self.first(&names) {
-            Some((variable, value)) if !url.is_loopback() && !is_exempt() => {
-                Proxy::new(variable, value).map(Some)
-            }
-            _ => Ok(None),
+        let is_exempt = first(&["no_proxy", "NO_PROXY"])
+            .is_some_and(|(_, list)| is_listed(&list, url.host(), url.port()));
+        if is_exempt || url.is_loopback() {
+            return Ok(None);
         }
+        Self::new(variable, &value).map(Some)
     }
-}
 
-impl Proxy {
-    fn new(variable: &'static str, value: &Secret) -> Result<Self, String> {
-        let proxy = ureq::Proxy::new(value.expose().trim())
+    fn new(variable: &'static str, value: &str) -> Result<Self, String> {
+        let proxy = ureq::Proxy::new(value)
             .ok()
             .filter(|proxy| !proxy.host().is_empty())
             .filter(|proxy| proxy.uri().authority().is_some_and(|it| port(it).is_ok()))
@@ -92,7 +63,7 @@ impl Proxy {
         match proxy.protocol() {
             ProxyProtocol::Http | ProxyProtocol::Https => Ok(Self { variable, proxy }),
             other => Err(format!(
-                "${variable} names a proxy of the kind {other}; only http and https proxies are supported"
+                "${variable} names a {other} proxy; only http and https proxies are supported"
             )),
         }
     }
@@ -103,53 +74,49 @@ impl Proxy {
         self.variable
     }
 
-    /// What ureq knows it by.
+    /// The proxy as ureq takes it, credentials included.
     #[must_use]
     pub fn to_ureq(&self) -> ureq::Proxy {
         self.proxy.clone()
     }
 }
 
-/// The proxy as it may be shown: without credentials.
+/// Shows the proxy without its credentials.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.proxy.protocol() {
-            ProxyProtocol::Https => "https",
-            _ => "http",
-        };
+        let scheme = self.proxy.uri().scheme_str().unwrap_or_default();
         write!(f, "{scheme}://{}:{}", self.proxy.host(), self.proxy.port())
     }
 }
 
-impl fmt::Debug for Proxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Proxy({self})")
-    }
-}
-
-/// Whether a list as `no_proxy` has it names this host: by its name (`example.com`, which means
-/// what is under it as well, as do `.example.com` and `*.example.com`), by its address or a network
-/// (`192.0.2.7`, `192.0.2.0/24`), each perhaps with a port behind it, or by `*`.
+/// Tells if a `no_proxy` list names this host.
+///
+/// An entry is a name, which includes what is under it (`example.com`, `.example.com` and
+/// `*.example.com` are the same), an address (`192.0.2.7`), a network (`192.0.2.0/24`), or `*` for
+/// every host. Each may end in a port (`example.com:8088`).
 fn is_listed(list: &str, host: &str, port: u16) -> bool {
     let host = host.trim_matches(['[', ']']);
     let address: Option<IpAddr> = host.parse().ok();
-    list.split([',', ' ']).map(str::trim).any(|entry| {
-        let entry = entry.to_ascii_lowercase();
-        let (name, for_port) = match entry.rsplit_once(':') {
-            // Neither the last group of an IPv6 address nor nonsense is a port.
-            Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
-            _ => (entry.as_str(), None),
-        };
-        let name = name.trim_matches(['[', ']']);
-        let is_host = match address {
-            Some(address) => name == "*" || is_in_network(address, name),
-            None => is_under(host, name),
-        };
-        is_host && for_port.is_none_or(|for_port| for_port == port.to_string())
-    })
+    list.split(|c: char| c == ',' || c.is_whitespace())
+        .any(|entry| {
+            let entry = entry.to_ascii_lowercase();
+            let (name, for_port) = match entry.rsplit_once(':') {
+                // The last group of an IPv6 address is not a port.
+                Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
+                    (name, Some(port))
+                }
+                _ => (entry.as_str(), None),
+            };
+            let name = name.trim_matches(['[', ']']);
+            let is_host = match address {
+                Some(address) => name == "*" || is_in_network(address, name),
+                None => is_under(host, name),
+            };
+            is_host && for_port.is_none_or(|for_port| for_port == port.to_string())
+        })
 }
 
-/// Whether a host's name is this one or under it.
+/// Tells if `host` is `name`, or is under it.
 fn is_under(host: &str, name: &str) -> bool {
     let domain = name.trim_start_matches("*.").trim_start_matches('.');
     name == "*"
@@ -158,7 +125,7 @@ fn is_under(host: &str, name: &str) -> bool {
             .is_some_and(|rest| !domain.is_empty() && (rest.is_empty() || rest.ends_with('.')))
 }
 
-/// Whether an address is this one or in this network.
+/// Tells if an address is in a network; a network without a length is a single address.
 fn is_in_network(address: IpAddr, network: &str) -> bool {
     let (base, length) = match network.split_once('/') {
         Some((base, length)) => (base, length.parse().ok()),
@@ -183,17 +150,17 @@ mod tests {
     use super::*;
 
     fn choose(variables: &[(&str, &str)], url: &str) -> Result<Option<String>, String> {
-        let get = |name: &str| {
+        let environment = |name: &str| {
             let variable = variables.iter().find(|variable| variable.0 == name);
-            variable.map(|variable| variable.1.to_owned())
+            variable.map(|variable| variable.1.into())
         };
-        let proxy = Variables::new(get).choose(&Url::parse(url).unwrap())?;
+        let proxy = Proxy::choose(&environment, &Url::parse(url).unwrap())?;
         assert!(!format!("{proxy:?}").contains("hunter2"));
         Ok(proxy.map(|proxy| proxy.to_string()))
     }
 
     #[test]
-    fn each_scheme_has_its_variable() {
+    fn each_scheme_has_its_own_variable() {
         let [a, b, c, d] = ["http://a:1", "http://b:2", "http://c:3", "http://d:4"];
         let https = "https://app.terraform.io";
         let http = "http://siem.example.com";
@@ -224,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_is_named_without_its_credentials() {
+    fn a_proxy_is_shown_without_its_credentials() {
         let of = |value| choose(&[("HTTPS_PROXY", value)], "https://app.terraform.io");
         let named = |value| of(value).unwrap().unwrap();
         assert_eq!(
@@ -250,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_proxy_names_is_asked_without_one() {
+    fn hosts_in_no_proxy_are_asked_directly() {
         let listed = |list: &str, url: &str| {
             choose(&[("ALL_PROXY", "http://proxy"), ("NO_PROXY", list)], url)
                 .unwrap()

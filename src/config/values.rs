@@ -1,11 +1,16 @@
 //! The values of a configuration that are more than a number or a path.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ureq::http::{HeaderName, HeaderValue};
 
+use crate::cli;
 use crate::secret::Secret;
+
+/// The environment: returns the value of the variable with this name, if it is set.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The place that the token is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +57,20 @@ pub enum Header {
     Given(String, Secret),
     /// A file with headers, one a line.
     File(PathBuf),
+}
+
+impl Header {
+    /// Reads a value of `--header`: `NAME: VALUE` or `@FILE`.
+    ///
+    /// # Errors
+    /// The reason, without the header.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(name) = text.strip_prefix('@') {
+            return cli::file(name).map(Self::File);
+        }
+        let (name, value) = parse_header(text).map_err(|fault| format!("one {fault}"))?;
+        Ok(Self::Given(name, value))
+    }
 }
 
 /// Headers that the program itself sets.

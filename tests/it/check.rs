@@ -588,9 +588,9 @@ fn the_first_failure_counts_and_the_others_are_told() {
 #[test]
 fn the_configuration_is_wrong() {
     let bench = bench();
-    let args = ["--check", "--overlap=0s"];
+    let args = ["--check", "--until=1h"];
     let run = bench.run(&args);
-    finds(&run, "FAIL", "configuration", "--overlap")
+    finds(&run, "FAIL", "configuration", "--until")
         .code(2)
         .asks(0);
     run.holds(run.stdout.lines().count() == 1, "nothing else can be told");

@@ -16,8 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 use tfc_audit::cli;
-use tfc_audit::config::{Config, Environment};
-use tfc_audit::secret::Secret;
+use tfc_audit::config::Config;
 use time::OffsetDateTime;
 
 use crate::stand_in::{Asked, Event, StandIn, Step, World, ids};
@@ -49,11 +48,10 @@ pub fn takes(arguments: impl IntoIterator<Item = String>) -> Result<(), String> 
     let cli::Command::Run(args) = cli::parse(arguments)? else {
         return Ok(());
     };
-    let token = args.token_file.is_none().then(|| TOKEN.to_owned());
-    let environment = Environment {
-        token: token.map(Secret::new),
-        home: Some("/home/ann".into()),
-        ..Environment::default()
+    let environment = |name: &str| match name {
+        "TFC_ORG_TOKEN" if args.token_file.is_none() => Some(TOKEN.into()),
+        "HOME" => Some("/home/ann".into()),
+        _ => None,
     };
     Config::new(&args, &environment, now()).map(drop)
 }
