@@ -1,32 +1,25 @@
-//! Arguments and environment, as far as only a whole run shows what they do.
+//! Arguments and environment where only a whole run shows their effect.
 
 use std::fs;
 use std::process::Stdio;
 
 use crate::stand_in::{events, events_from};
-use crate::support::{Bench, PROGRAM, TOKEN, minutes_ago, now};
+use crate::support::{Bench, TOKEN, minutes_ago, now};
 
 fn bench() -> Bench {
     Bench::of(events(3, now(), 1))
 }
 
 #[test]
-fn a_usage_error_is_one_line_and_does_nothing() {
+fn a_usage_error_is_one_line_and_nothing_else_happens() {
     let bench = bench();
-    let mistakes: [(&[&str], &str); 6] = [
-        (&["--page-sise=5"], "--page-sise"),
-        (&["--page-size=0"], "--page-size"),
-        (&["--until=1h"], "--no-checkpoint"),
-        (
-            &["--no-checkpoint", "--require-checkpoint"],
-            "exclude each other",
-        ),
-        (&["--token-file=token"], "$TFC_ORG_TOKEN"),
-        (&["--since=yesterday"], "--since"),
-    ];
-    for (args, names) in mistakes {
-        bench.run(args).fails(2, names).asks(0);
-        assert_eq!(bench.files(), [""; 0], "{args:?}");
+    for (arg, message) in [
+        ("--page-sise=5", "--page-sise"),
+        ("--page-size=0", "--page-size: \"0\" is not a number from 1"),
+        ("--until=1h", "--no-checkpoint"),
+    ] {
+        bench.run(&[arg]).fails(2, message).asks(0);
+        assert_eq!(bench.files(), [""; 0], "{arg}");
     }
 }
 
@@ -49,20 +42,6 @@ fn help_and_version_need_nothing() {
 }
 
 #[test]
-fn the_token_goes_over_plain_http_to_this_machine_only() {
-    let bench = bench();
-    let mut command = bench.clean(PROGRAM);
-    command.args([
-        "-c",
-        "checkpoint.json",
-        "--endpoint",
-        "http://audit.invalid",
-    ]);
-    bench.start(command).finish().fails(2, "https only");
-    assert_eq!(bench.files(), [""; 0]);
-}
-
-#[test]
 fn the_token_comes_from_a_file_or_standard_input() {
     let bench = bench();
     fs::write(bench.path("token"), format!("{TOKEN}\n")).unwrap();
@@ -76,7 +55,7 @@ fn the_token_comes_from_a_file_or_standard_input() {
 }
 
 #[test]
-fn verbose_is_one_line() {
+fn verbose_prints_one_line() {
     let bench = Bench::of(events(2_500, now(), 2));
     bench
         .run(&["-v"])
@@ -92,7 +71,7 @@ fn verbose_is_one_line() {
 }
 
 #[test]
-fn until_and_since_cut_out_a_span() {
+fn since_and_until_select_a_span() {
     let [old, middle, new] = [180, 90, 10].map(minutes_ago);
     let of = |n, time| events_from(n, 3, time, 3);
     let bench = Bench::of([of(1, old), of(11, middle), of(21, new)].concat());

@@ -794,15 +794,6 @@ fn secrets_that_come_back_are_masked() {
     run.holds(!shown, "secrets should be masked");
 }
 
-#[test]
-fn switches_take_no_value() {
-    let delivery = Delivery::of(Format::Ndjson, 5, |_, _| ());
-    for switch in ["--gzip", "--normalize", "--allow-plain-http", "-v"] {
-        delivery.run_with(&[switch, "--timeout=5s"]).code(0);
-    }
-    delivery.delivered(5);
-}
-
 /// Nothing else changes: escapes, large numbers and the order of keys stay.
 #[test]
 fn fields_whose_types_vary_can_be_given_one() {
@@ -875,47 +866,6 @@ fn labels() {
         event["fields"],
         serde_json::json!({"env": "prod", "n": "1"})
     );
-}
-
-#[test]
-fn what_excludes_each_other_is_a_usage_error() {
-    let bench = Bench::of(Vec::new());
-    let post = ["--post", "http://127.0.0.1:1/in"];
-    let line = |more: &[&'static str]| [&post[..], more].concat();
-    let lines = [
-        vec!["--format=json"],
-        vec!["--header=A: b"],
-        vec!["--gzip"],
-        vec!["--label=a=b"],
-        vec!["--dead-letter=x"],
-        vec!["--batch-events=5"],
-        vec!["--batch-bytes=5000"],
-        vec!["--exec=cat", "--format=json"],
-        vec!["--exec=cat", "--header=A: b"],
-        vec!["--exec=cat", "--gzip"],
-        vec!["--exec=cat", "--dead-letter=x"],
-        vec!["--exec="],
-        line(&["--exec=cat"]),
-        line(&["--format=xml"]),
-        line(&["--label=a=b"]),
-        line(&["--format=loki", "--label=a"]),
-        line(&["--format=loki", "--label==b"]),
-        line(&["--batch-events=0"]),
-        line(&["--batch-bytes=0"]),
-        vec!["--post="],
-        vec!["--post=ftp://127.0.0.1/"],
-        vec!["--post=127.0.0.1:1"],
-        vec![
-            "--post=http://receiver.example/in",
-            "--header=Authorization: Bearer x",
-        ],
-    ];
-    for args in lines {
-        let run = bench.run(&args);
-        run.code(2).prints_nothing().asks(0);
-        run.holds(run.stderr.lines().count() == 1, "one line should say why");
-    }
-    assert!(bench.files().is_empty(), "{:?}", bench.files());
 }
 
 /// Also of a batch that had to be divided, each acknowledged part is committed before the next.
