@@ -1,15 +1,14 @@
 //! `cargo bench`: how fast the program is and how much memory it takes, beside the goals.
 //!
-//! Every time is compared with that of another program in the same run, mostly `curl` reading the
-//! same pages over one connection, the two taking turns, since no two machines are alike and no
-//! machine is quiet. `cargo bench -- memory` runs only the parts that are named;
-//! `cargo bench -- --program FILE` measures that program rather than building this one.
+//! Machines differ, and no machine is quiet. So the program takes turns with another one, mostly
+//! `curl` reading the same pages over one connection, and their times are compared.
+//! `cargo bench -- memory` runs only that part. `cargo bench -- --program FILE` measures that program
+//! without building one.
 //!
-//! Each program runs under a child of this one that does nothing but wait for it, so that the
-//! processor time and the peak memory that the system accounts to that child's children are those
-//! of one program.
+//! Each program runs under a child process that only waits for it. The system's figures for that
+//! child's children, CPU time and peak memory, are then those of one program.
 
-#![expect(clippy::print_stdout, reason = "to show something is what it is for")]
+#![expect(clippy::print_stdout, reason = "it shows something")]
 #![allow(
     clippy::cast_precision_loss,
     reason = "figures are shown with few digits"
@@ -35,28 +34,30 @@ mod stand_in;
 
 type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
 
-/// What measures some of the goals.
+/// A part measures some of the goals.
 type Part = fn(&mut Bench) -> Result;
 
-/// The parts, in the order of a run.
-const PARTS: [(&str, Part); 8] = [
-    ("file", file),
-    ("requests", requests),
-    ("idle", idle),
-    ("memory", memory),
-    ("latency", latency),
-    ("receiver", receiver),
-    ("binary", binary),
-    ("instructions", instructions),
+/// The parts in their order: name, what it shows, function.
+const PARTS: [(&str, &str, Part); 8] = [
+    ("file", "100,000 events to a file, beside curl", file),
+    ("requests", "requests for a backlog of 100 pages", requests),
+    ("idle", "a run that finds no new events", idle),
+    ("memory", "peak memory, by size of the backlog", memory),
+    ("latency", "a backlog over a slow network", latency),
+    ("receiver", "reading and posting at the same time", receiver),
+    ("binary", "the size of the program, and its start", binary),
+    ("instructions", "instructions for each event", instructions),
 ];
 
-/// How often each of two programs that take turns is run.
+/// How often each of two programs that take turns runs.
 const TURNS: usize = 15;
-/// How long each answer is held back where the network is slow.
+/// The delay of each answer of a slow network.
 const LATENCY: Duration = Duration::from_millis(250);
-/// How long the receiver takes for a batch.
+/// The time that the receiver takes for a batch.
 const POST_LATENCY: Duration = Duration::from_millis(20);
+/// Events for each page.
 const PAGE: usize = 1000;
+/// Bytes in a MiB.
 const MIB: f64 = 1024.0 * 1024.0;
 
 fn main() -> Result {
@@ -69,12 +70,13 @@ fn main() -> Result {
         match argument.to_str() {
             Some("--bench") => {} // from cargo
             Some("--program") => program = arguments.next(),
-            Some(part) if PARTS.iter().any(|(name, _)| *name == part) => {
+            Some(part) if PARTS.iter().any(|(name, ..)| *name == part) => {
                 chosen.push(part.to_owned());
             }
             _ => {
-                let names = PARTS.map(|(name, _)| name).join(", ");
-                return Err(format!("{} is none of {names}", argument.display()).into());
+                let names = PARTS.map(|(name, ..)| name).join(", ");
+                let argument = argument.display();
+                return Err(format!("unknown part {argument}: use some of {names}").into());
             }
         }
     }
@@ -90,66 +92,51 @@ fn main() -> Result {
     };
     let directory = place.join(format!("tfc-audit-bench-{}", std::process::id()));
     fs::create_dir(&directory)?;
-    let mut bench = Bench::new(program, directory.clone())?;
+    let mut bench = Bench {
+        program,
+        directory: directory.clone(),
+        goals: Vec::new(),
+    };
     println!("{}", machine(&place)?);
     let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|part| part == name);
-    let result = PARTS
-        .iter()
-        .filter(|(name, _)| wanted(name))
-        .try_for_each(|(name, part)| {
-            println!("\n{name}");
-            part(&mut bench)
-        });
+    let mut parts = PARTS.iter().filter(|(name, ..)| wanted(name));
+    let result = parts.try_for_each(|(name, shows, part)| {
+        println!("\n{name}: {shows}");
+        part(&mut bench)
+    });
     fs::remove_dir_all(&directory)?;
     result?;
     bench.print_goals();
     Ok(())
 }
 
-/// The program under test, and what was found out about it.
+/// The program under test, and the goals measured so far.
 struct Bench {
     program: PathBuf,
-    /// Where everything is that is written.
+    /// The directory of all files that the bench writes.
     directory: PathBuf,
-    /// The numbers of connections that can be asked for; none if there is no such option yet.
-    connections: Vec<&'static str>,
     goals: Vec<Goal>,
 }
 
-/// A figure beside what it is to be.
+/// A measured figure beside its goal.
 struct Goal {
-    what: String,
+    name: String,
     most: f64,
     reached: f64,
 }
 
-/// What one run of a program took.
+/// Time and memory of one run of a program.
 struct Trial {
     wall: Duration,
     cpu: Duration,
-    /// In bytes.
+    /// Peak memory in bytes.
     peak: f64,
 }
 
 impl Bench {
-    fn new(program: PathBuf, directory: PathBuf) -> Result<Self> {
-        let help = Command::new(&program).arg("--help").output()?;
-        let has_connections = String::from_utf8_lossy(&help.stdout).contains("--connections");
-        Ok(Self {
-            program,
-            directory,
-            connections: if has_connections {
-                vec!["1", "4", "16"]
-            } else {
-                Vec::new()
-            },
-            goals: Vec::new(),
-        })
-    }
-
-    fn goal(&mut self, what: impl Into<String>, most: f64, reached: f64) {
+    fn goal(&mut self, name: impl Into<String>, most: f64, reached: f64) {
         self.goals.push(Goal {
-            what: what.into(),
+            name: name.into(),
             most,
             reached,
         });
@@ -165,17 +152,17 @@ impl Bench {
             };
             println!(
                 "{:62} {:9.2} {:9.2} {verdict}",
-                goal.what, goal.most, goal.reached
+                goal.name, goal.most, goal.reached
             );
         }
     }
 
-    /// Where output goes that is to be kept for as long as the bench runs.
+    /// The path of a file in the bench's directory.
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
-    /// Runs a program to its end, its standard output going to the file `out`.
+    /// Runs a program to its end. Its standard output goes to the file `out`.
     fn run<A: AsRef<OsStr>>(
         program: impl AsRef<OsStr>,
         arguments: impl IntoIterator<Item = A>,
@@ -190,8 +177,8 @@ impl Bench {
             .env("TFC_ORG_TOKEN", "test-token")
             .stderr(Stdio::inherit())
             .output()?;
-        let said = String::from_utf8(output.stdout)?;
-        let figures: Vec<u64> = said
+        let figures = String::from_utf8(output.stdout)?;
+        let figures: Vec<u64> = figures
             .split_whitespace()
             .map(str::parse)
             .collect::<Result<_, _>>()?;
@@ -205,7 +192,7 @@ impl Bench {
         }
     }
 
-    /// Drains the source into the file `out`. Without a `checkpoint` as of a first run.
+    /// Delivers all events of the API to the file `out`. Without a `checkpoint` it is a first run.
     fn drain(
         &self,
         api: &StandIn,
@@ -233,7 +220,7 @@ impl Bench {
         Ok(arguments)
     }
 
-    /// Has curl read the same pages.
+    /// Reads the same pages with curl.
     fn curl(api: &StandIn, pages: usize, out: &Path) -> Result<Trial> {
         let url = format!(
             "{}{PATH}?page%5Bnumber%5D=[1-{pages}]&page%5Bsize%5D={PAGE}",
@@ -248,10 +235,11 @@ impl Bench {
     }
 }
 
-/// Runs a program for [`Bench::run`] and prints what it took: microseconds, microseconds, KiB.
+/// Runs a program for [`Bench::run`], and prints wall time and CPU time in microseconds and peak
+/// memory in KiB.
 fn measure(mut arguments: impl Iterator<Item = OsString>) -> Result {
     let (Some(out), Some(program)) = (arguments.next(), arguments.next()) else {
-        return Err("measure FILE PROGRAM".into());
+        return Err("usage: measure FILE PROGRAM [ARGUMENT ...]".into());
     };
     let out = File::create(out)?;
     let mut command = Command::new(program);
@@ -269,13 +257,13 @@ fn measure(mut arguments: impl Iterator<Item = OsString>) -> Result {
     }
 }
 
-/// A server of `count` events, five a second, that has all pages ready after the first time.
-fn source(count: usize) -> StandIn {
+/// A stand-in with a backlog of `count` events, five a second. It renders each page only once.
+fn backlog(count: usize) -> StandIn {
     let now = OffsetDateTime::now_utc();
     frozen(now, events(count, now, 5))
 }
 
-/// A server of these events at the time `now`, and at no other.
+/// A stand-in with these events whose time stands still at `now`.
 fn frozen(now: OffsetDateTime, events: Vec<Event>) -> StandIn {
     let api = StandIn::start(World {
         now: Some(now),
@@ -287,7 +275,7 @@ fn frozen(now: OffsetDateTime, events: Vec<Event>) -> StandIn {
 
 /// 100,000 events to a file.
 fn file(bench: &mut Bench) -> Result {
-    let (api, out) = (source(100 * PAGE), bench.path("out"));
+    let (api, out) = (backlog(100 * PAGE), bench.path("out"));
     let (mut curl, mut own) = (Vec::new(), Vec::new());
     for turn in 0..=TURNS {
         let trials = [
@@ -295,8 +283,8 @@ fn file(bench: &mut Bench) -> Result {
             bench.drain(&api, None, &[], &out)?,
         ];
         let lines = BufReader::new(File::open(&out)?).split(b'\n').count();
-        assert_eq!(lines, 100 * PAGE, "not everything was delivered");
-        // The first turn is for the server to render its pages.
+        assert_eq!(lines, 100 * PAGE, "events are missing");
+        // In the first turn the stand-in renders its pages.
         if turn > 0 {
             let [theirs, ours] = trials;
             curl.push(theirs);
@@ -313,7 +301,7 @@ fn file(bench: &mut Bench) -> Result {
 
 /// Requests for a backlog.
 fn requests(bench: &mut Bench) -> Result {
-    let api = source(100 * PAGE);
+    let api = backlog(100 * PAGE);
     bench.drain(&api, None, &[], Path::new("/dev/null"))?;
     bench.goal(
         "requests for 100 pages",
@@ -323,7 +311,7 @@ fn requests(bench: &mut Bench) -> Result {
     Ok(())
 }
 
-/// A run that finds nothing new.
+/// A run that finds no new events.
 fn idle(bench: &mut Bench) -> Result {
     for (listed, seconds_each) in [(1, 3600), (600, 1)] {
         let now = OffsetDateTime::now_utc();
@@ -337,14 +325,14 @@ fn idle(bench: &mut Bench) -> Result {
         let trials = (0..TURNS).map(trial).collect::<Result<Vec<_>>>()?;
         fs::remove_file(&checkpoint)?;
         show("tfc-audit", &trials);
-        let what = format!("idle poll, {listed} events listed");
+        let name = format!("idle run, {listed} events listed");
         bench.goal(
-            format!("{what}: requests"),
+            format!("{name}: requests"),
             1.0,
             (api.count() - before) as f64 / TURNS as f64,
         );
         bench.goal(
-            format!("{what}: CPU, ms"),
+            format!("{name}: CPU, ms"),
             5.0,
             median(&trials, cpu) * 1000.0,
         );
@@ -354,23 +342,14 @@ fn idle(bench: &mut Bench) -> Result {
 
 /// The peak memory of a backlog.
 fn memory(bench: &mut Bench) -> Result {
-    let connections = if bench.connections.is_empty() {
-        vec![None]
-    } else {
-        bench.connections.iter().copied().map(Some).collect()
-    };
     for count in [10_000, 100_000, 1_000_000] {
-        let api = source(count);
-        for number in &connections {
-            let more = number.map(|number| ["--connections", number]);
-            let more = more.as_ref().map_or(&[][..], |more| &more[..]);
-            let trial = bench.drain(&api, None, more, Path::new("/dev/null"))?;
+        let api = backlog(count);
+        for number in ["1", "4", "16"] {
+            let more = ["--connections", number];
+            let trial = bench.drain(&api, None, &more, Path::new("/dev/null"))?;
             show("tfc-audit", &[&trial]);
             bench.goal(
-                format!(
-                    "peak memory, {count} events, {} connections: MiB",
-                    number.unwrap_or("1")
-                ),
+                format!("peak memory, {count} events, {number} connections: MiB"),
                 24.0 + 40.0 * count as f64 / MIB,
                 trial.peak / MIB,
             );
@@ -379,30 +358,26 @@ fn memory(bench: &mut Bench) -> Result {
     Ok(())
 }
 
-/// A backlog behind a slow network.
+/// A backlog over a slow network.
 fn latency(bench: &mut Bench) -> Result {
-    if bench.connections.is_empty() {
-        println!("  skipped: there is no --connections yet");
-        return Ok(());
-    }
-    let (api, out) = (source(100 * PAGE), Path::new("/dev/null"));
+    let (api, out) = (backlog(100 * PAGE), Path::new("/dev/null"));
     bench.drain(&api, None, &[], out)?;
     api.with(|world| world.delay = LATENCY);
     let one = bench.drain(&api, None, &["--connections", "1"], out)?;
     let several = bench.drain(&api, None, &[], out)?;
     show("one connection", &[&one]);
-    show("as by default", &[&several]);
+    show("by default", &[&several]);
     bench.goal(
-        "100 pages behind 250 ms each: wall, × one connection",
+        "100 pages, 250 ms a page: wall, × one connection",
         0.4,
         wall(&several) / wall(&one),
     );
     Ok(())
 }
 
-/// 100,000 events to a receiver that takes its time.
+/// 100,000 events to a receiver that takes [`POST_LATENCY`] for each batch.
 fn receiver(bench: &mut Bench) -> Result {
-    let (api, nothing) = (source(100 * PAGE), Path::new("/dev/null"));
+    let (api, nothing) = (backlog(100 * PAGE), Path::new("/dev/null"));
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let url = format!("http://{}/", listener.local_addr()?);
     std::thread::spawn(move || {
@@ -455,7 +430,7 @@ fn receiver(bench: &mut Bench) -> Result {
     Ok(())
 }
 
-/// Takes requests with a `Content-Length` and answers each after [`POST_LATENCY`].
+/// Accepts requests with a `Content-Length`, and answers each after [`POST_LATENCY`].
 fn accept_batches(mut stream: &TcpStream) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut reader = BufReader::with_capacity(256 * 1024, stream);
@@ -479,21 +454,21 @@ fn accept_batches(mut stream: &TcpStream) -> Option<()> {
     }
 }
 
-/// The size of the program, and how long it takes to start.
+/// The size of the program, and the time of its start.
 fn binary(bench: &mut Bench) -> Result {
     let size = fs::metadata(&bench.program)?.len() as f64 / MIB;
     let version = |_| Bench::run(&bench.program, ["--version"], Path::new("/dev/null"));
     let trials = (0..TURNS).map(version).collect::<Result<Vec<_>>>()?;
     show("--version", &trials);
-    bench.goal("the binary: MiB", 3.0, size);
+    bench.goal("size of the program: MiB", 3.0, size);
     bench.goal("--version: CPU, ms", 3.0, median(&trials, cpu) * 1000.0);
     Ok(())
 }
 
-/// Instructions, which are the same at every run, unlike times.
+/// Instructions, which are the same in every run, unlike times.
 fn instructions(bench: &mut Bench) -> Result {
     if Command::new("valgrind").arg("--version").output().is_err() {
-        println!("  skipped: valgrind is not installed");
+        println!("  skipped: this part needs valgrind");
         return Ok(());
     }
     let count = |arguments: Vec<OsString>| -> Result<f64> {
@@ -504,16 +479,18 @@ fn instructions(bench: &mut Bench) -> Result {
             .env("TFC_ORG_TOKEN", "test-token")
             .stdout(File::create(bench.path("out"))?)
             .output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        let collected = said.lines().find_map(|line| line.split_once("Collected :"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let collected = stderr
+            .lines()
+            .find_map(|line| line.split_once("Collected :"));
         let collected = collected.filter(|_| output.status.success());
-        let (_, collected) = collected.ok_or_else(|| format!("valgrind failed: {said}"))?;
+        let (_, collected) = collected.ok_or_else(|| format!("valgrind failed: {stderr}"))?;
         Ok(collected.trim().parse()?)
     };
     println!("  --version: {:.0}", count(vec!["--version".into()])?);
     let mut last = None;
     for events in [1, 10_000, 50_000] {
-        let api = source(events);
+        let api = backlog(events);
         let all = count(bench.arguments(&api, None, &[])?)?;
         println!("  {events} events: {all:.0}");
         if let Some((fewer, theirs)) = last {
@@ -552,14 +529,14 @@ fn show<T: std::borrow::Borrow<Trial>>(who: &str, trials: &[T]) {
     );
 }
 
-/// Builds the release binary, and says where it is.
+/// Builds the release binary, and returns its path.
 fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let own = std::env::current_exe()?;
     let target = own
         .ancestors()
         .nth(3)
-        .ok_or("the bench lies in no target directory")?;
+        .ok_or("the bench is not in a target directory")?;
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     let status = Command::new(cargo)
         .args(["build", "--quiet", "--release", "--bin", "tfc-audit"])
@@ -572,10 +549,10 @@ fn build() -> Result<PathBuf> {
     Ok(target.join("release/tfc-audit"))
 }
 
-/// Where and with what this was measured.
+/// A line about the machine and the programs of this measurement.
 fn machine(place: &Path) -> Result<String> {
-    let said = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let processors = said("/proc/cpuinfo");
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let processors = read("/proc/cpuinfo");
     let model = processors
         .lines()
         .find_map(|line| line.strip_prefix("model name"))
@@ -585,9 +562,9 @@ fn machine(place: &Path) -> Result<String> {
     Ok(format!(
         "{} × {model}; Linux {}; {}; load {}; files in {}; medians of {TURNS} runs",
         std::thread::available_parallelism()?,
-        said("/proc/sys/kernel/osrelease").trim(),
+        read("/proc/sys/kernel/osrelease").trim(),
         curl.split(' ').take(2).collect::<Vec<_>>().join(" "),
-        said("/proc/loadavg").split(' ').next().unwrap_or_default(),
+        read("/proc/loadavg").split(' ').next().unwrap_or_default(),
         place.display(),
     ))
 }

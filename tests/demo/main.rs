@@ -1,8 +1,10 @@
-//! The main job, shown: `cargo run --example demo` runs the real command three times against a
-//! stand-in for the API on this machine. It needs neither a token nor a network. With `-- --serve`
-//! the stand-in, and one for a receiver, stay up to be tried by hand.
+//! The demonstration: each run delivers the events that no earlier run has delivered.
+//!
+//! `cargo run --example demo` runs the real command three times against a stand-in for the API on
+//! this machine. It needs no token and no network. With `-- --serve` the stand-in, and one for a
+//! receiver, keep running, to be tried by hand.
 
-#![expect(clippy::print_stdout, reason = "to show something is what it is for")]
+#![expect(clippy::print_stdout, reason = "it shows something")]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -29,13 +31,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Serves the stand-ins until it is interrupted, and says what they are asked. An event arrives every
-/// ten seconds.
+/// Serves the stand-ins until it is interrupted, and prints the requests to them. An event arrives
+/// every ten seconds.
 fn serve(program: &Path) -> ! {
     let api = StandIn::start(World::new(sample_events(OffsetDateTime::now_utc())));
     let receiver = Receiver::start(Format::Ndjson, Rules::default());
     let token = api.with(|world| world.token.clone());
-    println!("A stand-in for the API and one for a receiver are up. In another terminal:\n");
+    println!("Two stand-ins are running: for the API and for a receiver. In another terminal:\n");
     println!("export TFC_ORG_TOKEN={token}");
     println!(
         "tfc-audit() {{ {} --endpoint {} \"$@\"; }}",
@@ -44,25 +46,31 @@ fn serve(program: &Path) -> ! {
     );
     println!("cd \"$(mktemp -d)\"\n");
     let post = format!("--post {}", receiver.url());
-    // Never the default checkpoint, which the real service may need later.
+    // Never the default checkpoint: runs against the real service need it.
     for (arguments, title) in [
-        ("-c printed.json -v", "what is new"),
-        (&*format!("-c posted.json --check {post}"), "is all there?"),
+        ("-c printed.json -v", "print new events"),
+        (
+            &*format!("-c posted.json --check {post}"),
+            "check that everything is in place",
+        ),
         (
             &*format!("-c posted.json --dry-run {post}"),
-            "what would be posted",
+            "show what would be posted",
         ),
-        (&*format!("-c posted.json -v {post}"), "post it"),
-        ("-c given.json --exec 'wc -l'", "give it to a program"),
+        (&*format!("-c posted.json -v {post}"), "post new events"),
+        (
+            "-c passed.json --exec 'wc -l'",
+            "pass new events to a program",
+        ),
         (
             "-c counted.json --metrics m.prom >/dev/null; cat m.prom",
-            "the figures of a run",
+            "show the metrics of a run",
         ),
     ] {
         println!("tfc-audit {arguments}    # {title}");
     }
     println!(
-        "\nThe README's commands can be tried so, too. An event arrives every ten seconds. Ctrl-C ends this. What they are asked:"
+        "\nThe README's commands work here, too. An event arrives every ten seconds. Ctrl-C stops the stand-ins.\nRequests:"
     );
     let (mut number, mut asked, mut posted) = (1_000, 0, 0);
     loop {
@@ -83,7 +91,7 @@ fn serve(program: &Path) -> ! {
     }
 }
 
-/// Runs the command three times.
+/// Runs the command three times, and shows the checkpoint.
 fn show(program: &Path) -> Result<(), Box<dyn Error>> {
     let directory = std::env::temp_dir().join(format!("tfc-audit-demo-{}", std::process::id()));
     std::fs::create_dir(&directory)?;
@@ -103,58 +111,45 @@ fn show(program: &Path) -> Result<(), Box<dyn Error>> {
         run(program, &api, &checkpoint)
     };
 
-    run("The first run delivers every event that there is, oldest first:")?;
+    println!("# Each run delivers the events that no earlier run has delivered.");
+    println!("# Here each event is cut to fit a line. The command prints it whole.");
+    run("The first run delivers every event, oldest first:")?;
     run("The second run has nothing to deliver:")?;
     api.with(|world| world.insert(events_from(1_000, 3, now, 1)));
-    run("Three events have arrived, and only these are delivered:")?;
+    run("Three events have arrived. The third run delivers only these:")?;
 
-    println!("\n# The checkpoint knows which events need not be delivered again:");
+    println!("\n# The checkpoint has the IDs of the newest events that were delivered:");
     print!("{}", std::fs::read_to_string(&checkpoint)?);
-    println!("\n# Events are cut to a line here; they are delivered whole.");
-    println!("# To try it by hand: cargo run --example demo -- --serve");
-    println!(
-        "# For the real service: export TFC_ORG_TOKEN=<an organization token>, then the README's First run"
-    );
+    println!("\n# To try it by hand: cargo run --example demo -- --serve");
+    println!("# To use the real service, see the README's section First run");
     std::fs::remove_dir_all(&directory)?;
     Ok(())
 }
 
-/// Builds the command, which cargo does not do for an example, and says where it is.
+/// Builds the command, which cargo does not do for an example, and returns its path.
 fn build() -> Result<PathBuf, Box<dyn Error>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let example = std::env::current_exe()?;
-    let profile = example
-        .parent()
-        .and_then(Path::parent)
-        .ok_or("the example lies in no target directory")?;
+    let mut above = example.ancestors().skip(2);
+    let (Some(profile), Some(target)) = (above.next(), above.next()) else {
+        return Err("the example is not in a target directory".into());
+    };
     let release = profile.ends_with("release").then_some("--release");
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    let target = profile
-        .parent()
-        .ok_or("the example lies in no target directory")?;
     let status = Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--bin",
-            "tfc-audit",
-            "--manifest-path",
-            manifest,
-            "--target-dir",
-        ])
+        .args(["build", "--quiet", "--bin", "tfc-audit"])
+        .args(["--manifest-path", manifest, "--target-dir"])
         .arg(target)
         .args(release)
         .status()?;
     if !status.success() {
         return Err("cargo build failed".into());
     }
-    Ok(profile
-        .join("tfc-audit")
-        .with_extension(std::env::consts::EXE_EXTENSION))
+    Ok(profile.join("tfc-audit"))
 }
 
-/// Runs the command once and shows what it printed, each event cut to a line's length, and what the
-/// API was asked.
+/// Runs the command once, and shows its events, the requests to the API, its summary and its exit
+/// status.
 fn run(program: &Path, api: &StandIn, checkpoint: &Path) -> Result<(), Box<dyn Error>> {
     api.clear_requests();
     let output = Command::new(program)
@@ -167,11 +162,11 @@ fn run(program: &Path, api: &StandIn, checkpoint: &Path) -> Result<(), Box<dyn E
     }
     for asked in api.requests() {
         println!(
-            "  (the API was asked: {} {}?{})",
+            "  (request: {} {}?{})",
             asked.method, asked.path, asked.query
         );
     }
-    print!("  ({})", String::from_utf8_lossy(&output.stderr).trim_end());
+    println!("  ({})", String::from_utf8_lossy(&output.stderr).trim_end());
     println!("  ({})", output.status);
     if output.status.success() {
         Ok(())

@@ -1,5 +1,4 @@
-//! README and manual page against the program: options and exit codes, in both directions, and the
-//! command lines that they show.
+//! README and man page fit the program: options, exit codes, metrics, crates and command lines.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,8 +6,7 @@ use std::process::Command;
 
 use crate::support::takes;
 
-/// What is no option of ours: cargo's, systemctl's, the demonstration's, and a name that stands for
-/// any.
+/// Options of cargo, systemctl and the demonstration, and `--name` for any option.
 const FOREIGN: [&str; 6] = [
     "--example",
     "--locked",
@@ -22,13 +20,13 @@ fn text(path: &str) -> String {
     fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect(path)
 }
 
-/// What stands between two marks, the second of which may be the text's end.
+/// The text between `start` and `end`, or between `start` and the text's end.
 fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
     let (_, rest) = text.split_once(start).expect(start);
     rest.split_once(end).map_or(rest, |(part, _)| part)
 }
 
-/// Everything in a text that looks like a long option.
+/// All words of a text that look like a long option.
 fn long_options(text: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     text.split(|c| !is_name(c))
@@ -37,19 +35,19 @@ fn long_options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Our options in a text, wherever they stand.
+/// The program's options in a text, in prose and code alike.
 fn mentioned(text: &str) -> BTreeSet<String> {
     let mut options = long_options(text);
     options.retain(|option| !FOREIGN.contains(&option.as_str()));
     options
 }
 
-/// The manual page with its `.Fl -name` written as `--name`.
-fn manual() -> String {
+/// The man page with each `.Fl -name` written as `--name`.
+fn man_page() -> String {
     text("man/tfc-audit.1").replace("Fl -", "Fl --")
 }
 
-/// The program's own list: the lines of its help that begin with an option.
+/// The options of `--help`: the lines that begin with an option.
 fn help() -> BTreeSet<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_tfc-audit"))
         .arg("--help")
@@ -63,7 +61,7 @@ fn help() -> BTreeSet<String> {
         .collect()
 }
 
-/// The codes of `error::Exit`, from its source, since an enum cannot list itself.
+/// The codes of `error::Exit`, read from the source code, since an enum cannot list itself.
 fn exit_codes() -> BTreeSet<u8> {
     let source = text("src/error.rs");
     between(&source, "pub enum Exit {", "\n}")
@@ -74,7 +72,7 @@ fn exit_codes() -> BTreeSet<u8> {
 }
 
 #[test]
-fn the_readme_has_each_option_in_its_table_and_no_other_anywhere() {
+fn the_readme_lists_every_option_and_mentions_no_other() {
     let readme = text("README.md");
     let rows = readme
         .lines()
@@ -86,20 +84,20 @@ fn the_readme_has_each_option_in_its_table_and_no_other_anywhere() {
 }
 
 #[test]
-fn the_manual_page_has_each_option_in_its_lists_and_no_other_anywhere() {
-    let manual = manual();
-    let items = manual.lines().filter(|line| line.starts_with(".It Fl "));
+fn the_man_page_describes_every_option_and_mentions_no_other() {
+    let man_page = man_page();
+    let items = man_page.lines().filter(|line| line.starts_with(".It Fl "));
     let lists: BTreeSet<_> = items.flat_map(long_options).collect();
     assert_eq!(lists, help());
-    assert_eq!(mentioned(&manual), help());
+    assert_eq!(mentioned(&man_page), help());
 }
 
 #[test]
-fn the_manual_page_shows_each_option_in_its_synopsis() {
-    let manual = manual();
-    let synopsis = between(&manual, ".Sh SYNOPSIS", ".Sh ");
+fn the_synopsis_shows_every_option() {
+    let man_page = man_page();
+    let synopsis = between(&man_page, ".Sh SYNOPSIS", ".Sh ");
     let mut expected = help();
-    // Shown by their short names.
+    // The synopsis shows their short names.
     for short in ["--checkpoint", "--verbose", "--help"] {
         expected.remove(short);
     }
@@ -107,7 +105,7 @@ fn the_manual_page_shows_each_option_in_its_synopsis() {
 }
 
 #[test]
-fn both_have_each_exit_code_and_no_other() {
+fn readme_and_man_page_list_exactly_the_exit_codes() {
     let readme = text("README.md");
     let rows = readme.lines().filter_map(|line| line.strip_prefix("| "));
     let table: BTreeSet<u8> = rows
@@ -115,14 +113,14 @@ fn both_have_each_exit_code_and_no_other() {
         .collect();
     assert_eq!(table, exit_codes());
 
-    let manual = manual();
-    let items = between(&manual, ".Sh EXIT STATUS", ".Sh ")
+    let man_page = man_page();
+    let items = between(&man_page, ".Sh EXIT STATUS", ".Sh ")
         .lines()
         .filter_map(|line| line.strip_prefix(".It ")?.parse().ok());
     assert_eq!(items.collect::<BTreeSet<u8>>(), exit_codes());
 }
 
-/// The command lines in a text of shell commands that are ours, continuation lines joined.
+/// The lines of a shell script that run the program, with continuation lines joined.
 fn command_lines(text: &str) -> Vec<String> {
     let joined = text.replace("\\\n", " ");
     let lines = joined.lines().map(str::trim_start);
@@ -132,18 +130,20 @@ fn command_lines(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Has a shell run a command line, redirections and pipes included, with a program in our place that
-/// tells the arguments it was given.
+/// The arguments that a shell passes to the program for a command line.
+///
+/// The shell runs the whole line, redirections and pipes included, with a script in the program's
+/// place that writes its arguments to a file.
 fn arguments(line: &str) -> Vec<String> {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::TempDir::new().expect("a temporary directory");
-    let place = dir.path().join("tfc-audit");
+    let script = dir.path().join("tfc-audit");
     fs::write(
-        &place,
-        "#!/bin/sh\nfor word; do printf '%s\\0' \"$word\"; done >told\n",
+        &script,
+        "#!/bin/sh\nfor word; do printf '%s\\0' \"$word\"; done >arguments\n",
     )
-    .expect("a program");
-    fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    .expect("the script can be written");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it can be run");
     let path = format!("{}:/usr/bin:/bin", dir.path().display());
     let output = Command::new("sh")
         .args(["-c", line])
@@ -151,20 +151,20 @@ fn arguments(line: &str) -> Vec<String> {
         .env("PATH", path)
         .output();
     output.expect("sh runs");
-    let told = fs::read_to_string(dir.path().join("told")).expect(line);
-    let told = told.split_terminator('\0').map(str::to_owned);
-    told.collect()
+    let arguments = fs::read_to_string(dir.path().join("arguments")).expect(line);
+    let arguments = arguments.split_terminator('\0').map(str::to_owned);
+    arguments.collect()
 }
 
 #[test]
-fn every_command_line_that_is_shown_is_one_that_the_program_takes() {
+fn the_program_accepts_every_documented_command_line() {
     let readme = text("README.md")
         .replace("```crontab\n*/5 * * * * /usr/local/bin/", "```sh\n")
-        // That is not there.
+        // A directory that the test does not have.
         .replace("/var/log/tfc-audit/", "");
     let blocks = readme.split("```sh\n").skip(1);
     let readme: String = blocks.map(|block| between(block, "", "```")).collect();
-    let manual = text("man/tfc-audit.1")
+    let man_page = text("man/tfc-audit.1")
         .replace(".Dl ", "")
         .replace("\\e", "\\")
         .replace("\n$ ", "\n");
@@ -173,7 +173,7 @@ fn every_command_line_that_is_shown_is_one_that_the_program_takes() {
         .map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("a text"))
         .collect();
     let recipes = recipes.replace("\n#", "\n");
-    for (text, least) in [(readme, 10), (manual, 10), (recipes, 2)] {
+    for (text, least) in [(readme, 10), (man_page, 10), (recipes, 2)] {
         let lines = command_lines(&text);
         assert!(lines.len() >= least, "{lines:?}");
         for line in lines {
@@ -183,7 +183,7 @@ fn every_command_line_that_is_shown_is_one_that_the_program_takes() {
 }
 
 #[test]
-fn the_readme_names_each_recipe_and_none_that_is_not_there() {
+fn the_readme_links_exactly_the_recipes() {
     let readme = text("README.md");
     let named: BTreeSet<_> = readme
         .split("](fixtures/recipes/")
@@ -204,7 +204,7 @@ fn the_readme_names_each_recipe_and_none_that_is_not_there() {
 }
 
 #[test]
-fn the_manual_page_has_each_metric_and_no_other() {
+fn the_man_page_lists_exactly_the_metrics() {
     let metrics = |text: &str| -> BTreeSet<String> {
         let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
         let words = text.split(|c| !is_name(c)).map(str::to_owned);
@@ -216,14 +216,14 @@ fn the_manual_page_has_each_metric_and_no_other() {
     let source = text("src/report/metrics.rs");
     let written = metrics(between(&source, "fn gauges(", "#[cfg(test)]"));
     assert_eq!(written.len(), 15);
-    assert_eq!(metrics(&manual()), written);
+    assert_eq!(metrics(&man_page()), written);
 }
 
 #[test]
-fn the_readme_names_each_crate_that_runs_and_no_other() {
-    // In a package of cargo's, Cargo.toml is not as it was written.
-    let written = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml.orig");
-    let manifest = fs::read_to_string(written).unwrap_or_else(|_| text("Cargo.toml"));
+fn the_readme_lists_exactly_the_crates_in_the_program() {
+    // `cargo package` rewrites Cargo.toml and keeps the original under this name.
+    let original = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml.orig");
+    let manifest = fs::read_to_string(original).unwrap_or_else(|_| text("Cargo.toml"));
     let crates: BTreeSet<_> = between(&manifest, "\n[dependencies]\n", "\n[")
         .lines()
         .filter_map(|line| Some(line.split_once(" = ")?.0))

@@ -1,13 +1,14 @@
-//! The files that users copy. What can be run is run; what only the product can judge is at least
-//! compared with what we send. `.ci/run` has those checked for which there is a schema or a parser.
+//! The recipes work. Those for schedulers are run; those for receivers are compared with the events
+//! that are sent to them. `.ci/run` checks recipes for which there is a schema or a parser.
 
-#![expect(clippy::unwrap_used, reason = "a file of another shape has to fail")]
+#![expect(clippy::unwrap_used, reason = "a malformed recipe has to fail")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use flate2::read::GzDecoder;
 use serde_json::Value;
@@ -26,7 +27,7 @@ fn recipe(name: &str) -> String {
     fs::read_to_string(path_of(name)).expect(name)
 }
 
-/// Writes a shell script to a directory of programs in the bench's directory, and says where.
+/// Writes a shell script to the directory `bin` of the bench, and returns its path.
 fn program(bench: &Bench, name: &str, script: &str) -> PathBuf {
     let path = bench.path("bin").join(name);
     fs::create_dir_all(bench.path("bin")).unwrap();
@@ -35,8 +36,15 @@ fn program(bench: &Bench, name: &str, script: &str) -> PathBuf {
     path
 }
 
-/// A stand-in for the AWS command line: `aws s3 cp … FILE s3://BUCKET/KEY` puts the file into the
-/// directory `bucket`, under a name that tells the key.
+/// The command with the directory `bin` of the bench before the others in its PATH.
+fn with_programs(bench: &Bench, mut command: Command) -> Command {
+    let bin = bench.path("bin");
+    command.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+    command
+}
+
+/// A stand-in for the AWS command line: `aws s3 cp … FILE s3://BUCKET/KEY` copies the file to the
+/// directory `bucket`, named after the key with `:` for `/`. Then it runs the commands `last`.
 fn aws(bench: &Bench, last: &str) {
     let script = r#"[ "$1 $2" = "s3 cp" ] || exit 9
         for to; do from=$before before=$to; done
@@ -44,7 +52,7 @@ fn aws(bench: &Bench, last: &str) {
     program(bench, "aws", &format!("{script}\n{last}"));
 }
 
-/// What `options` says for each receiver, whether it is commented out or not.
+/// The arguments in each `TFC_AUDIT_OPTIONS` line of `options`, commented out or not.
 fn options() -> Vec<Vec<String>> {
     let text = recipe("options");
     text.lines()
@@ -56,7 +64,7 @@ fn options() -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Splits at white space but within single quotes, as systemd does with `$NAME`.
+/// Splits a text at white space outside of single quotes, as systemd does with `$NAME`.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (index, part) in text.split('\'').enumerate() {
@@ -70,71 +78,64 @@ fn words(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn each_line_of_the_options_delivers() {
+fn every_line_of_options_delivers_each_event_once() {
     let lines = options();
-    let named: BTreeSet<_> = lines
-        .iter()
-        .flatten()
-        .filter(|word| Format::ALL.iter().any(|format| format.name() == *word))
-        .collect();
-    // All but `ndjson`, which is the default, and `json`, which is for nobody in particular.
-    assert_eq!(named.len(), Format::ALL.len() - 2, "{named:?}");
+    let named = lines.iter().filter_map(|line| format_of(line));
+    let formats: BTreeSet<_> = named.map(Format::name).collect();
+    // All except `ndjson`, which is the default, and `json`, which has no product.
+    assert_eq!(formats.len(), Format::ALL.len() - 2, "{formats:?}");
     for mut line in lines {
         let bench = Bench::of(sample_events(minutes_ago(1)));
         fs::write(bench.path("secret_headers"), "X-Key: k3y-of-receiver\n").unwrap();
         aws(&bench, "");
-        let format = Format::ALL
-            .into_iter()
-            .find(|format| line.iter().any(|word| word == format.name()))
-            .unwrap_or(Format::Ndjson);
+        let format = format_of(&line).unwrap_or(Format::Ndjson);
         let receiver = Receiver::start(format, Rules::default());
-        let mut posts = false;
+        let posts = line.iter().any(|word| word == "--post");
         for word in &mut line {
             if let Some((_, rest)) = word
                 .split_once("://")
-                .filter(|(scheme, _)| scheme.starts_with("http"))
+                .filter(|(it, _)| it.starts_with("http"))
             {
                 let path = &rest[rest.find('/').unwrap_or(rest.len())..];
                 let origin = receiver.url();
                 let origin = origin.strip_suffix(format.path()).unwrap();
                 *word = format!("{origin}{path}");
-                posts = true;
             }
-            let installed = "/usr/local/lib/tfc-audit/s3.sh";
-            *word = word.replace(installed, &path_of("s3.sh").display().to_string());
+            let script = path_of("s3.sh").display().to_string();
+            *word = word.replace("/usr/local/lib/tfc-audit/s3.sh", &script);
         }
         let arguments: Vec<&str> = line.iter().map(String::as_str).collect();
         for _ in 0..2 {
-            let mut command = bench.command(&arguments);
-            command.env(
-                "PATH",
-                format!("{}:/usr/bin:/bin", bench.path("bin").display()),
-            );
-            let run = bench.start(command).finish();
-            run.code(0).prints_nothing();
-            // That `--since` has no effect any more is for `-v`.
-            run.silent();
+            let run = bench.start(with_programs(&bench, bench.command(&arguments)));
+            // In the second run `--since` has no effect, about which only `-v` warns.
+            run.finish().code(0).prints_nothing().silent();
         }
-        let expected: Vec<_> = bench.in_order().into_iter().map(|event| event.id).collect();
-        let is = if posts {
-            let secret = "k3y-of-receiver";
-            let secrets = line.iter().any(|word| word == "@secret_headers");
-            assert!(
-                receiver
-                    .received()
-                    .iter()
-                    .all(|post| (post.header("x-key") == secret) == secrets),
-                "{line:?}"
-            );
+        let delivered = if posts {
+            let has_headers = line.iter().any(|word| word == "@secret_headers");
+            let expected = if has_headers { "k3y-of-receiver" } else { "" };
+            for post in receiver.received() {
+                assert_eq!(post.header("x-key"), expected, "{line:?}");
+            }
             receiver.delivered_ids()
         } else {
             stored(&bench)
         };
-        assert_eq!(is, expected, "{line:?}");
+        assert_eq!(delivered, ids_in_order(&bench), "{line:?}");
     }
 }
 
-/// The ids of the events in the objects of the stand-in's bucket, by their names.
+/// The format that a line of options names.
+fn format_of(line: &[String]) -> Option<Format> {
+    let is_named = |format: &Format| line.iter().any(|word| word == format.name());
+    Format::ALL.into_iter().find(is_named)
+}
+
+/// The IDs of all events of the API, in the order of their delivery.
+fn ids_in_order(bench: &Bench) -> Vec<String> {
+    bench.in_order().into_iter().map(|event| event.id).collect()
+}
+
+/// The IDs of the events in the directory `bucket`, whose objects are read in the order of their names.
 fn stored(bench: &Bench) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(bench.path("bucket"))
         .unwrap()
@@ -151,24 +152,20 @@ fn stored(bench: &Bench) -> Vec<String> {
 }
 
 #[test]
-fn a_batch_whose_answer_was_lost_replaces_its_object() {
+fn a_batch_that_is_sent_again_replaces_its_s3_object() {
     let bench = Bench::of(events(50, now(), 1));
     let command = format!("{} s3://example-audit/tfc", path_of("s3.sh").display());
+    let arguments = ["--exec", &command, "--batch-events=20", "--retries=0"];
     let run = || {
-        let mut command = bench.command(&["--exec", &command, "--batch-events=20", "--retries=0"]);
-        command.env(
-            "PATH",
-            format!("{}:/usr/bin:/bin", bench.path("bin").display()),
-        );
+        let command = with_programs(&bench, bench.command(&arguments));
         bench.start(command).finish()
     };
-    // The second one is stored, and nobody hears of it.
+    // The second object is stored, but the upload fails all the same.
     aws(&bench, r#"[ "$(ls bucket | wc -l)" -ne 2 ]"#);
     run().code(6);
     aws(&bench, "");
     run().code(0).silent();
-    let expected: Vec<_> = bench.in_order().into_iter().map(|event| event.id).collect();
-    assert_eq!(stored(&bench), expected);
+    assert_eq!(stored(&bench), ids_in_order(&bench));
     let days: BTreeSet<_> = bench
         .in_order()
         .iter()
@@ -187,9 +184,9 @@ fn a_batch_whose_answer_was_lost_replaces_its_object() {
     }
 }
 
-/// The line is run by `sh`, in the environment that the file and cron give it.
+/// `sh` runs the line, with the environment that the file and cron set.
 #[test]
-fn the_crontab_delivers_and_its_runs_may_overlap() {
+fn the_cron_line_delivers_and_a_second_run_at_once_only_says_so() {
     let bench = Bench::of(events(50, now(), 1));
     let text = recipe("crontab");
     let lines: Vec<_> = text
@@ -203,20 +200,15 @@ fn the_crontab_delivers_and_its_runs_may_overlap() {
     assert_eq!(schedule, "*/5 * * * * ");
     let (user, command) = command.split_once(' ').unwrap();
     assert_eq!(user, "tfc-audit");
-    // cron would take one for a line break.
+    // cron replaces it by a line break.
     assert!(!command.contains('%'));
 
     let mut command = command.to_owned();
-    for directory in ["/etc/tfc-audit", "/var/lib/tfc-audit", "/var/log/tfc-audit"] {
-        assert!(command.contains(directory), "{directory}");
-        let here = bench.path(
-            directory
-                .rsplit_once('/')
-                .unwrap()
-                .0
-                .trim_start_matches('/'),
-        );
-        command = command.replace(directory, &here.display().to_string());
+    for parent in ["etc", "var/lib", "var/log"] {
+        let directory = format!("/{parent}/tfc-audit");
+        assert!(command.contains(&directory), "{directory}");
+        let here = bench.path(parent);
+        command = command.replace(&directory, &here.display().to_string());
         fs::create_dir_all(here).unwrap();
     }
     fs::write(bench.path("etc/token"), TOKEN.to_owned() + "\n").unwrap();
@@ -225,7 +217,7 @@ fn the_crontab_delivers_and_its_runs_may_overlap() {
         "tfc-audit",
         &format!("exec {PROGRAM} --endpoint {} \"$@\"", bench.api.url()),
     );
-    // The system's log is not ours to write to.
+    // The test must not write to the system log.
     program(
         &bench,
         "logger",
@@ -260,9 +252,9 @@ fn the_crontab_delivers_and_its_runs_may_overlap() {
     );
 }
 
-/// The step that delivers is run as GitHub runs it.
+/// `bash -e` runs the delivery step, as GitHub does.
 #[test]
-fn the_workflow_delivers_but_not_from_the_start_without_being_told() {
+fn the_workflow_delivers_and_without_a_checkpoint_only_if_first_is_ticked() {
     let bench = Bench::of(sample_events(minutes_ago(1)));
     let text = recipe("github-actions.yml");
     let (_, step) = text.split_once("name: Deliver what is new").unwrap();
@@ -293,8 +285,8 @@ fn the_workflow_delivers_but_not_from_the_start_without_being_told() {
             .env("RECEIVER_HEADERS", "X-Key: k\nX-More: m");
         bench.start(bash).finish()
     };
-    for nobody in ["", "false"] {
-        let run = run(nobody);
+    for unticked in ["", "false"] {
+        let run = run(unticked);
         run.code(8).prints_nothing().asks(0);
         run.holds(
             run.stderr.contains("--require-checkpoint"),
@@ -303,11 +295,10 @@ fn the_workflow_delivers_but_not_from_the_start_without_being_told() {
     }
     run("true").code(0);
     run("").code(0);
-    let expected: Vec<_> = bench.in_order().into_iter().map(|event| event.id).collect();
-    assert_eq!(receiver.delivered_ids(), expected);
+    assert_eq!(receiver.delivered_ids(), ids_in_order(&bench));
     let first = &receiver.received()[0];
     assert_eq!((first.header("x-key"), first.header("x-more")), ("k", "m"));
-    // It ends as the command does, but for the time being over.
+    // The step ends as the command does, except that 3 is a success.
     for (code, expected) in [(3, 0), (6, 6)] {
         self::program(&bench, "tfc-audit", &format!("exit {code}"));
         run("").code(expected);
@@ -315,7 +306,7 @@ fn the_workflow_delivers_but_not_from_the_start_without_being_told() {
 }
 
 #[test]
-fn the_unit_and_the_cron_job_give_options_that_the_program_takes() {
+fn the_program_accepts_the_options_of_the_unit_and_the_cron_job() {
     let unit = recipe("tfc-audit@.service");
     let line = unit
         .lines()
@@ -334,7 +325,7 @@ fn the_unit_and_the_cron_job_give_options_that_the_program_takes() {
     takes(arguments).unwrap();
 }
 
-/// What stands in a configuration file as `name = value`.
+/// The `name = value` lines of a configuration file.
 fn settings(text: &str) -> Vec<(&str, &str)> {
     text.lines()
         .filter(|line| !line.starts_with('#'))
@@ -343,7 +334,7 @@ fn settings(text: &str) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn splunk_knows_the_source_type_and_the_fields_of_what_is_sent() {
+fn splunk_recipes_have_the_source_type_fields_and_time_of_sent_events() {
     let bench = Bench::of(sample_events(minutes_ago(1)));
     let receiver = Receiver::start(Format::Splunk, Rules::default());
     bench
@@ -374,7 +365,7 @@ fn splunk_knows_the_source_type_and_the_fields_of_what_is_sent() {
         "{named:?} {sent:?}"
     );
 
-    // For those who have a forwarder read a file: where the time stands in a line.
+    // If a forwarder reads a file of events, Splunk finds each time after this prefix.
     let prefix = settings(&props)
         .into_iter()
         .find(|(name, _)| *name == "TIME_PREFIX")
@@ -391,7 +382,7 @@ fn splunk_knows_the_source_type_and_the_fields_of_what_is_sent() {
 }
 
 #[test]
-fn loki_rules_ask_for_the_stream_and_the_fields_that_are_sent() {
+fn loki_rules_query_only_labels_and_fields_that_are_sent() {
     let rules = recipe("loki-rules.yaml");
     let queries: Vec<_> = rules
         .lines()
@@ -421,7 +412,7 @@ fn loki_rules_ask_for_the_stream_and_the_fields_that_are_sent() {
 }
 
 #[test]
-fn prometheus_rules_ask_for_metrics_that_are_written() {
+fn prometheus_rules_query_only_metrics_that_are_written() {
     let bench = Bench::of(events(3, now(), 1));
     let file = bench.path("tfc-audit-acme.prom");
     bench
@@ -450,8 +441,8 @@ fn sent_fields() -> BTreeSet<String> {
     sent
 }
 
-/// The fields of a mapping as dotted paths with their types; what lies below a `flattened` field has
-/// no mapping of its own.
+/// The fields of a mapping as dotted paths with their types. Fields below a `flattened` field have no
+/// mapping of their own.
 fn fields(properties: &Value, prefix: &str, found: &mut BTreeSet<(String, String)>) {
     for (name, field) in properties.as_object().unwrap() {
         let path = format!("{prefix}{name}");
@@ -462,7 +453,7 @@ fn fields(properties: &Value, prefix: &str, found: &mut BTreeSet<(String, String
     }
 }
 
-/// The leaves of an event, down to what the template keeps as one field.
+/// The dotted paths of an event's fields, where `resource.meta` is one field, as in the template.
 fn leaves(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(inner) if prefix != "resource.meta" => {
