@@ -9,8 +9,7 @@
 //!
 //! Each request is made once: somebody is waiting for the result.
 
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -395,7 +394,7 @@ fn directory(place: &CheckpointPlace) -> Finding {
         path = parent;
     }
     let shown = fs::directory(path).display();
-    match write_beside(path) {
+    match fs::try_beside(path) {
         Ok(()) if path != place.path => {
             Fine(format!("a run can make {} in {shown}", path.display()))
         }
@@ -411,29 +410,17 @@ fn directory(place: &CheckpointPlace) -> Finding {
 }
 
 fn lock(place: &CheckpointPlace) -> Finding {
-    match file::try_lock(place, false) {
-        Ok(_) => Fine("free".to_owned()),
+    match file::is_unlocked(place) {
+        Ok(()) => Fine("free".to_owned()),
         Err(error) => error.into(),
     }
 }
 
-/// Makes a file beside another one, fills it and removes it.
-fn write_beside(path: &Path) -> io::Result<()> {
-    // Not the name of a run's temporary file: a run may be going on.
-    let trial = fs::with_suffix(path, &format!(".{}.check", std::process::id()));
-    // More than fits in where the file system keeps the name.
-    let made = fs::make_anew(&trial, fs::PRIVATE, &[b' '; 4096]);
-    let removed = std::fs::remove_file(&trial);
-    made.and(removed)
-}
-
 /// Whether a file that refused events are appended to can be, or can be made.
 fn dead_letters(path: &Path) -> Finding {
-    let result = match std::fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => write_beside(path),
-        // To open a pipe could take forever.
-        Ok(there) if !there.is_file() && !there.is_dir() => Ok(()),
-        _ => fs::open(path, OpenOptions::new().append(true), false).map(|_| ()),
+    let result = match fs::open_to_append(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => fs::try_beside(path),
+        result => result.map(drop),
     };
     match result {
         Ok(()) => Fine(format!("{} can be written", path.display())),
@@ -449,7 +436,7 @@ fn dead_letters(path: &Path) -> Finding {
 
 /// Whether the metrics can be replaced. A run that cannot only warns.
 fn metrics_file(path: &Path) -> Finding {
-    match metrics::read(path).and_then(|_| write_beside(path)) {
+    match metrics::read(path).and_then(|_| fs::try_beside(path)) {
         Ok(()) => Fine(format!("{} can be written", path.display())),
         Err(error) => Warn(format!("cannot write {}: {error}", path.display())),
     }

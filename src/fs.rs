@@ -1,90 +1,135 @@
-//! Files of ours: who may read them, who may choose where they lie, and how they are replaced.
+//! Private files: who may read them, who may decide where they lie, and how they are replaced.
 //!
-//! The rule, for the checkpoint, its lock, its temporary file and the dead letters:
+//! These rules hold for the checkpoint, its lock, its temporary file and the dead letters:
 //!
-//! - **Only the owner reads them.** They are made with mode 0600, and never over something else:
-//!   what lies there is either opened as it is or removed first.
-//! - **They are never links.** That holds also if somebody puts a link there at the last moment: what
-//!   was opened is compared with what lies there.
-//! - **A link on the way to them** is followed only if it belongs to root or to whoever owns the
-//!   directory that it lies in. Anybody else's is planted, and leads to a place of theirs. (Linux has
-//!   the same rule for directories like `/tmp`, `fs.protected_symlinks`; here it is for all.)
-//! - **A file that is there already** belongs to root, to whoever owns its directory, or to us.
-//!   Anybody else's is planted, too, and may hide events or be read by them.
+//! - **Only their owner reads them.** They are created with mode 0600.
+//! - **They are regular files.** A link, a FIFO or a device in their place is refused. It is opened
+//!   so that no link is followed and no FIFO blocks, and nothing is written before its kind is known.
+//! - **They belong to a trusted user:** to root, to the owner of their directory, or to the user who
+//!   runs this. Another user's file may be planted, to hide events or to be read by that user.
+//! - **Links on the way to them belong to a trusted user, too.** Another user's link may be planted,
+//!   to lead to a place of that user's choice.
 //!
-//! Directories that everybody may write are not refused: the volumes of containers and the
-//! workspaces of CI systems are of that kind, and with these rules nobody can use one to lead a run
-//! elsewhere or to make it skip events. They can still remove files, so that events come again;
-//! `--require-checkpoint` tells. And they can try to win a race: the directories on the way are
-//! looked at first and used afterwards.
+//! A directory that everybody may write is accepted, since volumes of containers and workspaces of
+//! CI systems are such directories. Other users can remove files there, so that events are delivered
+//! again; `--require-checkpoint` detects that. They can also try to win a race: the directories on
+//! the way are checked first and used afterwards.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::env::consts::{ARCH, OS};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 /// The mode of a file for its owner only.
 pub const PRIVATE: u32 = 0o600;
 
-/// Opens a file by the rule above with this access, making it if `create` says so and there is none.
+/// `O_NOFOLLOW` and `O_NONBLOCK`, which the standard library does not name.
+///
+/// The values are those of `<fcntl.h>`: `asm-generic/fcntl.h` and `asm/fcntl.h` on Linux, and
+/// `sys/fcntl.h` on macOS. A test compares them with those of the `libc` crate.
+const NO_LINK_NO_WAIT: i32 = match (OS.as_bytes(), ARCH.as_bytes()) {
+    (b"macos", _) => 0x100 | 0x4,
+    (b"linux", b"aarch64" | b"arm" | b"powerpc64") => 0x8000 | 0x800,
+    (b"linux", b"x86_64" | b"x86" | b"riscv64" | b"s390x" | b"loongarch64") => 0x20000 | 0x800,
+    _ => panic!("add the values of this system"),
+};
+
+/// Opens a file that exists for reading, by the rules above.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] if there is none, and what else can go wrong; the error's text says which
-/// part of the rule is broken.
-pub fn open(path: &Path, access: &OpenOptions, create: bool) -> io::Result<File> {
-    refuse_planted_links(path)?;
-    if create {
-        match access.clone().mode(PRIVATE).create_new(true).open(path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            made => return made,
-        }
+/// [`ErrorKind::NotFound`] if there is no file, the system's error, or the rule that is broken.
+pub fn open_to_read(path: &Path) -> io::Result<File> {
+    open(path, OpenOptions::new().read(true))
+}
+
+/// Opens a file that exists for appending, by the rules above.
+///
+/// # Errors
+/// As of [`open_to_read`].
+pub fn open_to_append(path: &Path) -> io::Result<File> {
+    open(path, OpenOptions::new().append(true))
+}
+
+/// Opens a file for appending as [`open_to_append`] does, and creates it if there is none.
+///
+/// # Errors
+/// The system's error, or the rule that is broken.
+pub fn open_or_create(path: &Path) -> io::Result<File> {
+    refuse_planted_links(directory(path))?;
+    let mut options = OpenOptions::new();
+    options.append(true).create_new(true).mode(PRIVATE);
+    match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => open_to_append(path),
+        created => created,
     }
-    if fs::symlink_metadata(path)?.is_symlink() {
-        return Err(broken("it is a symbolic link; name the file itself"));
+}
+
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    refuse_planted_links(directory(path))?;
+    let opened = options.custom_flags(NO_LINK_NO_WAIT).open(path);
+    let there = match &opened {
+        Ok(file) => file.metadata()?,
+        // The system's error for a link, a FIFO or a socket does not say what is there.
+        Err(_) => fs::symlink_metadata(path)?,
+    };
+    if !there.is_file() {
+        let kind = match there.file_type() {
+            kind if kind.is_dir() => "directory",
+            kind if kind.is_symlink() => "symbolic link",
+            _ => "special file",
+        };
+        let fault = format!("it is a {kind}, not a regular file");
+        return Err(io::Error::other(fault));
     }
-    let file = access.open(path)?;
-    refuse_planted_file(path, &file.metadata()?)?;
+    let file = opened?;
+    refuse_planted("it", path, &there)?;
     Ok(file)
 }
 
-/// Makes a file with this mode, less the umask, and with these bytes, which are on disk then. What
-/// lies there is removed, not opened.
+/// Replaces a file, whole or not at all, through a temporary file beside it. The new file has this
+/// mode, less the umask.
 ///
 /// # Errors
-/// If that is not possible; half a file may be left.
-pub fn make_anew(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .mode(mode)
-        .create_new(true)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    Ok(file)
-}
-
-/// Puts a file with this mode and these bytes in the place of another, whole or not at all, by way
-/// of a temporary file beside it.
-///
-/// # Errors
-/// If that is not possible. The file is what it was before, and there is no temporary one.
+/// The system's error. The file is as it was before, and the temporary file is removed.
 pub fn replace(path: &Path, temporary: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let replaced = make_anew(temporary, mode, bytes).and_then(|_| fs::rename(temporary, path));
+    let replaced = create(temporary, mode, bytes).and_then(|()| fs::rename(temporary, path));
     if replaced.is_err() {
         let _ = fs::remove_file(temporary);
     }
     replaced
 }
 
-/// Makes a file's name durable, be it new or renamed.
+/// Creates a file and syncs it. Another file in its place is removed, never opened.
+fn create(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Creates a file beside another one and removes it again, to try whether that is possible.
 ///
 /// # Errors
-/// If its directory cannot be synced.
+/// The system's error.
+pub fn try_beside(path: &Path) -> io::Result<()> {
+    // A run that is going on has a temporary file of another name.
+    let trial = with_suffix(path, &format!(".{}.check", std::process::id()));
+    // A file system can keep a few bytes without any free space, but not this many.
+    let created = create(&trial, PRIVATE, &[b' '; 4096]);
+    let removed = fs::remove_file(&trial);
+    created.and(removed)
+}
+
+/// Makes the name of a created or renamed file durable.
+///
+/// # Errors
+/// The system's error if the file's directory cannot be synced.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     match File::open(directory(path))?.sync_all() {
         // Some network file systems cannot sync a directory, and need not.
@@ -93,8 +138,32 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What may help where a file cannot be opened or made, to stand before `name another …`: for other
-/// errors than these two, that is all there is.
+/// Creates a directory and its parents, for their owner only, where they are missing.
+///
+/// # Errors
+/// The system's error.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).recursive(true).create(path)
+}
+
+/// Returns the directory of a file.
+#[must_use]
+pub fn directory(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// Returns `path` with `suffix` appended to its last part.
+#[must_use]
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Returns the first part of a remedy for a file that cannot be opened or created. `name another …`
+/// follows it in the message, and is the only remedy for errors other than these two.
 #[must_use]
 pub fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
@@ -104,24 +173,8 @@ pub fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// The directory that a file lies in.
-#[must_use]
-pub fn directory(path: &Path) -> &Path {
-    path.parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
-}
-
-/// `path` with something behind its last part.
-#[must_use]
-pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// Says, for `--check`, whether a file that holds a secret is open to others; `None` if it is not,
-/// or cannot be looked at.
+/// Describes, for `--check`, how others can read or write a file that holds a secret. Returns `None`
+/// if they cannot, or if the file cannot be inspected.
 #[must_use]
 pub fn exposure(path: &Path) -> Option<String> {
     let place = fs::canonicalize(path).ok()?;
@@ -129,16 +182,13 @@ pub fn exposure(path: &Path) -> Option<String> {
     exposed(&place, mode).map(|fault| format!("{} {fault}", path.display()))
 }
 
-/// The same by its place, without links, and its mode. What a container is given as a secret can
-/// usually be read by every user in it, which is one: below `/run/secrets`
-/// (<https://docs.docker.com/engine/swarm/secrets/>), or where the kubelet keeps versions of a
-/// volume, in directories whose names begin with two dots.
+/// Describes the same for a file's mode and its path without links.
+///
+/// Every user of a container may read the secrets that are mounted into it, and there is only one.
+/// Docker mounts them below `/run/secrets` (<https://docs.docker.com/engine/swarm/secrets/>). The
+/// kubelet keeps the versions of a volume in directories whose names begin with two dots.
 fn exposed(place: &Path, mode: u32) -> Option<&'static str> {
-    let is_version = |part: Component| match part {
-        Component::Normal(name) => name.to_string_lossy().starts_with(".."),
-        _ => false,
-    };
-    let is_mounted = place.starts_with("/run/secrets") || place.components().any(is_version);
+    let is_mounted = place.starts_with("/run/secrets") || place.to_string_lossy().contains("/..");
     if mode & 0o022 != 0 {
         Some("can be written by others than its owner: chmod go-w")
     } else if mode & 0o004 != 0 && !is_mounted {
@@ -148,71 +198,58 @@ fn exposed(place: &Path, mode: u32) -> Option<&'static str> {
     }
 }
 
-fn broken(rule: &str) -> io::Error {
-    io::Error::other(rule.to_owned())
-}
-
-/// Follows the path as the system would, up to the directory of its last part.
+/// Follows the links on the way to a directory as the system does, and refuses planted ones.
 fn refuse_planted_links(path: &Path) -> io::Result<()> {
-    // More links than the system follows.
-    const TOO_MANY: usize = 40;
-    let parts = |path: &Path| -> Vec<OsString> {
-        let parts = path.components().rev();
-        parts.map(|part| part.as_os_str().to_owned()).collect()
-    };
-    let mut at = PathBuf::from(".");
-    let mut ahead = parts(path.parent().unwrap_or(Path::new("")));
-    let mut links = 0;
-    while let Some(part) = ahead.pop() {
-        // `/` replaces what was before it.
+    let mut at = PathBuf::new();
+    for part in path.components() {
         let next = at.join(part);
         let there = fs::symlink_metadata(&next)?;
-        if !there.is_symlink() {
-            at = next;
-            continue;
+        if there.is_symlink() {
+            let link = format!("the symbolic link {}", next.display());
+            refuse_planted(&link, &next, &there)?;
+            // Fails if links form a loop.
+            fs::metadata(&next)?;
+            refuse_planted_links(&at.join(fs::read_link(&next)?))?;
         }
-        links += 1;
-        if links > TOO_MANY {
-            return Err(broken("there are too many symbolic links on the way"));
-        }
-        if there.uid() != 0 && there.uid() != fs::metadata(&at)?.uid() {
-            return Err(broken(&format!(
-                "{} is a symbolic link of a user (uid {}) to whom its directory does not belong, and is not followed; name the place itself",
-                next.display(),
-                there.uid()
-            )));
-        }
-        ahead.extend(parts(&fs::read_link(&next)?));
+        at = next;
     }
     Ok(())
 }
 
-/// Refuses what was opened if something else lies there now, and a file of somebody who has no
-/// business there.
-fn refuse_planted_file(path: &Path, opened: &fs::Metadata) -> io::Result<()> {
-    let seen = fs::symlink_metadata(path)?;
-    if (seen.dev(), seen.ino()) != (opened.dev(), opened.ino()) {
-        return Err(broken("it was replaced while it was opened"));
-    }
-    let owner = opened.uid();
-    if !opened.is_file() || owner == 0 || owner == fs::metadata(directory(path))?.uid() {
+/// Refuses a file or link that does not belong to a trusted user.
+fn refuse_planted(what: &str, path: &Path, there: &Metadata) -> io::Result<()> {
+    let owner = there.uid();
+    if owner == 0 || owner == fs::metadata(directory(path))?.uid() || owner == own_user()? {
         return Ok(());
     }
-    // Who we are there may be another than who we are here: network file systems map users.
-    let probe = with_suffix(path, &format!(".{}.probe", std::process::id()));
-    let own = make_anew(&probe, PRIVATE, &[])?.metadata()?.uid();
-    fs::remove_file(&probe)?;
-    if owner == own {
-        return Ok(());
-    }
-    Err(broken(&format!(
-        "it belongs to another user (uid {owner}), who may have planted it; remove it, or have it belong to the user who runs this"
+    Err(io::Error::other(format!(
+        "{what} belongs to another user (uid {owner}), who may have planted it; remove it, or give it to the user who runs this"
     )))
+}
+
+/// Returns the ID of the user who runs this: the owner of a pipe that was just made. The standard
+/// library has no call for it.
+fn own_user() -> io::Result<u32> {
+    let (pipe, _) = io::pipe()?;
+    Ok(File::from(OwnedFd::from(pipe)).metadata()?.uid())
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::libc;
+
     use super::*;
+
+    #[test]
+    fn the_flags_are_those_of_this_system() {
+        assert_eq!(NO_LINK_NO_WAIT, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    }
+
+    #[test]
+    fn a_new_file_belongs_to_the_user_who_runs_this() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(own_user().unwrap(), file.metadata().unwrap().uid());
+    }
 
     #[test]
     fn a_file_with_a_secret_is_for_its_owner() {

@@ -1,8 +1,7 @@
 //! The checkpoint's file: its lock, how it is read and how it is replaced.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,16 +11,19 @@ use crate::config::values::CheckpointPlace;
 use crate::error::Error;
 use crate::fs;
 
-/// Where commits go.
+/// How long a run that waits for the lock sleeps between two attempts.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// The place that a run commits to.
 pub trait Store {
-    /// Replaces what earlier commits have left, for good.
+    /// Replaces the checkpoint of the last commit durably.
     ///
     /// # Errors
-    /// If the new checkpoint is not certain to be there after a power cut.
+    /// If the new checkpoint may not survive a power cut.
     fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String>;
 }
 
-/// For `--no-checkpoint`: nothing is kept.
+/// The store of `--no-checkpoint`, which keeps nothing.
 pub struct NoStore;
 
 impl Store for NoStore {
@@ -30,19 +32,19 @@ impl Store for NoStore {
     }
 }
 
-/// The checkpoint's file, locked for as long as this lives.
+/// The checkpoint's file, locked for as long as this value lives.
 pub struct CheckpointFile {
     path: PathBuf,
     temporary: PathBuf,
-    _lock: Option<File>,
+    _lock: File,
 }
 
 impl CheckpointFile {
-    /// Takes the lock, waiting for it as long as the place allows and `deadline` (by the clock's
-    /// [`Clock::elapsed`]) is not reached.
+    /// Takes the lock. Waits for it until `lock_wait` of the place has passed, or until `deadline`
+    /// (by [`Clock::elapsed`]) if that is earlier.
     ///
     /// # Errors
-    /// [`Error::Locked`] if another run has it, [`Error::Checkpoint`] if there can be none.
+    /// [`Error::Locked`] if another run holds the lock, [`Error::Checkpoint`] if it cannot be opened.
     pub fn lock(
         place: &CheckpointPlace,
         clock: &dyn Clock,
@@ -51,29 +53,27 @@ impl CheckpointFile {
         let path = place.path.clone();
         if place.create_parents {
             let parent = fs::directory(&path);
-            make_private_directories(parent).map_err(|error| {
+            fs::create_directory(parent).map_err(|error| {
                 Error::Checkpoint(format!(
                     "cannot create the directory {}: {error}; name another file with --checkpoint",
                     parent.display()
                 ))
             })?;
         }
-        refuse_other_kinds(&path)?;
+        let lock_path = lock_path(&path);
+        let lock = fs::open_or_create(&lock_path).map_err(|error| no_lock(&lock_path, &error))?;
         let until = clock.elapsed().saturating_add(place.lock_wait);
         let until = deadline.map_or(until, |deadline| until.min(deadline));
-        let lock = loop {
+        loop {
             let left = until.saturating_sub(clock.elapsed());
-            match try_lock(place, true) {
-                Err(Error::Locked(_)) if !left.is_zero() => {
-                    clock.sleep(left.min(Duration::from_millis(50)));
-                }
+            match try_lock(&lock, &lock_path) {
+                Err(Error::Locked(_)) if !left.is_zero() => clock.sleep(left.min(LOCK_PAUSE)),
                 result => break result?,
             }
-        };
-        let temporary = fs::with_suffix(&path, ".tmp");
+        }
         Ok(Self {
+            temporary: fs::with_suffix(&path, ".tmp"),
             path,
-            temporary,
             _lock: lock,
         })
     }
@@ -94,30 +94,40 @@ impl Store for CheckpointFile {
     }
 }
 
-/// Takes the lock if it can be had at once, and gives its file, which holds it. Where there is none
-/// and none is to be made, it is free and there is nothing to give.
+/// Checks that no run holds the lock. Creates nothing: without a lock file, the lock is free.
 ///
 /// # Errors
-/// [`Error::Locked`] if another run has it, [`Error::Checkpoint`] if there can be none.
-pub fn try_lock(place: &CheckpointPlace, make: bool) -> Result<Option<File>, Error> {
-    let path = fs::with_suffix(&place.path, ".lock");
-    refuse_other_kinds(&path)?;
-    let lock = match fs::open(&path, OpenOptions::new().write(true), make) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == ErrorKind::NotFound && !make => return Ok(None),
-        Err(error) => {
-            return Err(Error::Checkpoint(format!(
-                "cannot open the lock {}: {error}; {}name another file with --checkpoint",
-                path.display(),
-                fs::remedy(&error)
-            )));
-        }
-    };
-    match fs2::FileExt::try_lock_exclusive(&lock) {
-        Ok(()) => Ok(Some(lock)),
-        Err(error) if error.kind() == ErrorKind::Interrupted => try_lock(place, make),
+/// [`Error::Locked`] if a run holds the lock, [`Error::Checkpoint`] if it cannot be opened.
+pub fn is_unlocked(place: &CheckpointPlace) -> Result<(), Error> {
+    let path = lock_path(&place.path);
+    match fs::open_to_append(&path) {
+        Ok(lock) => try_lock(&lock, &path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(no_lock(&path, &error)),
+    }
+}
+
+/// The lock is a file of its own, which is never renamed or deleted: a lock on the checkpoint, which
+/// each commit replaces, could have two owners.
+fn lock_path(checkpoint: &Path) -> PathBuf {
+    fs::with_suffix(checkpoint, ".lock")
+}
+
+fn no_lock(path: &Path, error: &io::Error) -> Error {
+    Error::Checkpoint(format!(
+        "cannot open the lock {}: {error}; {}name another file with --checkpoint",
+        path.display(),
+        fs::remedy(error)
+    ))
+}
+
+/// Takes the lock unless another run holds it. The lock lasts until the file is closed.
+fn try_lock(lock: &File, path: &Path) -> Result<(), Error> {
+    match fs2::FileExt::try_lock_exclusive(lock) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::Interrupted => try_lock(lock, path),
         Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
-            Err(Error::Locked(path))
+            Err(Error::Locked(path.to_owned()))
         }
         Err(error) => Err(Error::Checkpoint(format!(
             "cannot take the lock {}: {error}; keep the checkpoint on a file system that has locks",
@@ -126,17 +136,15 @@ pub fn try_lock(place: &CheckpointPlace, make: bool) -> Result<Option<File>, Err
     }
 }
 
-/// Reads the checkpoint; `None` if there is none. It takes no lock to read: a commit replaces it
-/// whole, so that there is always the one or the other.
+/// Reads the checkpoint; returns `None` if there is none. Reading needs no lock: a commit replaces
+/// the file whole, so that a reader sees the old or the new checkpoint.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] if it cannot be trusted, or has to be there and is not.
+/// [`Error::Checkpoint`] if the file cannot be trusted, or is required and missing.
 pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
-    let path = &place.path;
-    let shown = path.display();
-    refuse_other_kinds(path)?;
+    let shown = place.path.display();
     let mut json = Vec::new();
-    let file = fs::open(path, OpenOptions::new().read(true), false);
+    let file = fs::open_to_read(&place.path);
     match file.and_then(|mut file| file.read_to_end(&mut json)) {
         Err(error) if error.kind() == ErrorKind::NotFound && place.required => {
             Err(Error::Checkpoint(format!(
@@ -154,27 +162,4 @@ pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint
             ))
         }),
     }
-}
-
-/// Refuses what is there but is no regular file. A link is refused rather than followed: a commit
-/// would replace the link and not what it leads to, and somebody else may have planted it.
-fn refuse_other_kinds(path: &Path) -> Result<(), Error> {
-    match std::fs::symlink_metadata(path) {
-        Ok(there) if !there.is_file() => Err(Error::Checkpoint(format!(
-            "{} is a {}, not a regular file; name the file itself with --checkpoint",
-            path.display(),
-            if there.is_dir() {
-                "directory"
-            } else if there.is_symlink() {
-                "symbolic link"
-            } else {
-                "special file"
-            },
-        ))),
-        _ => Ok(()),
-    }
-}
-
-fn make_private_directories(path: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).recursive(true).create(path)
 }

@@ -15,7 +15,6 @@ pub mod lines;
 pub mod post;
 pub mod stdout;
 
-use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -108,7 +107,7 @@ impl DeadLetters {
     /// If that is not possible.
     pub fn open(path: PathBuf) -> Result<Self, Error> {
         let is_new = !path.exists();
-        let file = fs::open(&path, OpenOptions::new().append(true), true);
+        let file = fs::open_or_create(&path);
         let lines = file.and_then(|file| {
             // A new file is not certain to be there after a power cut before this.
             if is_new {

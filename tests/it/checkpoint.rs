@@ -1,12 +1,13 @@
 //! The checkpoint's file and its lock: what is trusted, what is left behind, who may run.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::receivers::skip;
 use crate::stand_in::{Event, Step, World, events, events_from, stamp};
 use crate::support::{Bench, Outcome, PROGRAM, minutes_ago, now};
 
@@ -110,36 +111,61 @@ fn another_endpoint_is_refused() {
     );
 }
 
-/// What is no regular file is neither read (a FIFO would block for ever) nor replaced.
+fn make_fifo(path: &Path) {
+    let status = Command::new("mkfifo").arg(path).status();
+    assert!(status.expect("it can be started").success());
+}
+
 #[test]
-fn what_is_no_regular_file_is_refused_and_left_alone() {
+fn only_a_regular_file_is_a_checkpoint_a_lock_or_dead_letters() {
     use std::os::unix::{fs::symlink, net::UnixListener};
     type Make = fn(&Path);
-    let kinds: [(Make, &str); 5] = [
-        (|path| fs::create_dir(path).unwrap(), "directory"),
-        (|path| symlink("nowhere", path).unwrap(), "symbolic link"),
-        (|path| symlink("/etc/hosts", path).unwrap(), "symbolic link"),
-        (
-            |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
-            "special file",
-        ),
-        (
-            |path| drop(UnixListener::bind(path).unwrap()),
-            "special file",
-        ),
+    let kinds: [Make; 5] = [
+        |path| fs::create_dir(path).unwrap(),
+        |path| symlink("nowhere", path).unwrap(),
+        |path| symlink("victim", path).unwrap(),
+        make_fifo,
+        |path| drop(UnixListener::bind(path).unwrap()),
     ];
-    for name in ["checkpoint.json", "checkpoint.json.lock"] {
-        for (make, kind) in kinds {
+    let files = [
+        ("checkpoint.json", 8),
+        ("checkpoint.json.lock", 8),
+        ("dead", 2),
+    ];
+    for (name, code) in files {
+        for make in kinds {
             let bench = Bench::of(events(3, now(), 1));
+            fs::write(bench.path("victim"), "precious").unwrap();
             let path = bench.path(name);
             make(&path);
             let before = fs::symlink_metadata(&path).unwrap().file_type();
-            let run = bench.run(&[]);
-            is_refused(&run, kind);
-            run.says(name);
+            let run = bench.run(&["--post=http://127.0.0.1:1", "--dead-letter=dead"]);
+            run.fails(code, ", not a regular file").says(name).asks(0);
             assert_eq!(fs::symlink_metadata(&path).unwrap().file_type(), before);
+            assert_eq!(
+                fs::read_to_string(bench.path("victim")).unwrap(),
+                "precious"
+            );
         }
     }
+}
+
+/// Another user could plant a FIFO to read the events.
+#[test]
+fn a_fifo_for_dead_letters_is_refused_with_and_without_a_reader() {
+    let bench = Bench::of(events(3, now(), 1));
+    let path = bench.path("dead");
+    make_fifo(&path);
+    let is_refused = || {
+        let run = bench.run(&["--post=http://127.0.0.1:1", "--dead-letter=dead"]);
+        run.fails(2, ", not a regular file").asks(0);
+    };
+    is_refused();
+    // Opened for writing, too, so that opening does not wait.
+    let mut options = fs::OpenOptions::new();
+    let reader = options.read(true).write(true).open(&path).unwrap();
+    is_refused();
+    drop(reader);
 }
 
 #[test]
@@ -184,9 +210,8 @@ fn only_the_owner_may_read_and_nothing_else_stays() {
     }
 }
 
-/// Somebody planted a link where the temporary file goes.
 #[test]
-fn what_lies_in_the_way_of_a_commit_is_not_followed() {
+fn a_link_in_place_of_the_temporary_file_is_removed() {
     let bench = Bench::of(events(3, now(), 1));
     fs::write(bench.path("victim"), "precious").unwrap();
     std::os::unix::fs::symlink("victim", bench.path("checkpoint.json.tmp")).unwrap();
@@ -201,100 +226,111 @@ fn what_lies_in_the_way_of_a_commit_is_not_followed() {
     );
 }
 
-/// Makes a directory that everybody may write.
-fn common(bench: &Bench) {
-    use std::os::unix::fs::PermissionsExt;
+fn permit(path: &Path, mode: u32) {
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    fs::set_permissions(path, permissions).expect("it is ours");
+}
+
+/// Makes a directory that everybody may write, as `/tmp`.
+fn common(bench: &Bench) -> PathBuf {
     let place = bench.path("common");
     fs::create_dir(&place).expect("it can be made");
-    let mode = fs::Permissions::from_mode(0o1777);
-    fs::set_permissions(place, mode).expect("it is ours");
+    permit(&place, 0o1777);
+    place
 }
 
-/// Gives a file or link to another user; `None` if that is not ours to do.
-fn of_another(path: &Path) -> Option<()> {
-    std::os::unix::fs::lchown(path, Some(12_345), Some(12_345)).ok()
+/// Gives a file or link to another user. Returns whether this user may do that: only root may.
+fn belongs_to_another(path: &Path) -> bool {
+    let given = std::os::unix::fs::lchown(path, Some(12_345), Some(12_345));
+    if given.is_err() {
+        skip("only root can give a file to another user");
+    }
+    given.is_ok()
 }
 
-/// In a directory that everybody may write, another user's link leads nowhere, wherever it stands.
 #[test]
 fn a_link_that_another_user_planted_is_not_followed() {
     use std::os::unix::fs::symlink;
+    const REFUSAL: &str = "common/state belongs to another user (uid 12345)";
     let bench = Bench::of(events(3, now(), 1));
-    common(&bench);
+    let common = common(&bench);
     fs::create_dir(bench.path("theirs")).unwrap();
     let run = |checkpoint: &str| bench.start(bench.bare(&["-c", checkpoint])).finish();
-    // One of ours in a directory of ours is, and one that leads on over another.
+    // This user's own link in this user's own directory.
     symlink("common", bench.path("ours")).unwrap();
     run("ours/checkpoint.json").code(0).silent();
-    fs::remove_file(bench.path("common/checkpoint.json")).unwrap();
+    fs::remove_file(common.join("checkpoint.json")).unwrap();
 
-    let planted = bench.path("common/state");
+    let planted = common.join("state");
     symlink("../theirs", &planted).unwrap();
-    let Some(()) = of_another(&planted) else {
-        return; // only root can give something away
-    };
-    symlink("common/state", bench.path("over")).unwrap();
-    for checkpoint in [
-        "common/state/checkpoint.json",
-        "ours/state/c.json",
-        "over/c.json",
-    ] {
-        is_refused(&run(checkpoint), "is a symbolic link of a user (uid 12345)");
+    if !belongs_to_another(&planted) {
+        return;
     }
-    assert_eq!(fs::read_dir(bench.path("theirs")).unwrap().count(), 0);
+    symlink("common/state/", bench.path("over")).unwrap();
+    for checkpoint in ["common/state/c.json", "over/c.json"] {
+        is_refused(&run(checkpoint), REFUSAL);
+    }
+    is_refused(
+        &run("ours/state/c.json"),
+        "ours/state belongs to another user",
+    );
     let dead = "--dead-letter=common/state/dead";
     let post = bench.run(&["--post=http://127.0.0.1:1", dead]);
-    post.fails(2, "is a symbolic link of a user (uid 12345)")
-        .asks(0);
-    // The last part is never a link, whoever made it.
-    fs::write(bench.path("victim"), "precious").unwrap();
-    for name in ["c.json", "c.json.lock"] {
-        let link = bench.path(&format!("common/{name}"));
-        symlink("../victim", &link).unwrap();
-        is_refused(&run("common/c.json"), "is a symbolic link");
-        fs::remove_file(link).unwrap();
-    }
-    symlink("../victim", bench.path("common/dead")).unwrap();
-    let post = bench.run(&["--post=http://127.0.0.1:1", "--dead-letter=common/dead"]);
-    post.fails(2, "is a symbolic link").asks(0);
-    assert_eq!(
-        fs::read_to_string(bench.path("victim")).unwrap(),
-        "precious"
-    );
+    post.fails(2, REFUSAL).asks(0);
+    assert_eq!(fs::read_dir(bench.path("theirs")).unwrap().count(), 0);
 }
 
-/// A checkpoint that another user put there could hide events, and a file of theirs could be read by
-/// them.
+/// A planted checkpoint could hide events, and its owner can read a planted file of dead letters.
 #[test]
-fn a_file_that_another_user_planted_is_not_believed() {
-    use std::os::unix::fs::PermissionsExt;
+fn a_file_that_another_user_planted_is_refused() {
+    const REFUSAL: &str = "it belongs to another user (uid 12345)";
     let bench = settled();
-    common(&bench);
-    let at = |name: &str| bench.path("common").join(name);
+    let common = common(&bench);
     let run = || bench.start(bench.bare(&["-c", "common/c.json"])).finish();
-    fs::copy(bench.path("checkpoint.json"), at("c.json")).unwrap();
+    fs::copy(bench.path("checkpoint.json"), common.join("c.json")).unwrap();
     run().code(0).silent();
-    let Some(()) = of_another(&at("c.json")) else {
-        return; // only root can give something away
-    };
-    is_refused(&run(), "it belongs to another user (uid 12345)");
-    fs::remove_file(at("c.json")).unwrap();
-    of_another(&at("c.json.lock")).unwrap();
-    is_refused(&run(), "it belongs to another user (uid 12345)");
-    fs::write(at("dead"), "").unwrap();
-    of_another(&at("dead")).unwrap();
+    if !belongs_to_another(&common.join("c.json")) {
+        return;
+    }
+    is_refused(&run(), REFUSAL);
+    fs::remove_file(common.join("c.json")).unwrap();
+    belongs_to_another(&common.join("c.json.lock"));
+    is_refused(&run(), REFUSAL);
+    fs::write(common.join("dead"), "").unwrap();
+    belongs_to_another(&common.join("dead"));
     let post = bench.run(&["--post=http://127.0.0.1:1", "--dead-letter=common/dead"]);
-    post.fails(2, "it belongs to another user (uid 12345)")
-        .asks(0);
-    let names = fs::read_dir(at("")).unwrap().count();
-    assert_eq!(
-        names, 2,
-        "nothing is left there but the lock and the letters"
-    );
-    // What the owner of a directory does in it is their business.
-    of_another(&at("")).unwrap();
-    fs::set_permissions(at(""), fs::Permissions::from_mode(0o777)).unwrap();
+    post.fails(2, REFUSAL).asks(0);
+    let names = fs::read_dir(&common).unwrap().count();
+    assert_eq!(names, 2, "only the lock and the letters should be left");
+    // The owner of a directory can do anything in it.
+    belongs_to_another(&common);
+    permit(&common, 0o777);
     run().code(0).silent();
+}
+
+#[test]
+fn a_user_may_keep_the_checkpoint_in_a_writable_directory_of_root() {
+    let bench = Bench::of(events(3, now(), 1));
+    let common = common(&bench);
+    // Other users may not be able to enter the directory where the command was built.
+    permit(&bench.path(""), 0o755);
+    let program = bench.path("program");
+    fs::copy(PROGRAM, &program).unwrap();
+    if !belongs_to_another(&program) {
+        return;
+    }
+    let run = || {
+        let mut command = bench.clean("setpriv");
+        command.args(["--reuid=12345", "--regid=12345", "--clear-groups"]);
+        command.arg(&program);
+        command.args(bench.bare(&["-c", "common/c.json"]).get_args());
+        bench.start(command).finish()
+    };
+    run().code(0).silent();
+    bench.has_all();
+    run().code(0).silent().prints_nothing();
+    permit(&common, 0o755);
+    is_refused(&run(), "c.json cannot be written: Permission denied");
 }
 
 /// A disk that is full is found out before anything is asked for.

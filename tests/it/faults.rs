@@ -5,7 +5,6 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{Command, Stdio};
 
 use crate::scene::{Scene, To};
@@ -475,40 +474,4 @@ fn a_disk_that_is_full() {
         let expected = [&lines[..again], &lines[3..]].concat();
         assert_eq!(out.lines().collect::<Vec<_>>(), expected);
     }
-}
-
-/// A directory that may not be written, which for root there is none of: root becomes another user.
-#[test]
-fn a_directory_that_may_not_be_written() {
-    let bench = Bench::of(events(3, now(), 1));
-    bench.run(&[]).code(0).silent();
-    let before = bench.checkpoint();
-    let permit = |mode| {
-        fs::set_permissions(bench.path(""), fs::Permissions::from_mode(mode)).unwrap();
-    };
-    permit(0o500);
-    let is_root = fs::write(bench.path("probe"), "").is_ok();
-    let command = if is_root {
-        let nobody = 65_534;
-        fs::remove_file(bench.path("probe")).unwrap();
-        // Where nobody may enter it, the built command cannot be run from where it was built.
-        fs::copy(PROGRAM, bench.path("program")).unwrap();
-        for name in bench.files().iter().map(String::as_str).chain([""]) {
-            chown(bench.path(name), Some(nobody), Some(nobody)).unwrap();
-        }
-        let mut command = bench.clean("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-        command
-            .arg(bench.path("program"))
-            .args(bench.command(&[]).get_args());
-        command
-    } else {
-        bench.command(&[])
-    };
-    let run = bench.start(command).finish();
-    run.fails(8, "checkpoint.json cannot be written: Permission denied")
-        .asks(0);
-    assert_eq!(bench.checkpoint(), before);
-    permit(0o700);
-    bench.run(&[]).code(0).silent();
 }
