@@ -1,23 +1,21 @@
-//! The checkpoint: how far earlier runs got, who may change it, and how it is changed.
+//! The checkpoint: how far earlier runs got, and the rules by which it changes.
 //!
-//! What holds, why, and what tries it (the names are of `tests/it`, whose model tries all but the
-//! first two):
+//! It guarantees the following. The tests in parentheses are modules of `tests/it`; its model tries
+//! all guarantees except the first two.
 //!
-//! - **One run at a time.** A lock on a file beside the checkpoint, which is never renamed or
-//!   deleted: the checkpoint itself is replaced at each commit, so that a lock on it could have two
-//!   owners. (`checkpoint::a_second_run_…`)
-//! - **The old or the new one, never a third thing.** A commit writes a temporary file, syncs it,
-//!   renames it over the checkpoint and syncs the directory. (`crash`: killed at each system call,
-//!   and `the_order_on_disk`; `faults`: each call refused)
+//! - **One run at a time.** A run locks a file beside the checkpoint. A lock on the checkpoint
+//!   itself, which each commit replaces, could have two owners. (`checkpoint`)
+//! - **The old or the new checkpoint, never a mixture.** A commit writes a temporary file, syncs it,
+//!   renames it over the checkpoint and syncs the directory. (`crash` kills a run at each system
+//!   call, `faults` fails each call.)
 //! - **No premature commit.** [`Checkpoint::advance`] takes the proof of a delivery, which only
-//!   [`crate::delivery::Delivery`] makes. (`crash`, `defects::defect_06_…`)
-//! - **No repetition.** An event is new if its ID is not among the boundary's and its timestamp is
-//!   not before `boundary_start`. The boundary has the IDs of *all* delivered events from
-//!   `boundary_start` on, so these two together know every event that was delivered.
-//!   (`defects::defect_03_…`)
-//! - **No loss.** `boundary_start` stays behind everything that may still appear: by the overlap
-//!   behind the newest delivered event and the server's clock, and never past an event that was
-//!   seen or may be waiting and is not delivered. (`checkpoint::the_overlap_is_how_late_…`)
+//!   [`crate::delivery::Delivery`] makes. (`crash`)
+//! - **No repetition.** An event is new if its ID is not in the boundary and its timestamp is not
+//!   before `boundary_start`. The boundary has the IDs of *all* delivered events from
+//!   `boundary_start` on, so that both together know every delivered event. (`defects`)
+//! - **No loss.** `boundary_start` stays behind every event that may still appear: by the overlap
+//!   behind the newest delivered event and behind the service's clock, and never past an event that
+//!   is waiting for delivery. (`checkpoint`)
 
 pub mod file;
 
@@ -35,27 +33,27 @@ use crate::text::excerpt;
 use crate::time;
 use crate::walk::identities::IdentitySet;
 
-/// The format that this program reads and writes.
+/// The version of the file's format.
 const VERSION: u64 = 1;
 
 /// What earlier runs delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The service that it belongs to, as [`crate::config::Url`] spells it.
+    /// The address of the service, as [`Url`] spells it.
     pub endpoint: String,
-    /// The organization of the delivered events, once one has told it.
+    /// The organization of the delivered events; `None` until an event names it.
     pub organization_id: Option<String>,
-    /// The largest timestamp that was delivered.
+    /// The largest timestamp of a delivered event; `None` before the first one.
     pub last_timestamp: Option<OffsetDateTime>,
-    /// A whole second: everything before it is settled. `None`: nothing is.
+    /// Everything before this time, a whole second, is settled. `None`: nothing is settled.
     pub boundary_start: Option<OffsetDateTime>,
     /// The IDs of all delivered events at or after `boundary_start`.
     pub boundary: BTreeMap<OffsetDateTime, Vec<EventId>>,
-    /// When a run last delivered everything there was.
+    /// When a run last delivered everything that the service listed.
     pub completed_at: Option<OffsetDateTime>,
 }
 
-/// The file's content. A field that is not there is an error, not a null: only `null` is null.
+/// The file's content. A missing field is an error, unlike `null`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
@@ -73,7 +71,7 @@ struct Content {
 }
 
 impl Checkpoint {
-    /// The checkpoint before the first event, which starts at `since` (cut to its second).
+    /// Returns the checkpoint of a first run, which starts at `since`, cut to its second.
     #[must_use]
     pub fn new(endpoint: String, since: Option<OffsetDateTime>) -> Self {
         Self {
@@ -86,10 +84,11 @@ impl Checkpoint {
         }
     }
 
-    /// Reads a checkpoint for this endpoint, distrusting all of it.
+    /// Parses the content of a checkpoint's file, and checks all of it, for the service at
+    /// `endpoint`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault, without the file's name.
     pub fn parse(json: &[u8], endpoint: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Version {
@@ -106,8 +105,8 @@ impl Checkpoint {
             serde_json::from_slice(json).map_err(|error| format!("it is damaged ({error})"))?;
         let theirs = Url::parse_endpoint(&content.endpoint).ok();
         let is_theirs = theirs.is_some_and(|theirs| theirs.to_string() == endpoint);
-        // Before the first event it holds nothing of the service that it was made for: the first
-        // run's mistake in the address is no reason to stop the next.
+        // Before the first event the checkpoint holds nothing of a service. A wrong address in the
+        // first run should not stop the next run.
         if !is_theirs && content.last_timestamp.is_some() {
             return Err(format!(
                 "it belongs to {}, not to {endpoint}",
@@ -156,7 +155,7 @@ impl Checkpoint {
         })
     }
 
-    /// The file's content.
+    /// Returns the content of the checkpoint's file.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let ids =
@@ -175,7 +174,7 @@ impl Checkpoint {
         json
     }
 
-    /// The identities of the boundary's events.
+    /// Returns the identities of the boundary's events.
     #[must_use]
     pub fn known(&self) -> IdentitySet {
         self.boundary
@@ -185,8 +184,8 @@ impl Checkpoint {
             .collect()
     }
 
-    /// Where a run starts that has delivered nothing yet: the earliest time that was asked for.
-    /// Gives whether `since` has an effect.
+    /// Applies `--since`. Until a first event is delivered, the earliest `since` of all runs applies;
+    /// after that, none does. Returns whether `since` can have an effect.
     pub fn start_at(&mut self, since: OffsetDateTime) -> bool {
         if self.last_timestamp.is_some() {
             return false;
@@ -196,9 +195,10 @@ impl Checkpoint {
         true
     }
 
-    /// Takes in what was delivered, and moves the boundary after it. `rest` is a time that no event
-    /// still to come in this run is older than, `server_time` the server's clock when the run's
-    /// reading began.
+    /// Adds delivered events, and moves the boundary.
+    ///
+    /// `rest` is a lower bound on the timestamps that this run has yet to deliver; `None` if nothing
+    /// is left. `server_time` is the service's clock at the run's first answer.
     pub fn advance(
         &mut self,
         delivered: &Acknowledged,
@@ -218,7 +218,7 @@ impl Checkpoint {
             .filter(|event| self.boundary_start.is_none_or(|start| event.time >= start))
         {
             let id = event.id.clone();
-            // Nearly always the last one: no search.
+            // Events arrive in order, so that the last entry is nearly always the right one.
             match self.boundary.last_entry() {
                 Some(mut last) if *last.key() == event.time => last.get_mut().push(id),
                 _ => self.boundary.entry(event.time).or_default().push(id),
@@ -226,7 +226,7 @@ impl Checkpoint {
         }
     }
 
-    /// Notes that everything there was is delivered.
+    /// Notes that everything that the service listed is delivered. `now` becomes `completed_at`.
     pub fn complete(
         &mut self,
         now: OffsetDateTime,
@@ -237,7 +237,7 @@ impl Checkpoint {
         self.completed_at = Some(time::floor_second(now));
     }
 
-    /// Moves `boundary_start` forward, never back: what lies before it is forgotten already.
+    /// Moves `boundary_start` forward, never back: the IDs before it are already dropped.
     fn move_boundary(
         &mut self,
         rest: Option<OffsetDateTime>,
@@ -258,220 +258,4 @@ impl Checkpoint {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    const ENDPOINT: &str = "https://app.terraform.io";
-    const OVERLAP: Duration = Duration::from_secs(600);
-
-    fn time(text: &str) -> OffsetDateTime {
-        time::parse(&format!("2026-01-02T{text}Z")).unwrap()
-    }
-
-    fn event(id: &str, at: &str) -> Event {
-        let json = r#"{"auth":{"organization_id":"org-A"}}"#;
-        Event::new(
-            &Arc::new(json.into()),
-            0..json.len(),
-            EventId::new(id),
-            time(at),
-        )
-    }
-
-    /// Advances by events that are given as (id, time), with the server's clock far ahead.
-    fn advance(
-        checkpoint: &mut Checkpoint,
-        events: &[(&str, &str)],
-        rest: Option<&str>,
-        now: &str,
-    ) {
-        let events: Vec<_> = events.iter().map(|(id, at)| event(id, at)).collect();
-        let acknowledged = Acknowledged::of_test(&events);
-        checkpoint.advance(&acknowledged, rest.map(time), time(now), OVERLAP);
-    }
-
-    fn ids(checkpoint: &Checkpoint) -> String {
-        checkpoint
-            .boundary
-            .values()
-            .flatten()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" ")
-    }
-
-    #[test]
-    fn what_is_written_is_read_again() {
-        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
-        assert_eq!(
-            Checkpoint::parse(&checkpoint.to_json(), ENDPOINT),
-            Ok(checkpoint.clone())
-        );
-        advance(
-            &mut checkpoint,
-            &[
-                ("a", "03:00:00.5"),
-                ("b", "03:00:00.5"),
-                ("é\"", "03:00:01"),
-            ],
-            None,
-            "04:00:00",
-        );
-        checkpoint.complete(time("04:00:00"), time("04:00:00"), OVERLAP);
-        let json = checkpoint.to_json();
-        assert_eq!(Checkpoint::parse(&json, ENDPOINT), Ok(checkpoint));
-        assert_eq!(
-            String::from_utf8(json).unwrap(),
-            r#"{"version":1,"endpoint":"https://app.terraform.io","organization_id":"org-A","last_timestamp":"2026-01-02T03:00:01.000Z","boundary_start":"2026-01-02T02:50:01.000Z","boundary_ids":{"2026-01-02T03:00:00.500Z":["a","b"],"2026-01-02T03:00:01.000Z":["é\""]},"completed_at":"2026-01-02T04:00:00.000Z"}
-"#
-        );
-    }
-
-    #[test]
-    fn every_field_is_distrusted() {
-        let good = r#"{"version":1,"endpoint":"https://app.terraform.io","organization_id":null,"last_timestamp":"2026-01-02T03:00:01Z","boundary_start":"2026-01-02T02:50:01.000Z","boundary_ids":{"2026-01-02T03:00:01.000Z":["a"]},"completed_at":null}"#;
-        assert!(Checkpoint::parse(good.as_bytes(), ENDPOINT).is_ok());
-        let same = good.replace("https://app.terraform.io", "HTTPS://APP.terraform.io:443/");
-        assert!(Checkpoint::parse(same.as_bytes(), ENDPOINT).is_ok());
-        let at_the_boundary = good.replace(
-            r#""boundary_ids":{"#,
-            r#""boundary_ids":{"2026-01-02T02:50:01.000Z":["b"],"#,
-        );
-        let known = Checkpoint::parse(at_the_boundary.as_bytes(), ENDPOINT)
-            .unwrap()
-            .known();
-        assert_eq!(known.len(), 2);
-        assert!(known.contains(EventId::new("b").identity()));
-        let faults = [
-            (r#""version":1"#, r#""version":2"#, "version 2"),
-            (r#""version":1,"#, "", "missing field `version`"),
-            (r#""version":1"#, r#""version":"1""#, "damaged"),
-            (
-                "app.terraform.io",
-                "tfe.example.com",
-                "belongs to https://tfe.example.com",
-            ),
-            (
-                r#""organization_id":null,"#,
-                "",
-                "missing field `organization_id`",
-            ),
-            (
-                r#""organization_id":null"#,
-                r#""organization_id":7"#,
-                "damaged",
-            ),
-            (
-                r#""2026-01-02T03:00:01Z""#,
-                r#""now""#,
-                "last_timestamp is not a time",
-            ),
-            (r#""2026-01-02T03:00:01Z""#, "null", "lie outside"),
-            ("02:50:01.000Z", "02:50:01.500Z", "not a whole second"),
-            ("02:50:01.000Z", "03:00:02.000Z", "lie outside"),
-            (
-                r#""2026-01-02T02:50:01.000Z""#,
-                "null",
-                "lack the event of last_timestamp",
-            ),
-            (
-                r#"{"2026-01-02T03:00:01.000Z":["a"]}"#,
-                "{}",
-                "lack the event of last_timestamp",
-            ),
-            (r#"["a"]"#, r#"[""]"#, "no id or an empty one"),
-            (r#"["a"]"#, "[]", "no id or an empty one"),
-            (r#"["a"]"#, "[7]", "damaged"),
-            (
-                r#""completed_at":null"#,
-                r#""completed_at":null,"x":1"#,
-                "unknown field",
-            ),
-            (
-                r#""completed_at":null"#,
-                r#""completed_at":"soon""#,
-                "completed_at is not a time",
-            ),
-            ("}", "", "damaged"),
-        ];
-        for (old, new, message) in faults {
-            let fault =
-                Checkpoint::parse(good.replacen(old, new, 1).as_bytes(), ENDPOINT).unwrap_err();
-            assert!(fault.contains(message), "{old} -> {new}: {fault}");
-            assert!(!fault.contains('\n'));
-        }
-    }
-
-    #[test]
-    fn the_boundary_keeps_every_id_within_the_overlap() {
-        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
-        advance(
-            &mut checkpoint,
-            &[("a", "03:00:00"), ("b", "03:05:00")],
-            None,
-            "04:00:00",
-        );
-        // In a later run, the same second and a late one.
-        advance(
-            &mut checkpoint,
-            &[("c", "03:01:00"), ("d", "03:05:00")],
-            None,
-            "04:00:00",
-        );
-        assert_eq!(ids(&checkpoint), "a c b d");
-        advance(&mut checkpoint, &[("e", "03:10:30")], None, "04:00:00");
-        assert_eq!(checkpoint.boundary_start, Some(time("03:00:30")));
-        assert_eq!(ids(&checkpoint), "c b d e");
-    }
-
-    #[test]
-    fn an_event_stamped_in_the_future_does_not_hide_the_present() {
-        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
-        advance(
-            &mut checkpoint,
-            &[("a", "03:00:00"), ("future", "23:00:00")],
-            None,
-            "03:00:05",
-        );
-        assert_eq!(checkpoint.boundary_start, Some(time("02:50:05")));
-        assert_eq!(ids(&checkpoint), "a future");
-        checkpoint.complete(time("03:30:00"), time("03:30:00"), OVERLAP);
-        assert_eq!(ids(&checkpoint), "future");
-    }
-
-    #[test]
-    fn the_boundary_stays_behind_what_is_still_to_come() {
-        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
-        advance(
-            &mut checkpoint,
-            &[("a", "03:00:00"), ("future", "23:00:00")],
-            Some("02:00:00"),
-            "04:00:00",
-        );
-        assert_eq!(checkpoint.boundary_start, Some(time("01:50:00")));
-    }
-
-    #[test]
-    fn the_boundary_never_moves_back() {
-        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
-        advance(&mut checkpoint, &[("a", "03:00:00")], None, "04:00:00");
-        let events = [event("b", "03:00:01")];
-        let day = Duration::from_secs(86_400);
-        checkpoint.advance(&Acknowledged::of_test(&events), None, time("04:00:00"), day);
-        assert_eq!(checkpoint.boundary_start, Some(time("02:50:00")));
-    }
-
-    #[test]
-    fn the_earliest_start_counts_until_an_event_was_delivered() {
-        let mut checkpoint = Checkpoint::new(ENDPOINT.into(), Some(time("03:00:00.9")));
-        assert_eq!(checkpoint.boundary_start, Some(time("03:00:00")));
-        assert!(checkpoint.start_at(time("04:00:00")));
-        assert_eq!(checkpoint.boundary_start, Some(time("03:00:00")));
-        assert!(checkpoint.start_at(time("02:00:00")));
-        assert_eq!(checkpoint.boundary_start, Some(time("02:00:00")));
-        advance(&mut checkpoint, &[("a", "03:00:00")], None, "04:00:00");
-        assert!(!checkpoint.start_at(time("01:00:00")));
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::receivers::skip;
 use crate::stand_in::{Event, Step, World, events, events_from, stamp};
@@ -24,54 +24,18 @@ fn is_refused(run: &Outcome, because: &str) {
     run.fails(8, because).asks(0);
 }
 
+/// The unit tests of the checkpoint try each of its fields.
 #[test]
-fn what_cannot_be_trusted_is_refused_and_left_alone() {
+fn a_damaged_checkpoint_is_refused_and_left_alone() {
     let bench = settled();
     bench.insert(events_from(1_000, 1, now(), 1));
     let good = bench.checkpoint();
-    let value: Value = serde_json::from_str(&good).unwrap();
-    let with = |field: &str, to: Value| {
-        let mut changed = value.clone();
-        changed[field] = to;
-        changed.to_string()
-    };
-    let mut cases = vec![
+    for (content, because) in [
         (String::new(), "damaged"),
         (good[..good.len() / 2].to_owned(), "damaged"),
-        (good.clone() + "{}", "damaged"),
-        ("[]".to_owned(), "damaged"),
-        ("\u{0}".repeat(100), "damaged"),
-        (with("version", json!(2)), "version 2"),
-        (with("version", json!("1")), "damaged"),
-        (
-            with("endpoint", json!("https://app.terraform.io")),
-            "belongs to https://app.terraform.io",
-        ),
-        (with("endpoint", json!("\u{1b}[2J")), "belongs to"),
-        (with("organization_id", json!(7)), "damaged"),
-        (with("last_timestamp", json!(1_700_000_000)), "damaged"),
-        (with("last_timestamp", json!("yesterday")), "last_timestamp"),
-        (
-            with("last_timestamp", json!("2001-01-01T00:00:00.000Z")),
-            "boundary_ids",
-        ),
-        (with("boundary_start", json!(null)), "boundary_ids"),
-        (
-            with("boundary_start", json!("2026-01-01T00:00:00.500Z")),
-            "whole second",
-        ),
-        (with("boundary_ids", json!([])), "damaged"),
-        (with("boundary_ids", json!({})), "boundary_ids"),
-        (with("boundary_ids", json!({"noon": []})), "boundary_ids"),
-        (with("completed_at", json!("noon")), "completed_at"),
-        (with("cursor", json!(null)), "unknown field `cursor`"),
-    ];
-    for field in value.as_object().unwrap().keys() {
-        let mut less = value.clone();
-        less.as_object_mut().unwrap().remove(field);
-        cases.push((less.to_string(), "damaged"));
-    }
-    for (content, because) in cases {
+        (good.replace("\"version\":1", "\"version\":2"), "version 2"),
+        (good.replace("http://", "\\u001b[2J"), "belongs to"),
+    ] {
         fs::write(bench.path("checkpoint.json"), &content).unwrap();
         let run = bench.run(&[]);
         is_refused(&run, because);
@@ -81,34 +45,6 @@ fn what_cannot_be_trusted_is_refused_and_left_alone() {
     fs::write(bench.path("checkpoint.json"), good).unwrap();
     bench.run(&[]).code(0).silent();
     bench.has_all();
-}
-
-#[test]
-fn one_endpoint_has_many_spellings() {
-    let bench = settled();
-    let url = bench.api.url();
-    for spelling in [url.clone() + "/", url.to_uppercase()] {
-        let mut command = bench.clean(PROGRAM);
-        command.args(["-c", "checkpoint.json", "--endpoint", &spelling]);
-        bench
-            .start(command)
-            .finish()
-            .code(0)
-            .silent()
-            .prints_nothing()
-            .asks(1);
-    }
-}
-
-#[test]
-fn another_endpoint_is_refused() {
-    let (bench, other) = (settled(), Bench::of(Vec::new()));
-    let mut command = other.bare(&["-c"]);
-    command.arg(bench.path("checkpoint.json"));
-    is_refused(
-        &other.start(command).finish(),
-        &format!("belongs to {}", bench.api.url()),
-    );
 }
 
 fn make_fifo(path: &Path) {
@@ -376,17 +312,6 @@ fn a_directory_in_the_way_of_a_commit_is_refused() {
     bench.is_settled();
 }
 
-/// Nobody can make a file there, not even root.
-#[cfg(target_os = "linux")]
-#[test]
-fn a_directory_where_the_lock_cannot_be_made_is_refused() {
-    let bench = Bench::of(events(3, now(), 1));
-    let command = bench.bare(&["-c", "/sys/checkpoint.json"]);
-    let run = bench.start(command).finish();
-    run.fails(8, "let this user read and write there, or name")
-        .asks(0);
-}
-
 /// A lost cache would otherwise deliver two weeks again.
 #[test]
 fn a_required_checkpoint_has_to_be_there() {
@@ -470,25 +395,6 @@ fn the_overlap_is_how_late_an_event_may_be() {
 }
 
 #[test]
-fn a_swapped_token_is_refused() {
-    let bench = settled();
-    let before = bench.checkpoint();
-    let own = bench.api.with(|world| {
-        let other = |event: &Event| {
-            Event::from_json(&event.text.replace("org-BBBBBBBBBBBBBBBB", "org-ZZZZ"))
-        };
-        let others = World::new(events_from(1_000, 5, now(), 1)).events;
-        std::mem::replace(&mut world.events, others.iter().map(other).collect())
-    });
-    bench
-        .run(&[])
-        .fails(8, "org-BBBBBBBBBBBBBBBB, and the token to org-ZZZZ");
-    assert_eq!(bench.checkpoint(), before);
-    bench.api.with(|world| world.events = own);
-    bench.is_settled();
-}
-
-#[test]
 fn events_that_are_no_longer_listed_are_a_warning() {
     let bench = settled();
     bench.api.with(|world| world.remove_oldest(3));
@@ -545,10 +451,6 @@ fn a_second_run_at_once_does_nothing() {
     first.has_asked(1);
     let second = bench.run(&[]);
     second.fails(75, "checkpoint.json.lock").asks(0);
-    second.holds(
-        second.took < Duration::from_secs(1),
-        "it should end at once",
-    );
     let third = bench.run(&["--lock-wait=1s"]);
     third.fails(75, "checkpoint.json.lock").asks(0);
     third.holds(third.took >= Duration::from_secs(1), "it should wait first");
