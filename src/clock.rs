@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-/// What a run takes from the world besides pages: tests put their own in its place.
+/// Time and chance as a run sees them. Tests implement their own.
 pub trait Clock {
-    /// The wall clock, in UTC.
+    /// Returns the time of the wall clock, in UTC.
     fn now(&self) -> OffsetDateTime;
-    /// The time since the program started, by a clock that only moves forward.
+    /// Returns the time since the program started, by a clock that only moves forward.
     fn elapsed(&self) -> Duration;
-    /// Waits.
+    /// Waits for `span`.
     fn sleep(&self, span: Duration);
-    /// A random number from 0 to 1, for jitter.
+    /// Returns a random number from 0 to 1, for jitter.
     fn chance(&self) -> f64;
 }
 
@@ -47,7 +47,7 @@ impl Clock for SystemClock {
     }
 
     fn chance(&self) -> f64 {
-        // The standard library seeds its hash maps at random: enough for jitter.
+        // The standard library seeds its hash maps at random, which is random enough for jitter.
         let draw = RandomState::new().hash_one(());
         f64::from(u32::try_from(draw >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
     }

@@ -1,7 +1,7 @@
 //! An audit event: its own bytes, and the two fields that may be relied on.
 //!
-//! The API documents more fields, but their types differ between events and new kinds of event
-//! appear without notice, so everything but `id` and `timestamp` passes through untouched.
+//! The API documents more fields, but their types differ between events, and new kinds of event
+//! appear without notice. So everything except `id` and `timestamp` passes through untouched.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,8 +14,7 @@ use time::OffsetDateTime;
 
 use crate::spare;
 
-/// One event, as a part of the page that it came on: the page's text lives as long as one of its
-/// events does.
+/// An event, as a range of its page's text. The text lives as long as one of its events.
 #[derive(Clone, Debug)]
 pub struct Event {
     page: Arc<Text>,
@@ -27,7 +26,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// The event that stands at `extent` (in bytes) of a page's text.
+    /// Returns the event at `extent`, in bytes, of a page's text.
     #[must_use]
     pub fn new(page: &Arc<Text>, extent: Range<usize>, id: EventId, time: OffsetDateTime) -> Self {
         Self {
@@ -38,13 +37,14 @@ impl Event {
         }
     }
 
-    /// The event's JSON, byte for byte as the API sent it.
+    /// Returns the event's JSON, byte for byte as the service sent it.
     #[must_use]
     pub fn json(&self) -> &str {
         &self.page.json[self.extent.clone()]
     }
 
-    /// The organization that the event belongs to (`auth.organization_id`), if it says so.
+    /// Returns the organization of the event (`auth.organization_id`), or `None` if the event does
+    /// not name one.
     #[must_use]
     pub fn organization(&self) -> Option<String> {
         #[derive(Deserialize)]
@@ -59,8 +59,8 @@ impl Event {
         Some(event.auth.organization_id)
     }
 
-    /// The event's JSON on one line: its own bytes, or without the white space between its tokens
-    /// if there is a line break among them (within JSON strings there can be none).
+    /// Returns the event's JSON on one line. Only an event that contains line breaks is compacted:
+    /// the white space between its tokens is dropped. JSON strings contain no line breaks.
     #[must_use]
     pub fn line(&self) -> Cow<'_, str> {
         let json = self.json();
@@ -71,7 +71,7 @@ impl Event {
         }
     }
 
-    /// The same event without the page around it, for one that is kept alone.
+    /// Returns the same event with a text of its own, so that keeping it does not keep the page.
     #[must_use]
     pub fn detached(&self) -> Self {
         let json = self.json();
@@ -84,11 +84,11 @@ impl Event {
     }
 }
 
-/// A page's text.
+/// A page's text. Its memory is reused for later pages.
 #[derive(Debug)]
 pub struct Text {
     json: String,
-    /// Looked for once for all events, of which nearly none has any.
+    /// Looked for once for all events of the page, since nearly no page has any.
     has_line_breaks: bool,
 }
 
@@ -96,7 +96,7 @@ impl<T: Into<String>> From<T> for Text {
     fn from(json: T) -> Self {
         let json = json.into();
         let is_line_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
-        // All of it is looked at, since the processor does that many bytes at a time.
+        // A search that does not stop early is compiled to check many bytes at a time.
         let has_line_breaks = json
             .as_bytes()
             .iter()
@@ -130,29 +130,29 @@ fn compact(json: &str) -> String {
         .collect()
 }
 
-/// An event's `id`: a UUID, or whatever else the API may send one day.
+/// An event's `id`: a UUID, or any other text that the service may send one day.
 ///
-/// A UUID in its usual spelling is kept as a number, since a run remembers a great many of them.
+/// A UUID in its usual spelling is kept as 16 bytes, since a run remembers very many of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventId {
-    /// A UUID written in lower case with hyphens, big endian.
+    /// A UUID that was written in lower case with hyphens, in the order of its digits.
     Uuid([u8; 16]),
-    /// Anything else, as it was written.
+    /// Any other text, as it was written.
     Other(Box<str>),
 }
 
-/// What tells events apart within a run: 128 bits, whatever the length of the `id`.
+/// The key by which a run tells events apart: 128 bits, whatever the length of the `id`.
 pub type Identity = u128;
 
 impl EventId {
-    /// Takes an `id` as the API writes it.
+    /// Converts an `id` as the service writes it.
     #[must_use]
     pub fn new(text: &str) -> Self {
         parse_uuid(text).map_or_else(|| Self::Other(text.into()), Self::Uuid)
     }
 
-    /// The UUID's own bits; for any other `id` a keyed hash, so that nobody can choose two that
-    /// collide.
+    /// Returns the UUID's own bits. Any other `id` is hashed with a random key, so that nobody can
+    /// construct two IDs that collide.
     #[must_use]
     pub fn identity(&self) -> Identity {
         static KEYS: LazyLock<[RandomState; 2]> =
@@ -167,12 +167,12 @@ impl EventId {
     }
 }
 
-/// Reads `11111111-2222-4333-8444-555555555501` in exactly that spelling, so that writing it gives
-/// the same text again.
+/// Parses `11111111-2222-4333-8444-555555555501` in exactly that spelling, so that formatting it
+/// returns the same text.
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
     let mut bytes = [0; 16];
-    // No digit has a bit above the fourth.
+    // The bits of all digits together. The value of a digit has no bit above the fourth.
     let mut all = 0;
     for (byte, place) in bytes.iter_mut().zip(PLACES) {
         let digits = [place, place + 1].map(|place| VALUES[usize::from(text[place])]);
@@ -183,10 +183,10 @@ fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     (all <= 0xf && has_hyphens).then_some(bytes)
 }
 
-/// Where the two digits of each byte stand in a UUID's text.
+/// The position, in a UUID's text, of the first of the two digits of each byte.
 const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
-/// What each byte is as a digit; `u8::MAX` if it is none.
+/// The value of each character as a digit; `u8::MAX` for other characters.
 const VALUES: [u8; 256] = {
     let mut values = [u8::MAX; 256];
     let mut digit = 0;
@@ -213,7 +213,7 @@ impl fmt::Display for EventId {
     }
 }
 
-/// As its text.
+/// Serializes the ID as its text.
 impl Serialize for EventId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_event_with_line_breaks_is_written_anew() {
+    fn only_an_event_with_line_breaks_is_compacted() {
         let time = OffsetDateTime::UNIX_EPOCH;
         let line = |json: &str| {
             Event::new(
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_detached_event_is_the_same_event() {
+    fn a_detached_event_keeps_its_json_and_drops_its_page() {
         let page = Arc::new(r#"[{"id":"x"}]"#.into());
         let event = Event::new(&page, 1..11, EventId::new("x"), OffsetDateTime::UNIX_EPOCH);
         assert_eq!(event.detached().json(), r#"{"id":"x"}"#);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_organization_is_read_where_there_is_one() {
+    fn the_organization_is_none_unless_the_event_names_it() {
         let organization = |json: &str| {
             let (page, id) = (Arc::new(json.into()), EventId::new("a"));
             Event::new(&page, 0..json.len(), id, OffsetDateTime::UNIX_EPOCH).organization()

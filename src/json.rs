@@ -1,4 +1,4 @@
-//! JSON objects that are objects.
+//! Structs that are read from JSON objects only.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,8 +6,10 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-/// A struct read from an object only: serde's derived structs would also take an array of their
-/// fields' values, and `[0]` is no answer with the `code` 0.
+/// A struct that is read from a JSON object only.
+///
+/// The structs that serde derives also accept an array of their fields' values: `[0]` would be read
+/// as an answer with the `code` 0.
 #[derive(Debug)]
 pub struct Object<T>(pub T);
 

@@ -1,50 +1,51 @@
-//! Text for messages: what comes from elsewhere made safe to show, and spans of time.
+//! Text for messages: foreign text made safe to show, and spans of time.
 
 use std::time::Duration;
 
 /// The most characters of foreign text that a message shows.
 const EXCERPT: usize = 200;
 
-/// What came from outside, on one line for a message: control and other invisible characters
-/// escaped (a terminal must not obey them), bytes that are no UTF-8 replaced, cut after 200
+/// Converts foreign bytes to one line for a message.
+///
+/// All characters are escaped except letters, digits, blanks and those that ASCII prints, so that a
+/// terminal has nothing to obey. Bytes that are not UTF-8 are replaced. The text is cut after 200
 /// characters.
 #[must_use]
 pub fn excerpt(bytes: &[u8]) -> String {
-    // No character takes more than four bytes: what lies behind cannot be shown anyway.
+    // A character has at most four bytes, so that the rest cannot be shown anyway.
     let shown = &bytes[..bytes.len().min(4 * EXCERPT)];
     let text = String::from_utf8_lossy(shown);
     let text = text.trim();
-    let mut line = String::new();
-    for character in text.chars().take(EXCERPT) {
-        if character == ' ' || character.is_ascii_graphic() || character.is_alphanumeric() {
-            line.push(character);
-        } else {
-            line.extend(character.escape_default());
-        }
-    }
+    let is_plain = |it: char| it == ' ' || it.is_ascii_graphic() || it.is_alphanumeric();
+    let mut line = escape(text.chars().take(EXCERPT), is_plain);
     if shown.len() < bytes.len() || text.chars().nth(EXCERPT).is_some() {
         line.push('…');
     }
     line
 }
 
-/// A message on one line, in which a terminal has nothing to obey. Text from elsewhere goes through
-/// [`excerpt`] before; this is for the names of files and options, which are the user's, and to have
-/// one place through which everything goes.
+/// Converts a whole message to one line in which a terminal has nothing to obey.
+///
+/// Every message passes through here. Foreign text in it has passed through [`excerpt`]; the names of
+/// files and options, which are the user's, have not.
 #[must_use]
 pub fn one_line(message: &str) -> String {
-    let mut line = String::with_capacity(message.len());
-    for character in message.chars() {
-        if character.is_control() || is_invisible(character) {
-            line.extend(character.escape_default());
-        } else {
+    escape(message.chars(), |it| !it.is_control() && !is_invisible(it))
+}
+
+fn escape(text: impl Iterator<Item = char>, is_shown: fn(char) -> bool) -> String {
+    let mut line = String::new();
+    for character in text {
+        if is_shown(character) {
             line.push(character);
+        } else {
+            line.extend(character.escape_default());
         }
     }
     line
 }
 
-/// Characters that show nothing, or change the direction of what stands behind them.
+/// Returns whether a character shows nothing, or changes the direction of the text that follows it.
 fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -52,7 +53,7 @@ fn is_invisible(character: char) -> bool {
     )
 }
 
-/// A span of time as a person reads it, in its two largest units: `12s`, `4m08s`, `3h12m`, `13d4h`.
+/// Formats a span of time for people, in its two largest units: `12s`, `4m08s`, `3h12m`, `13d4h`.
 #[must_use]
 pub fn span(span: Duration) -> String {
     let seconds = span.as_secs();
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_has_nothing_to_obey() {
+    fn foreign_text_is_escaped() {
         assert_eq!(excerpt(b"\x1b[2J\r\nred\0"), r"\u{1b}[2J\r\nred\u{0}");
         assert_eq!(
             excerpt("a\u{202e}b\u{9b}c".as_bytes()),
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_in_its_two_largest_units() {
+    fn a_span_is_shown_in_its_two_largest_units() {
         let spans = [
             (0, "0s"),
             (59, "59s"),
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn long_text_is_cut() {
+    fn long_foreign_text_is_cut() {
         let line = excerpt("x".repeat(5_000_000).as_bytes());
         assert_eq!(line.chars().count(), 201);
         assert!(line.ends_with('…'));

@@ -1,20 +1,20 @@
-//! Times and spans as they are written: RFC 3339, HTTP dates, and `10m`.
+//! Times and spans in their written forms: RFC 3339, HTTP dates, and `10m`.
 //!
-//! Times are compared as instants, never as strings: `…00Z` and `…00.000Z` are the same moment.
+//! Times are compared as instants, never as text: `…00Z` and `…00.000Z` are the same instant.
 
 use std::time::Duration;
 
 use ::time::format_description::well_known::{Rfc2822, Rfc3339};
 use ::time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 
-/// Reads a time in any RFC 3339 form and gives it in UTC, or `None` if it is not one.
+/// Parses a time in any RFC 3339 form. Returns it in UTC, or `None` if the text is not a time.
 #[must_use]
 pub fn parse(text: &str) -> Option<OffsetDateTime> {
     parse_usual(text).or_else(|| parse_any(text))
 }
 
-/// Reads `2026-01-02T03:04:05.000Z`, the form in which the API writes each event's, with up to nine
-/// digits after the point or none; several times as fast.
+/// Parses `2026-01-02T03:04:05.000Z`, the form of the service's timestamps, with up to nine digits
+/// after the point or without a fraction. This is several times as fast as [`parse_any`].
 fn parse_usual(text: &str) -> Option<OffsetDateTime> {
     let (whole, fraction) = text
         .as_bytes()
@@ -36,7 +36,7 @@ fn parse_usual(text: &str) -> Option<OffsetDateTime> {
     Some(OffsetDateTime::new_utc(date, time))
 }
 
-/// A number of nine digits at most.
+/// Parses at most nine digits.
 fn number(digits: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0, |number, digit| {
         let is_digit = digit.is_ascii_digit();
@@ -48,14 +48,15 @@ fn small(number: impl TryInto<u8>) -> Option<u8> {
     number.try_into().ok()
 }
 
+/// Parses any RFC 3339 form, except a time whose year in UTC is before 0: it could not be formatted.
 fn parse_any(text: &str) -> Option<OffsetDateTime> {
     let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     time.checked_to_offset(UtcOffset::UTC)
         .filter(|time| time.year() >= 0)
 }
 
-/// Writes a time in UTC the way the API does, `2026-01-02T03:04:05.000Z`: milliseconds, or as
-/// many more digits as the time has.
+/// Formats a time in UTC as the service does: `2026-01-02T03:04:05.000Z`. A time finer than
+/// milliseconds keeps its digits.
 #[must_use]
 pub fn format(time: OffsetDateTime) -> String {
     let time = time.to_offset(UtcOffset::UTC);
@@ -79,7 +80,8 @@ pub fn floor_second(time: OffsetDateTime) -> OffsetDateTime {
     time.replace_nanosecond(0).unwrap_or(time)
 }
 
-/// The time `span` before `time`; never before the year 0, which RFC 3339 cannot write.
+/// Returns the time `span` before `time`, or the start of the year 0 if that is later: RFC 3339 has
+/// no earlier times.
 #[must_use]
 pub fn before(time: OffsetDateTime, span: Duration) -> OffsetDateTime {
     let start = Date::MIN.replace_year(0).unwrap_or(Date::MIN);
@@ -90,18 +92,18 @@ pub fn before(time: OffsetDateTime, span: Duration) -> OffsetDateTime {
         .map_or(earliest, |time| time.max(earliest))
 }
 
-/// Reads an HTTP `Date`, such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7; the two
-/// obsolete forms are not read), and gives it in UTC.
+/// Parses an HTTP `Date` such as `Sun, 06 Nov 1994 08:49:37 GMT`, and returns it in UTC. The two
+/// obsolete forms of RFC 9110, section 5.6.7, are not supported.
 #[must_use]
 pub fn parse_http_date(text: &str) -> Option<OffsetDateTime> {
     let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
     date.checked_to_offset(UtcOffset::UTC)
 }
 
-/// Reads a span such as `90s`, `10m`, `36h` or `7d`.
+/// Parses a span such as `90s`, `10m`, `36h` or `7d`.
 ///
 /// # Errors
-/// Says what a span looks like.
+/// A message with examples of spans.
 pub fn parse_span(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a span of time such as 90s, 10m, 36h or 7d");
     let (number, unit) = text
@@ -134,7 +136,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn the_usual_form_is_read_as_any_other_is(
+        fn the_fast_parser_agrees_with_the_general_one(
             numbers in (0..10_000_u32, 0..14_u32, 0..33_u32, 0..25_u32, 0..61_u32, 0..62_u32),
             fraction in prop_oneof![Just(String::new()), "\\.[0-9]{0,11}"],
             place in 0..40_usize,
@@ -149,7 +151,7 @@ mod tests {
             }
             let (usual, any) = (parse_usual(&text), parse_any(&text));
             prop_assert!(usual.is_none() || usual == any, "{text}: {usual:?}, {any:?}");
-            // A leap second is not usual.
+            // The usual form has no leap second.
             if change.is_none() && second < 60 && fraction.len() <= 10 {
                 prop_assert_eq!(usual, any, "{}", text);
             }
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_time_is_refused() {
+    fn other_text_is_not_a_time() {
         for text in [
             "",
             "yesterday",
@@ -189,7 +191,7 @@ mod tests {
         ] {
             assert_eq!(parse(text), None, "{text}");
         }
-        // In UTC this lies before the first year that can be written.
+        // In UTC this is before the year 0.
         assert!(parse("0000-01-01T00:00:00+23:00").is_none());
     }
 
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn spans() {
+    fn a_span_is_a_number_with_a_unit() {
         for (text, seconds) in [
             ("90s", 90),
             ("10m", 600),
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn http_dates() {
+    fn an_http_date_is_parsed_in_utc() {
         let time = parse_http_date("Fri, 02 Jan 2026 03:04:05 GMT").unwrap();
         assert_eq!(format(time), "2026-01-02T03:04:05.000Z");
         assert_eq!(parse_http_date("soon"), None);
