@@ -1,14 +1,13 @@
-//! The run that ends at the wrong moment: killed at every system call, as found by tracing one run.
+//! A run is killed at every system call that an undisturbed run makes.
 //!
-//! After each kill the checkpoint is the old or the new one of that step, to the byte; the next run
-//! delivers everything, repeats exactly what was delivered and not committed (one batch at most),
-//! and leaves nothing behind. A kill comes before its call is carried out; after it is before the
-//! next one.
+//! After each kill, the checkpoint is that of the last commit, to the byte. The next run delivers
+//! everything, repeats exactly the events that were delivered and not committed (one batch at most),
+//! and leaves no file behind. A kill comes before its call is carried out.
 //!
-//! `cargo test` tries the first and the last call of each kind, and each rename; all of them with
-//! `TFC_AUDIT_CRASH_ALL=1`.
+//! `cargo test` tries the first and the last call of each kind, and each rename.
+//! `TFC_AUDIT_CRASH_ALL=1` tries all calls.
 
-// Elsewhere the calls have other names.
+// Other systems have calls of other names.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::path::Path;
@@ -19,7 +18,7 @@ use crate::support::Bench;
 use crate::trace::Call;
 
 /// Kills the run at each of its calls.
-#[expect(clippy::print_stderr, reason = "how much was tried is worth knowing")]
+#[expect(clippy::print_stderr, reason = "the output says how much was tried")]
 fn survives_every_kill(mut scene: Scene) {
     let points = scene.points();
     let (mut killed, mut repeats) = (0, 0);
@@ -48,35 +47,35 @@ fn survives_every_kill(mut scene: Scene) {
 }
 
 #[test]
-fn killed_while_writing_to_a_file() {
+fn a_kill_while_writing_to_a_file_repeats_one_batch_at_most() {
     if let Some(scene) = Scene::new(To::File) {
         survives_every_kill(scene);
     }
 }
 
 #[test]
-fn killed_in_a_first_run() {
+fn a_kill_in_a_first_run_repeats_one_batch_at_most() {
     if let Some(scene) = Scene::with(To::File, true, &[]) {
         survives_every_kill(scene);
     }
 }
 
 #[test]
-fn killed_while_posting() {
+fn a_kill_while_posting_repeats_one_batch_at_most() {
     if let Some(scene) = Scene::new(To::Post) {
         survives_every_kill(scene);
     }
 }
 
 #[test]
-fn killed_while_a_command_runs() {
+fn a_kill_while_a_command_runs_repeats_one_batch_at_most() {
     if let Some(scene) = Scene::new(To::Exec) {
         survives_every_kill(scene);
     }
 }
 
-/// What a run has done to the world for good, step by step: what it wrote, synced and renamed in the
-/// bench's directory, what it sent to the receiver and heard from it, and which children ended well.
+/// Returns the lasting effects of a run in order: writes, syncs and renames in the bench's directory,
+/// requests, acknowledgements of the receiver, and programs that ended well.
 fn steps(calls: &[Call], bench: &Bench, receiver: Option<&Receiver>) -> Vec<String> {
     let dir = bench.path("");
     let receiver = receiver.map(Receiver::url).unwrap_or_default();
@@ -121,11 +120,10 @@ const COMMIT: [&str; 4] = [
     "sync the directory",
 ];
 
-/// A commit before anything is asked for; then for each batch the delivery, what proves it, and a
-/// commit; and one at the end. Where a sync is left out, nothing else fails: no test can cut the
-/// power.
+/// A run commits before its first request, after each batch is delivered and acknowledged, and at the
+/// end. Only this test would notice a missing sync, since no test can cut the power.
 #[test]
-fn the_order_on_disk() {
+fn each_commit_follows_its_delivery_and_is_synced() {
     let deliveries: [(To, &[&str]); 3] = [
         (To::File, &["write out", "sync out"]),
         (To::Post, &["post", "acknowledged"]),
@@ -145,15 +143,15 @@ fn the_order_on_disk() {
     }
 }
 
-/// An event that the receiver refuses is synced among the dead letters before it is committed, and
-/// is there or comes again after a kill at any call from there on.
+/// A dead letter is synced before it is committed. After a kill at any call from then on, it is in the
+/// file or is refused again by the next run.
 #[test]
-fn killed_while_putting_events_aside() {
+fn a_kill_while_writing_dead_letters_loses_none() {
     let Some(mut scene) = Scene::with_refused_events() else {
         return;
     };
     let steps = steps(&scene.calls, &scene.bench, scene.receiver.as_ref());
-    // A new file's name, before anything else.
+    // The name of the new file is synced before everything else.
     assert_eq!(steps[0], "sync the directory");
     assert_eq!(steps[1..5], COMMIT);
     let written = |&place: &usize| steps[place] == "write dead";

@@ -1,7 +1,8 @@
-//! The kernel refuses a call: each row says which, how, and how the run has to end. However it ends,
-//! the checkpoint is the one of the last commit, and the next run does the rest.
+//! The kernel fails a system call. Each row names the call, the errors, and the end of the run.
+//!
+//! However a run ends, the checkpoint is that of the last commit, and the next run does the rest.
 
-// Elsewhere the calls have other names.
+// Other systems have calls of other names.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::fs::{self, OpenOptions};
@@ -12,200 +13,69 @@ use crate::stand_in::{events, events_from};
 use crate::support::{Bench, PROGRAM, minutes_ago, now};
 use crate::trace::Strace;
 
-const LOCK: &str = "checkpoint.json.lock";
-const CHECKPOINT: &str = "checkpoint.json";
 const TEMPORARY: &str = "checkpoint.json.tmp";
-const DIRECTORY: &str = "";
-const OUT: &str = "out";
 
-/// A call that fails.
-struct Fault {
-    to: To,
-    /// The call, what it is about, and which of those it is, from 0.
-    call: (&'static str, &'static str, usize),
-    errors: &'static [&'static str],
-    code: i32,
-    /// A part of the only line; nothing is said where this is empty.
-    says: &'static str,
-}
+/// A part of the message after a delivery whose commit fails.
+const NOT_COMMITTED: &str = "events were delivered, but the checkpoint";
 
-const fn fault(
-    to: To,
-    call: (&'static str, &'static str, usize),
-    errors: &'static [&'static str],
-    code: i32,
-    says: &'static str,
-) -> Fault {
-    Fault {
-        to,
-        call,
-        errors,
-        code,
-        says,
-    }
-}
+/// Each row: where the events go; the call, its file (`.` is the directory) or a word in its arguments,
+/// and its number among such calls, from 0; the errors; the exit code; and a part of the only line on
+/// stderr, which is empty if that part is.
+const FAULTS: &str = "
+    File | openat checkpoint.json.lock 0    | EACCES                  | 8 | (os error 13); let this user read and write there, or name
+    File | openat checkpoint.json.lock 0    | EIO ENOSPC EROFS        | 8 | ); name another file with --checkpoint
+    File | openat checkpoint.json.lock 0    | EINTR                   | 0 |
+    File | flock checkpoint.json.lock 0     | EIO ENOLCK              | 8 | cannot take the lock
+    File | flock checkpoint.json.lock 0     | EINTR                   | 0 |
+    File | openat checkpoint.json 0         | EIO EACCES              | 8 | cannot be read
+    File | openat checkpoint.json 0         | EINTR                   | 0 |
+    File | read checkpoint.json 0           | EIO                     | 8 | cannot be read
+    File | read checkpoint.json 0           | EINTR                   | 0 |
 
-/// What a disk can say.
-const DISK: &[&str] = &["EIO", "ENOSPC", "EACCES", "EROFS"];
-const INTERRUPTED: &[&str] = &["EINTR"];
+    # The commit before the first request. Some network file systems cannot sync a directory (EINVAL),
+    # and need not.
+    File | unlink checkpoint.json.tmp 0     | EIO EACCES EROFS        | 8 | checkpoint.json cannot be written:
+    File | openat checkpoint.json.tmp 0     | EIO ENOSPC EACCES EROFS | 8 | checkpoint.json cannot be written:
+    File | openat checkpoint.json.tmp 0     | EINTR                   | 0 |
+    File | write checkpoint.json.tmp 0      | EIO ENOSPC EACCES EROFS | 8 | checkpoint.json cannot be written:
+    File | write checkpoint.json.tmp 0      | EINTR                   | 0 |
+    File | fsync checkpoint.json.tmp 0      | EIO ENOSPC EACCES EROFS | 8 | checkpoint.json cannot be written:
+    File | fsync checkpoint.json.tmp 0      | EINTR                   | 0 |
+    File | rename checkpoint.json.tmp 0     | EIO ENOSPC EACCES EROFS | 8 | checkpoint.json cannot be written:
+    File | openat . 0                       | EIO EACCES              | 8 | checkpoint.json cannot be written:
+    File | fsync . 0                        | EIO ENOSPC EACCES EROFS | 8 | checkpoint.json cannot be written:
+    File | fsync . 0                        | EINTR EINVAL            | 0 |
 
-const CANNOT_WRITE: &str = "checkpoint.json cannot be written: ";
-const NOT_COMMITTED: &str = " events were delivered, but the checkpoint ";
+    # The commit after a batch.
+    Post | unlink checkpoint.json.tmp 1     | EIO EACCES EROFS        | 8 | events were delivered, but the checkpoint
+    Post | openat checkpoint.json.tmp 1     | EIO ENOSPC EACCES EROFS | 8 | events were delivered, but the checkpoint
+    Post | write checkpoint.json.tmp 1      | EIO ENOSPC EACCES EROFS | 8 | events were delivered, but the checkpoint
+    Post | fsync checkpoint.json.tmp 1      | EIO ENOSPC EACCES EROFS | 8 | events were delivered, but the checkpoint
+    Post | rename checkpoint.json.tmp 1     | EIO ENOSPC EACCES EROFS | 8 | events were delivered, but the checkpoint
+    Post | fsync . 1                        | EIO ENOSPC EACCES EROFS | 8 | events were delivered, but the checkpoint
+    File | rename checkpoint.json.tmp 2     | EIO ENOSPC EACCES EROFS | 8 | events were delivered, but the checkpoint
+    Exec | rename checkpoint.json.tmp 3     | EIO ENOSPC EACCES EROFS | 8 | events were delivered, but the checkpoint
 
-const FAULTS: &[Fault] = &[
-    fault(
-        To::File,
-        ("openat", LOCK, 0),
-        &["EACCES"],
-        8,
-        "(os error 13); let this user read and write there, or name",
-    ),
-    fault(
-        To::File,
-        ("openat", LOCK, 0),
-        &["EIO", "ENOSPC", "EROFS"],
-        8,
-        "); name another file with --checkpoint",
-    ),
-    fault(To::File, ("openat", LOCK, 0), INTERRUPTED, 0, ""),
-    fault(
-        To::File,
-        ("flock", LOCK, 0),
-        &["EIO", "ENOLCK"],
-        8,
-        "cannot take the lock",
-    ),
-    fault(To::File, ("flock", LOCK, 0), INTERRUPTED, 0, ""),
-    fault(
-        To::File,
-        ("openat", CHECKPOINT, 0),
-        &["EIO", "EACCES"],
-        8,
-        "cannot be read",
-    ),
-    fault(To::File, ("openat", CHECKPOINT, 0), INTERRUPTED, 0, ""),
-    fault(
-        To::File,
-        ("read", CHECKPOINT, 0),
-        &["EIO"],
-        8,
-        "cannot be read",
-    ),
-    fault(To::File, ("read", CHECKPOINT, 0), INTERRUPTED, 0, ""),
-    // Before anything is fetched.
-    fault(
-        To::File,
-        ("unlink", TEMPORARY, 0),
-        &["EIO", "EACCES", "EROFS"],
-        8,
-        CANNOT_WRITE,
-    ),
-    fault(To::File, ("openat", TEMPORARY, 0), DISK, 8, CANNOT_WRITE),
-    fault(To::File, ("openat", TEMPORARY, 0), INTERRUPTED, 0, ""),
-    fault(To::File, ("write", TEMPORARY, 0), DISK, 8, CANNOT_WRITE),
-    fault(To::File, ("write", TEMPORARY, 0), INTERRUPTED, 0, ""),
-    fault(To::File, ("fsync", TEMPORARY, 0), DISK, 8, CANNOT_WRITE),
-    fault(To::File, ("fsync", TEMPORARY, 0), INTERRUPTED, 0, ""),
-    fault(To::File, ("rename", TEMPORARY, 0), DISK, 8, CANNOT_WRITE),
-    fault(
-        To::File,
-        ("openat", DIRECTORY, 0),
-        &["EIO", "EACCES"],
-        8,
-        CANNOT_WRITE,
-    ),
-    fault(To::File, ("fsync", DIRECTORY, 0), DISK, 8, CANNOT_WRITE),
-    fault(To::File, ("fsync", DIRECTORY, 0), INTERRUPTED, 0, ""),
-    // Some network file systems cannot, and need not.
-    fault(To::File, ("fsync", DIRECTORY, 0), &["EINVAL"], 0, ""),
-    // After the first batch.
-    fault(
-        To::Post,
-        ("unlink", TEMPORARY, 1),
-        &["EIO", "EACCES", "EROFS"],
-        8,
-        NOT_COMMITTED,
-    ),
-    fault(To::Post, ("openat", TEMPORARY, 1), DISK, 8, NOT_COMMITTED),
-    fault(To::Post, ("write", TEMPORARY, 1), DISK, 8, NOT_COMMITTED),
-    fault(To::Post, ("fsync", TEMPORARY, 1), DISK, 8, NOT_COMMITTED),
-    fault(To::Post, ("rename", TEMPORARY, 1), DISK, 8, NOT_COMMITTED),
-    fault(To::Post, ("fsync", DIRECTORY, 1), DISK, 8, NOT_COMMITTED),
-    fault(To::File, ("rename", TEMPORARY, 2), DISK, 8, NOT_COMMITTED),
-    fault(To::Exec, ("rename", TEMPORARY, 3), DISK, 8, NOT_COMMITTED),
-    // When all is delivered and committed.
-    fault(To::Post, ("rename", TEMPORARY, 4), DISK, 8, CANNOT_WRITE),
-    // Where events go.
-    fault(
-        To::File,
-        ("write", OUT, 0),
-        &["EIO", "ENOSPC", "EDQUOT"],
-        1,
-        "standard output",
-    ),
-    fault(
-        To::File,
-        ("write", OUT, 1),
-        &["ENOSPC"],
-        1,
-        "standard output",
-    ),
-    fault(To::File, ("write", OUT, 0), &["EINTR", "EAGAIN"], 0, ""),
-    fault(
-        To::File,
-        ("write", OUT, 0),
-        &["EPIPE"],
-        141,
-        "standard output",
-    ),
-    fault(
-        To::File,
-        ("fdatasync", OUT, 0),
-        &["EIO", "ENOSPC"],
-        1,
-        "standard output",
-    ),
-    fault(
-        To::File,
-        ("fdatasync", OUT, 1),
-        &["EIO"],
-        1,
-        "standard output",
-    ),
-    fault(To::File, ("fdatasync", OUT, 0), INTERRUPTED, 0, ""),
-    fault(To::File, ("lseek", OUT, 0), &["EIO"], 1, "standard output"),
-    fault(
-        To::Exec,
-        ("pipe2", "O_CLOEXEC", 0),
-        &["EMFILE"],
-        6,
-        "cannot start sh",
-    ),
-    fault(
-        To::Exec,
-        ("clone3", "CLONE_VFORK", 0),
-        &["EAGAIN"],
-        6,
-        "cannot start sh",
-    ),
-    fault(
-        To::Exec,
-        ("clone3", "CLONE_THREAD", 1),
-        &["EAGAIN"],
-        6,
-        "cannot start",
-    ),
-    fault(
-        To::Exec,
-        ("wait4", "", 0),
-        &["ECHILD"],
-        6,
-        "cannot wait for the command",
-    ),
-    fault(To::Exec, ("wait4", "", 0), INTERRUPTED, 0, ""),
-];
+    # The commit at the end.
+    Post | rename checkpoint.json.tmp 4     | EIO ENOSPC EACCES EROFS | 8 | checkpoint.json cannot be written:
 
-/// The text of an error, as the kernel's documentation has it.
+    # The delivery.
+    File | write out 0                      | EIO ENOSPC EDQUOT       | 1 | standard output
+    File | write out 1                      | ENOSPC                  | 1 | standard output
+    File | write out 0                      | EINTR EAGAIN            | 0 |
+    File | write out 0                      | EPIPE                   | 141 | standard output
+    File | fdatasync out 0                  | EIO ENOSPC              | 1 | standard output
+    File | fdatasync out 1                  | EIO                     | 1 | standard output
+    File | fdatasync out 0                  | EINTR                   | 0 |
+    File | lseek out 0                      | EIO                     | 1 | standard output
+    Exec | pipe2 O_CLOEXEC 0                | EMFILE                  | 6 | cannot start sh
+    Exec | clone3 CLONE_VFORK 0             | EAGAIN                  | 6 | cannot start sh
+    Exec | clone3 CLONE_THREAD 1            | EAGAIN                  | 6 | cannot start
+    Exec | wait4 . 0                        | ECHILD                  | 6 | cannot wait for the command
+    Exec | wait4 . 0                        | EINTR                   | 0 |
+";
+
+/// Returns the text of an error.
 fn in_words(error: &str) -> &'static str {
     match error {
         "EACCES" => "Permission denied",
@@ -221,75 +91,82 @@ fn in_words(error: &str) -> &'static str {
     }
 }
 
-/// Tries the rows about one kind of delivery.
+/// Tries the rows of one kind of delivery.
 fn try_faults(to: To) {
     let Some(mut scene) = Scene::new(to) else {
         return;
     };
-    for fault in FAULTS.iter().filter(|fault| fault.to == to) {
-        let Fault {
-            call: (call, at, which),
-            code,
-            says,
-            ..
-        } = *fault;
-        for error in fault.errors {
-            let number = scene.number(call, at, which);
+    let is_row = |line: &&str| line.starts_with(&format!("{to:?} |"));
+    let mut tried = 0;
+    for row in FAULTS.lines().map(str::trim).filter(is_row) {
+        let columns: Vec<_> = row.split('|').map(str::trim).collect();
+        let [_, call, errors, code, says] = columns[..] else {
+            panic!("{row} does not have five columns");
+        };
+        let [name, at, which] = call.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{row} does not name a call, a file and a number");
+        };
+        let which = which.parse().expect("it is a number");
+        for error in errors.split(' ') {
+            let number = scene.number(name, at, which);
             scene.reset();
-            let inject = format!("inject={call}:error={error}:when={number}");
+            let inject = format!("inject={name}:error={error}:when={number}");
             let run = scene.run_with(&["-e", &inject]);
-            let told = format!("{call} on {at:?} ({which}): {error}");
-            run.holds(scene.was_injected(), &told).code(code);
+            run.holds(scene.was_injected(), row);
+            run.code(code.parse().expect("it is a number"));
             if says.is_empty() {
                 run.silent();
             } else {
                 run.says(says).says(in_words(error));
             }
-            let cleared = call == "unlink" || !scene.bench.files().contains(&TEMPORARY.to_owned());
+            let cleared = name == "unlink" || !scene.bench.files().contains(&TEMPORARY.to_owned());
             run.holds(cleared, "the temporary file should not be left behind");
             let repeats = scene.recovers(&run);
-            let may_repeat = says == NOT_COMMITTED || call == "wait4";
+            let may_repeat = says == NOT_COMMITTED || name == "wait4";
             run.holds(
                 repeats == 0 || may_repeat,
-                format_args!("{told}: {repeats} came again"),
+                format_args!("{row}: {error}: {repeats} came again"),
             );
+            tried += 1;
         }
     }
+    assert!(tried > 0, "there should be rows of {to:?}");
 }
 
 #[test]
-fn calls_that_fail_while_writing_to_a_file() {
+fn a_failed_call_while_writing_to_a_file_loses_nothing() {
     try_faults(To::File);
 }
 
 #[test]
-fn calls_that_fail_while_posting() {
+fn a_failed_call_while_posting_loses_nothing() {
     try_faults(To::Post);
 }
 
 #[test]
-fn calls_that_fail_while_a_command_runs() {
+fn a_failed_call_while_a_command_runs_loses_nothing() {
     try_faults(To::Exec);
 }
 
 #[test]
-fn dead_letters_that_cannot_be_written() {
+fn events_that_cannot_be_put_aside_are_delivered_again() {
     let Some(mut scene) = Scene::with_refused_events() else {
         return;
     };
-    let faults: [(_, &[&str], _, _); 3] = [
-        ("openat", DISK, 2, "--dead-letter: cannot open dead: "),
-        ("write", DISK, 1, "cannot write refused events to dead: "),
+    let unwritten = "cannot write refused events to dead: ";
+    let faults = [
         (
-            "fdatasync",
-            &["EIO", "ENOSPC"],
-            1,
-            "cannot write refused events to dead: ",
+            "openat",
+            "EIO ENOSPC EACCES EROFS",
+            2,
+            "--dead-letter: cannot open dead: ",
         ),
+        ("write", "EIO ENOSPC EACCES EROFS", 1, unwritten),
+        ("fdatasync", "EIO ENOSPC", 1, unwritten),
     ];
     for (call, errors, code, says) in faults {
         let number = scene.number(call, "dead", 0);
-        for error in errors {
+        for error in errors.split(' ') {
             scene.reset();
             let run =
                 scene.run_with(&["-e", &format!("inject={call}:error={error}:when={number}")]);
@@ -301,13 +178,13 @@ fn dead_letters_that_cannot_be_written() {
     }
 }
 
-/// What was delivered to a file.
+/// Returns the events that were delivered to a file.
 fn output(bench: &Bench) -> String {
     fs::read_to_string(bench.path("out")).expect("it can be read")
 }
 
-/// Ten events to be delivered to a file in one batch, which grows to 3,584 bytes and no further:
-/// between two lines there is no limit so.
+/// Returns a run that delivers ten events to a file in one batch. The file cannot grow beyond 3,584
+/// bytes, which end within a line.
 fn limited(trap: &str) -> (Bench, Command) {
     let bench = Bench::of(events(10, now(), 1));
     let text = bench.api.with(|world| world.expected());
@@ -323,7 +200,7 @@ fn limited(trap: &str) -> (Bench, Command) {
     (bench, command)
 }
 
-/// Half a line stays, is ended by the next run, and everything comes again.
+/// The next run ends the half line with a line feed and delivers everything again.
 #[track_caller]
 fn goes_on_after_half_a_line(bench: &Bench) {
     let text = bench.api.with(|world| world.expected());
@@ -343,9 +220,9 @@ fn append(bench: &Bench) -> fs::File {
     file.expect("it can be opened")
 }
 
-/// The kill that no system call stands at: in the middle of a write.
+/// A kill in the middle of a write, which no kill at a system call tries.
 #[test]
-fn killed_within_a_line() {
+fn a_kill_within_a_line_loses_nothing() {
     let (bench, mut command) = limited("trap - XFSZ; ulimit -c 0");
     command.stdout(append(&bench));
     let run = bench.start(command).finish();
@@ -353,9 +230,9 @@ fn killed_within_a_line() {
     goes_on_after_half_a_line(&bench);
 }
 
-/// What was written of a line cannot be taken back either.
+/// The half line cannot be removed, either.
 #[test]
-fn a_file_that_cannot_be_cut_back() {
+fn half_a_line_that_cannot_be_cut_off_loses_nothing() {
     let Some(strace) = Strace::find() else { return };
     let (bench, command) = limited("trap '' XFSZ");
     let mut command = strace.wrap(&bench, &command, &["-e", "inject=ftruncate:error=EIO"]);
@@ -365,7 +242,7 @@ fn a_file_that_cannot_be_cut_back() {
     goes_on_after_half_a_line(&bench);
 }
 
-/// A directory of checkpoints beside the bench's own files, and a run that appends to `out`.
+/// Returns a bench with the checkpoint in a directory of its own, and a run that appends to `out`.
 fn apart() -> (Bench, impl Fn(&Bench, &str) -> Command) {
     let bench = Bench::of(events(3, minutes_ago(60), 1));
     fs::create_dir(bench.path("state")).expect("it can be made");
@@ -389,7 +266,7 @@ fn apart() -> (Bench, impl Fn(&Bench, &str) -> Command) {
 }
 
 #[test]
-fn a_directory_that_vanishes_during_the_run() {
+fn a_directory_that_vanishes_during_a_run_is_named() {
     let (bench, command) = apart();
     let run = |how| bench.start(command(&bench, how)).finish();
     let vanishes = run("cat >> out; mv state gone");
@@ -411,9 +288,9 @@ fn a_directory_that_vanishes_during_the_run() {
     assert_eq!(output(&bench), out);
 }
 
-/// A disk of its own, which is full from the start or becomes so between delivery and commit.
+/// The checkpoint's disk is full from the start, or fills up between delivery and commit.
 #[test]
-fn a_disk_that_is_full() {
+fn a_full_disk_loses_nothing() {
     let mut mount = Command::new("unshare");
     mount.args([
         "--mount",
@@ -448,7 +325,7 @@ fn a_disk_that_is_full() {
         ),
     ] {
         let (bench, command) = apart();
-        // What is mounted goes with the shell, so that it has to see all of it.
+        // The mount ends with the shell, so that all checks are in the script.
         let script = format!(
             "cp -r state old; mount -t tmpfs -o size=12k none state; cp old/* state
             {before}; \"$0\" \"$@\"; code=$?

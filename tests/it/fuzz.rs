@@ -1,11 +1,14 @@
-//! What fuzzing found and what it set out from, tried each time without it: the files in
-//! `fixtures/fuzz`, a folder for each target of `tests/fuzz`. A file whose name begins with `no-`
-//! has to be refused, every other one accepted, as far as the check of its target has it.
+//! The inputs of fuzzing that are worth keeping, tried without a fuzzer.
 //!
-//! Found by fuzzing, and mended: `answer/no-array-for-an-object`, `page/no-array-for-a-page` and their
-//! like (serde reads a struct from an array as well), `checkpoint/no-list-without-ids` (an event that
-//! was delivered would have come again), `page/characters-of-several-bytes` (a body that ends within
-//! one was not known to be cut off).
+//! `fixtures/fuzz` has a folder for each target of `tests/fuzz`. A file whose name begins with `no-`
+//! has to be refused by the check of its target, and every other file has to be accepted.
+//!
+//! Fuzzing found these bugs, which are fixed:
+//! - `answer/no-array-for-an-object`, `page/no-array-for-a-page` and similar files: serde also reads a
+//!   struct from an array.
+//! - `checkpoint/no-list-without-ids`: a delivered event would have been delivered again.
+//! - `page/characters-of-several-bytes`: a body that ended within a character was not recognised as
+//!   cut off.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +16,7 @@ use std::path::Path;
 use crate::checks::CHECKS;
 
 #[test]
-fn every_input_that_was_worth_keeping() {
+fn every_kept_input_is_accepted_or_refused_as_its_name_says() {
     for (name, check) in CHECKS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("fixtures/fuzz")

@@ -1,7 +1,7 @@
-//! The built command under `strace`, which shows what it asks of the kernel, and kills it or fails it
-//! at any of these calls.
+//! The built command under `strace`, which shows its system calls and kills it or fails it at any of
+//! them.
 
-// Elsewhere the calls have other names.
+// Other systems have calls of other names.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::ffi::OsStr;
@@ -14,15 +14,15 @@ use tempfile::TempDir;
 use crate::receivers::{program, skip};
 use crate::support::Bench;
 
-/// `strace`, and a place for what it writes: away from the bench's directory, since a request that
-/// is traced shows the token.
+/// `strace`, and a directory for its output. It is not the bench's, since a traced request shows the
+/// token.
 pub struct Strace {
     program: PathBuf,
     dir: TempDir,
 }
 
 impl Strace {
-    /// Finds it, or says why the test is skipped: it may not be installed, or a container may not
+    /// Finds `strace`, or says why the test is skipped: it is not installed, or a container does not
     /// allow it.
     pub fn find() -> Option<Self> {
         let program = program("strace", None)?;
@@ -43,8 +43,8 @@ impl Strace {
         self.dir.path().join("trace")
     }
 
-    /// A command under `strace` with these options. Only its main thread is traced, and no child,
-    /// so that nothing but the command itself is killed or failed.
+    /// Wraps a command in `strace` with these options. Only its main thread is traced, so that no
+    /// child is killed or failed.
     pub fn wrap(&self, bench: &Bench, command: &Command, options: &[&str]) -> Command {
         let strace = self.program.to_str().expect("its path is UTF-8");
         let mut wrapped = bench.clean(strace);
@@ -57,7 +57,7 @@ impl Strace {
         wrapped
     }
 
-    /// The calls of the latest run, in their order.
+    /// Returns the calls of the latest run, in their order.
     pub fn calls(&self) -> Vec<Call> {
         let trace = fs::read(self.trace()).expect("there is a trace");
         let trace = String::from_utf8_lossy(&trace);
@@ -70,7 +70,7 @@ impl Strace {
 pub struct Call {
     /// Such as `openat`.
     pub name: String,
-    /// The whole line, with open files and their paths: `fsync(5</state/checkpoint.json.tmp>) = 0`.
+    /// The whole line, with the paths of open files: `fsync(5</state/checkpoint.json.tmp>) = 0`.
     pub line: String,
 }
 
@@ -84,18 +84,18 @@ impl Call {
         })
     }
 
-    /// Whether it was carried out, and without an error.
+    /// Returns whether the call was carried out without an error.
     pub fn succeeded(&self) -> bool {
         let result = self.line.rsplit_once(" = ").map(|(_, result)| result);
         result.is_some_and(|result| !result.starts_with(['-', '?']))
     }
 
-    /// Whether its first argument is an open file with this path.
+    /// Returns whether its first argument is an open file with this path.
     pub fn is_on(&self, path: &Path) -> bool {
         self.opened() == path.to_str()
     }
 
-    /// The path of the open file, or the ends of the connection, that its first argument is.
+    /// Returns the path of the open file, or the ends of the connection, of its first argument.
     pub fn opened(&self) -> Option<&str> {
         let argument = self.line.strip_prefix(&self.name)?.strip_prefix('(')?;
         let (number, rest) = argument.split_once('<')?;
@@ -104,14 +104,14 @@ impl Call {
         is_open.then_some(&rest[..end])
     }
 
-    /// The path that it is about: of the open file that its first argument is, else the first that
-    /// it names.
+    /// Returns the path of the open file of its first argument, or else the first path in its
+    /// arguments.
     pub fn path(&self) -> Option<&str> {
         let named = || self.line.split('"').nth(1);
         self.opened().or_else(named)
     }
 
-    /// The text that it wrote.
+    /// Returns the text that it wrote.
     pub fn text(&self) -> String {
         let (_, rest) = self.line.split_once(", \"").unwrap_or_default();
         let (text, _) = rest.rsplit_once("\", ").unwrap_or_default();
