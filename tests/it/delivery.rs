@@ -1,9 +1,7 @@
 //! Delivery by POST, against a receiver that answers as told: what acknowledges, what is tried
 //! again, what is refused, and that whatever happens every event is acknowledged once, in order.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -882,40 +880,4 @@ fn a_run_that_is_killed_in_a_divided_batch_keeps_its_parts() {
     running.finish();
     assert_eq!(delivery.committed(), 500);
     delivery.delivered(500).recovers();
-}
-
-/// Runs are killed at random moments, and between them events arrive.
-#[test]
-fn whenever_a_run_is_killed_nothing_is_lost_and_at_most_one_batch_comes_again() {
-    const BATCH: usize = 5;
-    let began = minutes_ago(60);
-    let arrivals = |run: u32| {
-        let newest = began + run * Duration::from_secs(40);
-        events_from(u64::from(run) * 40, 40, newest, 1)
-    };
-    let delivery = Delivery::new(Format::Ndjson, arrivals(0), Rules::default());
-    let delivery = delivery.with(&["--batch-events=5", "--page-size=20"]);
-    let whole = delivery.run().took;
-    let mut random: u32 = 20_261_123;
-    for run in 1..=40 {
-        delivery.bench.api.with(|world| world.insert(arrivals(run)));
-        let all = delivery.expected_without(&[]);
-        let before = delivery.receiver.delivered_ids();
-        let known: BTreeSet<_> = before.iter().collect();
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let mut running = delivery.start();
-        thread::sleep(whole * (random >> 16) / (1 << 16));
-        let _ = running.child.kill(); // it may be done already
-        running.finish();
-        delivery.receiver.wait_until_left();
-        let came = delivery.receiver.delivered_ids().split_off(before.len());
-        let repeated = came.iter().take_while(|id| known.contains(id)).count();
-        assert!(repeated <= BATCH, "run {run} repeats {repeated} events");
-        let first = known.len() - repeated;
-        assert_eq!(came, all[first..first + came.len()], "run {run}: no gap");
-    }
-    delivery.run().code(0);
-    let delivered: BTreeSet<_> = delivery.receiver.delivered_ids().into_iter().collect();
-    assert_eq!(delivered.len(), delivery.expected_without(&[]).len());
-    delivery.is_settled();
 }
