@@ -130,7 +130,7 @@ fn try_lock(lock: &File, path: &Path) -> Result<(), Error> {
             Err(Error::Locked(path.to_owned()))
         }
         Err(error) => Err(Error::Checkpoint(format!(
-            "cannot take the lock {}: {error}; keep the checkpoint on a file system that has locks",
+            "cannot take the lock {}: {error}; keep the checkpoint on a file system that supports locks",
             path.display()
         ))),
     }

@@ -1,4 +1,4 @@
-//! The checkpoint's file and its lock: what is trusted, what is left behind, who may run.
+//! The checkpoint's file and its lock: which files are trusted, which are left, and who may run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,20 @@ use crate::receivers::skip;
 use crate::stand_in::{Event, Step, World, events, events_from, stamp};
 use crate::support::{Bench, Outcome, PROGRAM, minutes_ago, now};
 
-/// A bench that has delivered three events.
+/// Returns a bench that has delivered three events.
 fn settled() -> Bench {
     let bench = Bench::of(events(3, now(), 1));
     bench.run(&[]).code(0).silent();
     bench
 }
 
-/// Refused, and nothing was asked for.
+/// The run was refused before its first request.
 #[track_caller]
 fn is_refused(run: &Outcome, because: &str) {
     run.fails(8, because).asks(0);
 }
 
-/// The unit tests of the checkpoint try each of its fields.
+/// The unit tests of the checkpoint try its fields one by one.
 #[test]
 fn a_damaged_checkpoint_is_refused_and_left_alone() {
     let bench = settled();
@@ -88,24 +88,19 @@ fn only_a_regular_file_is_a_checkpoint_a_lock_or_dead_letters() {
 
 /// Another user could plant a FIFO to read the events.
 #[test]
-fn a_fifo_for_dead_letters_is_refused_with_and_without_a_reader() {
+fn a_fifo_for_dead_letters_is_refused_also_if_it_has_a_reader() {
     let bench = Bench::of(events(3, now(), 1));
     let path = bench.path("dead");
     make_fifo(&path);
-    let is_refused = || {
-        let run = bench.run(&["--post=http://127.0.0.1:1", "--dead-letter=dead"]);
-        run.fails(2, ", not a regular file").asks(0);
-    };
-    is_refused();
-    // Opened for writing, too, so that opening does not wait.
+    // Opened for writing, too, so that opening does not wait for a writer.
     let mut options = fs::OpenOptions::new();
-    let reader = options.read(true).write(true).open(&path).unwrap();
-    is_refused();
-    drop(reader);
+    let _reader = options.read(true).write(true).open(&path).unwrap();
+    let run = bench.run(&["--post=http://127.0.0.1:1", "--dead-letter=dead"]);
+    run.fails(2, ", not a regular file").asks(0);
 }
 
 #[test]
-fn a_directory_that_is_not_there_is_refused_and_not_made() {
+fn a_missing_directory_is_refused_and_not_created() {
     let bench = Bench::of(events(3, now(), 1));
     let run = bench
         .start(bench.bare(&["-c", "state/checkpoint.json"]))
@@ -115,7 +110,7 @@ fn a_directory_that_is_not_there_is_refused_and_not_made() {
 }
 
 #[test]
-fn the_default_place_is_made() {
+fn the_default_directory_is_created() {
     for (variable, place) in [
         ("STATE_DIRECTORY", "state/checkpoint.json"),
         ("XDG_STATE_HOME", "state/tfc-audit/checkpoint.json"),
@@ -130,14 +125,14 @@ fn the_default_place_is_made() {
     }
 }
 
-/// Permissions as `chmod` writes them.
+/// Returns the permissions of a file, as `chmod` writes them.
 fn mode(path: &Path) -> u32 {
     let permissions = fs::metadata(path).expect("it is there").permissions();
     std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o777
 }
 
 #[test]
-fn only_the_owner_may_read_and_nothing_else_stays() {
+fn a_run_leaves_only_the_checkpoint_and_its_lock_and_both_are_private() {
     let bench = settled();
     bench.is_settled();
     assert_eq!(bench.files(), ["checkpoint.json", "checkpoint.json.lock"]);
@@ -167,7 +162,7 @@ fn permit(path: &Path, mode: u32) {
     fs::set_permissions(path, permissions).expect("it is ours");
 }
 
-/// Makes a directory that everybody may write, as `/tmp`.
+/// Creates a directory that everybody may write, as `/tmp`.
 fn common(bench: &Bench) -> PathBuf {
     let place = bench.path("common");
     fs::create_dir(&place).expect("it can be made");
@@ -248,28 +243,33 @@ fn a_file_that_another_user_planted_is_refused() {
 fn a_user_may_keep_the_checkpoint_in_a_writable_directory_of_root() {
     let bench = Bench::of(events(3, now(), 1));
     let common = common(&bench);
-    // Other users may not be able to enter the directory where the command was built.
     permit(&bench.path(""), 0o755);
-    let program = bench.path("program");
-    fs::copy(PROGRAM, &program).unwrap();
-    if !belongs_to_another(&program) {
+    let place = common.join("place");
+    fs::create_dir(&place).unwrap();
+    permit(&place, 0o777);
+    let own_link = common.join("link");
+    std::os::unix::fs::symlink("place", &own_link).unwrap();
+    if !belongs_to_another(&own_link) {
         return;
     }
+    // The user may not be able to enter the directory where the command was built.
+    let program = bench.path("program");
+    fs::copy(PROGRAM, &program).unwrap();
     let run = || {
         let mut command = bench.clean("setpriv");
         command.args(["--reuid=12345", "--regid=12345", "--clear-groups"]);
         command.arg(&program);
-        command.args(bench.bare(&["-c", "common/c.json"]).get_args());
+        command.args(bench.bare(&["-c", "common/link/c.json"]).get_args());
         bench.start(command).finish()
     };
     run().code(0).silent();
     bench.has_all();
     run().code(0).silent().prints_nothing();
-    permit(&common, 0o755);
+    permit(&place, 0o755);
     is_refused(&run(), "c.json cannot be written: Permission denied");
 }
 
-/// A disk that is full is found out before anything is asked for.
+/// A full disk is noticed before the first request.
 #[test]
 fn a_checkpoint_that_cannot_be_written_is_refused() {
     for bench in [Bench::of(events(3, now(), 1)), settled()] {
@@ -287,9 +287,9 @@ fn a_checkpoint_that_cannot_be_written_is_refused() {
     }
 }
 
-/// The disk fills up between delivery and commit: the message says what that means.
+/// The disk fills up between delivery and commit.
 #[test]
-fn a_commit_that_fails_after_delivery_says_what_comes_again() {
+fn a_commit_that_fails_after_delivery_says_which_events_are_repeated() {
     let bench = Bench::of(events(100, now(), 1));
     let run = bench.start(bench.limited(1, &[])).finish();
     run.code(8)
@@ -300,9 +300,8 @@ fn a_commit_that_fails_after_delivery_says_what_comes_again() {
     bench.is_settled();
 }
 
-/// What lies there is named, and left alone.
 #[test]
-fn a_directory_in_the_way_of_a_commit_is_refused() {
+fn a_directory_in_place_of_the_temporary_file_is_named_and_left_alone() {
     let bench = settled();
     fs::create_dir(bench.path("checkpoint.json.tmp")).unwrap();
     let run = bench.run(&[]);
@@ -312,9 +311,9 @@ fn a_directory_in_the_way_of_a_commit_is_refused() {
     bench.is_settled();
 }
 
-/// A lost cache would otherwise deliver two weeks again.
+/// Without the option, a lost cache would deliver two weeks again.
 #[test]
-fn a_required_checkpoint_has_to_be_there() {
+fn a_required_checkpoint_has_to_exist() {
     let bench = Bench::of(events(3, now(), 1));
     is_refused(
         &bench.run(&["--require-checkpoint"]),
@@ -331,7 +330,7 @@ fn a_required_checkpoint_has_to_be_there() {
 }
 
 #[test]
-fn without_a_checkpoint_nothing_is_left_and_everything_comes_again() {
+fn without_a_checkpoint_each_run_delivers_everything_and_leaves_no_file() {
     let bench = Bench::of(events(3, now(), 1));
     let expected = bench.api.with(|world| world.expected());
     for _ in 0..2 {
@@ -344,9 +343,9 @@ fn without_a_checkpoint_nothing_is_left_and_everything_comes_again() {
     }
 }
 
-/// A failed first run with `--since=1h` must not leave a gap up to the next one, an hour later.
+/// A failed first run with `--since=1h`, and the next one an hour later, must not leave a gap.
 #[test]
-fn since_is_kept_from_the_first_run_although_it_failed() {
+fn the_since_of_a_failed_first_run_is_kept() {
     let of = |n, minutes| events_from(n, 2, minutes_ago(minutes), 2);
     let bench = Bench::of([of(1, 180), of(11, 90), of(21, 10)].concat());
     bench.script(1, Step::error(503, "unavailable"));
@@ -377,10 +376,9 @@ fn since_has_no_effect_once_events_were_delivered() {
     bench.is_settled();
 }
 
-/// The overlap says how late an event may appear; a larger one later must not bring back events
-/// whose ids were forgotten.
+/// A larger overlap in a later run must not repeat events whose IDs are already dropped.
 #[test]
-fn the_overlap_is_how_late_an_event_may_be() {
+fn an_event_may_be_as_late_as_the_overlap() {
     let bench = Bench::of(events(1_200, now(), 1));
     bench.run(&["--overlap=2m"]).code(0).silent();
     let [late, too_late] =
@@ -411,9 +409,9 @@ fn events_that_are_no_longer_listed_are_a_warning() {
     bench.is_settled();
 }
 
-/// Nothing came for so long that retention took the events that were delivered last.
+/// No event came for so long that retention has removed the events that were delivered last.
 #[test]
-fn events_beyond_retention_are_not_missed() {
+fn delivered_events_beyond_retention_need_not_be_listed() {
     let bench = Bench::new(World {
         now: Some(minutes_ago(13 * 24 * 60 + 30)),
         ..World::new(events(3, minutes_ago(13 * 24 * 60 + 30), 1))
@@ -436,7 +434,7 @@ fn a_gap_longer_than_retention_is_a_warning() {
     bench.is_settled();
 }
 
-/// An API that keeps the first run waiting until that is killed.
+/// Returns a service that keeps the first run waiting until that run is killed.
 fn waiting() -> Bench {
     Bench::new(World {
         delay: Duration::from_secs(40),
@@ -455,7 +453,7 @@ fn a_second_run_at_once_does_nothing() {
     third.fails(75, "checkpoint.json.lock").asks(0);
     third.holds(third.took >= Duration::from_secs(1), "it should wait first");
 
-    first.child.kill().unwrap(); // which leaves the lock's file, but not the lock
+    first.child.kill().unwrap(); // the lock's file stays, the lock does not
     first.finish();
     bench.api.with(|world| world.delay = Duration::ZERO);
     bench.delivers_all();
@@ -478,10 +476,9 @@ fn a_second_run_may_wait_for_the_first() {
     bench.is_settled();
 }
 
-/// The token was swapped for another organization's, now or long ago: nothing is delivered, and the
-/// checkpoint stays as it was.
+/// The organization changes when the last events are new, and when retention has removed them.
 #[test]
-fn the_token_is_of_another_organization() {
+fn a_token_of_another_organization_is_refused() {
     for age in [Duration::from_secs(60), Duration::from_secs(20 * 86_400)] {
         let bench = Bench::of(events(5, now() - age, 1));
         bench.run(&[]).code(0);
@@ -498,7 +495,7 @@ fn the_token_is_of_another_organization() {
             .run(&[])
             .fails(8, "and the token to org-CCCCCCCCCCCCCCCC");
         assert_eq!(bench.checkpoint(), before);
-        // One event that is known shows that it is the same source.
+        // One known event shows that the service still belongs to the same organization.
         bench.api.with(|world| world.events.clear());
         bench.insert(events(5, now() - age, 1));
         bench.insert(events_from(1_000, 5, now(), 1));
@@ -506,9 +503,9 @@ fn the_token_is_of_another_organization() {
     }
 }
 
-/// A first run's mistake in the address stops no other run.
+/// A wrong address in the first run does not stop later runs.
 #[test]
-fn before_the_first_event_the_service_may_be_another() {
+fn the_address_may_change_before_the_first_event_and_not_after_it() {
     let bench = Bench::of(events(5, now(), 1));
     let args = ["--endpoint=http://127.0.0.1:1", "--retries=0", "-c"];
     let mut command = bench.clean(PROGRAM);
