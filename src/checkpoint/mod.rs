@@ -198,7 +198,8 @@ impl Checkpoint {
     /// Adds delivered events, and moves the boundary.
     ///
     /// `rest` is a lower bound on the timestamps that this run has yet to deliver; `None` if nothing
-    /// is left. `server_time` is the service's clock at the run's first answer.
+    /// is left. `server_time` is the service's clock at the run's first answer. The boundary stays
+    /// behind both by the overlap.
     pub fn advance(
         &mut self,
         delivered: &Acknowledged,
