@@ -10,7 +10,8 @@ use tfc_audit::config::Config;
 use tfc_audit::error::{Error, Exit};
 use tfc_audit::report::Report;
 use tfc_audit::report::metrics::{self, Ending};
-use tfc_audit::report::progress::{Progress, summary};
+use tfc_audit::report::progress::Progress;
+use tfc_audit::report::summary::summary;
 use tfc_audit::run;
 
 fn main() -> ExitCode {
@@ -48,7 +49,7 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
     let mut report = Report::default();
     let mut progress = Progress::default();
     let result = configure(args, &clock).and_then(|config| {
-        progress = Progress::start(&config, clock);
+        progress = Progress::new(&config);
         let mut warn = |warning: &str| progress.say(&format!("warning: {warning}"));
         let watch = |report: &Report| progress.watch(report, clock.elapsed());
         run::run(&config, &clock, &mut report, &watch, &mut warn)
@@ -59,8 +60,10 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
         at: clock.now(),
         took: clock.elapsed(),
     };
-    if args.verbose && !matches!(result, Err(Error::Usage(_))) {
-        progress.say(&summary(&report, args.dry_run, ending.at, ending.took));
+    if args.verbose
+        && let Some(summary) = summary(&report, args.dry_run, ending.at, ending.took)
+    {
+        progress.say(&summary);
     }
     if args.dry_run && !args.no_checkpoint && result.is_ok() && report.delivered == 0 {
         progress.say("there is nothing to deliver: what is listed counts as delivered by the checkpoint (--no-checkpoint shows it)");

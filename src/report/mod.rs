@@ -1,37 +1,45 @@
-//! What a run tells: a person, and Prometheus.
+//! A run's figures, told to a person and to Prometheus.
 
 pub mod metrics;
 pub mod progress;
+pub mod summary;
 
 use ::time::OffsetDateTime;
 
 use crate::{delivery, walk};
 
-/// What a run did.
+/// A run's figures so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Report {
-    /// How many events were delivered and committed.
+    /// Committed events: the receiver accepted them, or they are dead letters.
     pub delivered: u64,
-    /// What reading took.
+    /// The figures of reading.
     pub walk: walk::Figures,
-    /// What delivery took.
+    /// The figures of delivery.
     pub delivery: delivery::Figures,
     /// The timestamp of the newest event that this or an earlier run delivered.
     pub newest: Option<OffsetDateTime>,
 }
 
 impl Report {
-    /// How many new events this run has to deliver in all, as far as the source's counts tell.
+    /// Returns how many events the receiver accepted: the committed ones without dead letters.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.delivered.saturating_sub(self.delivery.dead_letters)
+    }
+
+    /// Returns how many events this run has to deliver in all, by the service's counts.
+    ///
+    /// `None` if the service sends no counts.
     #[must_use]
     pub fn expected(&self) -> Option<u64> {
         self.walk.ahead.map(|ahead| self.walk.found + ahead)
     }
 
-    /// How many events are known to wait for their delivery.
+    /// Returns how many events are known to wait for their delivery.
     #[must_use]
     pub fn waiting(&self) -> Option<u64> {
-        let delivered = self.delivered;
-        self.expected()
-            .map(|expected| expected.saturating_sub(delivered))
+        let expected = self.expected()?;
+        Some(expected.saturating_sub(self.delivered))
     }
 }

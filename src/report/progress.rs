@@ -1,212 +1,182 @@
-//! What a person sees of a run: at a terminal one line that is drawn again and again while a backlog
-//! drains, and that is gone at the end and before any other line; with `-v` a summary.
+//! Standard error: lines that stay, and at a terminal one line that shows how far a backlog is.
 //!
-//! A thread of its own draws the line, at most four times a second, so that it lives on while the
-//! run reads a stride of ten pages or waits to try again, and that a run which ends at once draws
-//! nothing. Where standard error is no terminal, or one that cannot clear a line, there is neither
-//! line nor thread.
+//! The progress line is drawn where figures change, at most four times a second, and is gone before
+//! any other line and at the end. Without a thread it cannot move while the run waits, but nothing
+//! else can disturb it, either. A run that ends at once draws nothing.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use time::OffsetDateTime;
-
-use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Destination};
 use crate::report::Report;
 use crate::text::{one_line, span};
 
-/// How long a drawn line stays.
+/// The shortest time between two drawings, and before the first.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Clears from the cursor to the end of the line: with a carriage return all that a terminal is
-/// asked to do.
+/// Clears from the cursor to the end of the line. A terminal is asked for nothing else but a
+/// carriage return.
 const CLEAR: &str = "\x1b[K";
 
-/// Standard error: lines that stay, and one that does not.
+/// Writes to standard error.
 #[derive(Debug, Default)]
 pub struct Progress {
-    state: Arc<Mutex<State>>,
-    /// The thread, and what ends it when it is dropped.
-    drawing: Option<(Sender<()>, JoinHandle<()>)>,
+    /// The progress line; `None` if nobody could see it well.
+    line: Option<RefCell<Line>>,
 }
 
+/// The progress line as it is on the terminal.
 #[derive(Debug, Default)]
-struct State {
-    /// The last report, and when it came that so much was delivered.
-    last: Option<(Report, Duration)>,
-    /// The line as it is there.
-    drawn: String,
+struct Line {
+    /// Empty if nothing is drawn.
+    text: String,
+    /// The time of the last drawing, counted from the start of the program.
+    drawn_at: Duration,
 }
 
 impl Progress {
-    /// Begins to draw if somebody will see it, and nothing else is written to the terminal that it
-    /// would get into the way of: events, or what a program says.
+    /// Prepares the progress line if standard error is a terminal that can clear a line, and nothing
+    /// else is written there: neither events nor the output of a program.
     #[must_use]
-    pub fn start(config: &Config, clock: SystemClock) -> Self {
+    pub fn new(config: &Config) -> Self {
         let prints = config.dry_run || config.destination == Destination::Stdout;
         let is_alone = if prints {
             !io::stdout().is_terminal()
         } else {
             !matches!(config.destination, Destination::Exec(_))
         };
-        let state = Arc::default();
-        let (end, ended) = mpsc::channel();
-        let theirs = Arc::clone(&state);
         let is_seen = is_alone && config.clears_lines && io::stderr().is_terminal();
-        let drawing = is_seen
-            .then(|| thread::Builder::new().spawn(move || draw(&theirs, &ended, &clock)))
-            // Without a thread to be had there is no line.
-            .and_then(Result::ok)
-            .map(|thread| (end, thread));
-        Self { state, drawing }
+        Self {
+            line: is_seen.then(RefCell::default),
+        }
     }
 
-    /// Takes in how far the run has got, by the time that has passed since it began.
+    /// Draws the figures, unless the line was drawn just before. `elapsed` is the time since the
+    /// program started.
     pub fn watch(&self, report: &Report, elapsed: Duration) {
-        let mut state = lock(&self.state);
-        let at = match state.last {
-            Some((last, at)) if last.delivered == report.delivered => at,
-            _ => elapsed,
-        };
-        state.last = Some((*report, at));
+        if let Some(line) = &self.line {
+            write(&line.borrow_mut().draw(report, elapsed));
+        }
     }
 
     /// Writes a line that stays. If even that is not possible, the exit code has to do.
     pub fn say(&self, message: &str) {
-        let mut state = lock(&self.state);
-        state.clear();
+        self.end();
         // In one piece, since runs that overlap may write into the same file.
-        let line = format!("tfc-audit: {}\n", one_line(message));
-        let _ = io::stderr().write_all(line.as_bytes());
+        write(&format!("tfc-audit: {}\n", one_line(message)));
     }
 
-    /// Ends the drawing; the line is gone.
-    pub fn end(&mut self) {
-        if let Some((end, thread)) = self.drawing.take() {
-            drop(end);
-            let _ = thread.join();
-        }
-        lock(&self.state).clear();
-    }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Draws the line until the other end of `ended` is dropped.
-fn draw(state: &Mutex<State>, ended: &Receiver<()>, clock: &SystemClock) {
-    while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-        let mut state = lock(state);
-        if let Some((report, at)) = state.last
-            && let Some(line) = line(&report, at, clock.elapsed())
-            && line != state.drawn
-        {
-            // Over the old one, so that there is no moment without any.
-            let _ = write!(io::stderr(), "\rtfc-audit: {line}{CLEAR}");
-            state.drawn = line;
+    /// Clears the progress line.
+    pub fn end(&self) {
+        if let Some(line) = &self.line {
+            write(&line.borrow_mut().clear());
         }
     }
 }
 
-impl State {
-    fn clear(&mut self) {
-        if !std::mem::take(&mut self.drawn).is_empty() {
-            let _ = write!(io::stderr(), "\r{CLEAR}");
+/// Writes to standard error, if it can be written.
+fn write(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+impl Line {
+    /// Returns the bytes that draw this report over the line; empty if it is too early.
+    fn draw(&mut self, report: &Report, elapsed: Duration) -> String {
+        if elapsed.saturating_sub(self.drawn_at) < INTERVAL {
+            return String::new();
         }
+        let Some(text) = text(report, elapsed) else {
+            return String::new();
+        };
+        self.drawn_at = elapsed;
+        self.text = text;
+        format!("\rtfc-audit: {}{CLEAR}", self.text)
+    }
+
+    /// Returns the bytes that clear the line; empty if nothing is drawn.
+    fn clear(&mut self) -> String {
+        let text = std::mem::take(&mut self.text);
+        if text.is_empty() {
+            return text;
+        }
+        format!("\r{CLEAR}")
     }
 }
 
-/// A run in a line: what it delivered and how far behind that leaves us, and what it took.
-#[must_use]
-pub fn summary(report: &Report, is_dry: bool, now: OffsetDateTime, took: Duration) -> String {
-    let Report { walk, delivery, .. } = report;
-    let delivered = if is_dry {
-        format!("dry run: {} events to deliver", report.delivered)
-    } else {
-        let waiting = report.waiting().map(|waiting| waiting.to_string());
-        format!(
-            "events delivered: {} (dead letters: {}), waiting: {}",
-            report.delivered,
-            delivery.dead_letters,
-            waiting.as_deref().unwrap_or("unknown")
-        )
-    };
-    let newest = report
-        .newest
-        .map_or("no event delivered yet".to_owned(), |newest| {
-            let age = Duration::try_from(now - newest).unwrap_or_default();
-            format!("the newest {} old", span(age))
-        });
-    format!(
-        "{delivered}, {newest}; {} seen again; pages read: {}, tried again: {}; deliveries: {}, tried again: {}; {:.1} s",
-        walk.duplicates,
-        walk.pages,
-        walk.retries,
-        delivery.requests,
-        delivery.retries,
-        took.as_secs_f64(),
-    )
-}
-
-/// The line for a report that came `at` this time of the run, as it is to be shown `now`: events,
-/// their share of all, how many a second, and how long the rest will take at that speed. It fits
-/// into 80 columns, for a longer one could not be cleared. `None` before the source has said how
-/// much there is.
-fn line(report: &Report, at: Duration, now: Duration) -> Option<String> {
+/// Returns the progress line of a run after this time: events, their share of all, events in a
+/// second, and how long the rest will take at that speed.
+///
+/// It fits into 80 columns, for a longer one could not be cleared. `None` before the service has said
+/// how many events there are.
+fn text(report: &Report, elapsed: Duration) -> Option<String> {
     let (done, all) = (report.delivered, report.expected()?);
     let line = format!("{done} of {all} events");
-    if done == 0 || all == 0 {
-        return Some(format!("{line}, {}", span(now)));
+    if done == 0 {
+        return Some(format!("{line}, {}", span(elapsed)));
     }
-    let percent = done.saturating_mul(100) / all;
-    let milliseconds = u64::try_from(at.as_millis()).unwrap_or(u64::MAX).max(1);
+    let percent = done.saturating_mul(100) / all.max(done);
+    let milliseconds = u64::try_from(elapsed.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1);
     let rate = done.saturating_mul(1000) / milliseconds;
-    let left = Duration::from_millis(
-        milliseconds
-            .saturating_mul(all.saturating_sub(done))
-            .div_ceil(done),
-    );
-    let left = left.saturating_sub(now.saturating_sub(at));
-    Some(format!(
-        "{line} ({percent} %), {rate}/s, {} left",
-        span(left)
-    ))
+    let left = milliseconds.saturating_mul(all.saturating_sub(done)) / done;
+    let left = span(Duration::from_millis(left));
+    Some(format!("{line} ({percent} %), {rate}/s, {left} left"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A run that has delivered so many of 200,000 events.
+    fn report(delivered: u64) -> Report {
+        let mut report = Report {
+            delivered,
+            ..Report::default()
+        };
+        (report.walk.found, report.walk.ahead) = (delivered, Some(200_000 - delivered));
+        report
+    }
+
     #[test]
     fn a_line_says_how_far_and_how_long() {
-        let mut report = Report::default();
         let seconds = Duration::from_secs;
-        assert_eq!(line(&report, seconds(1), seconds(2)), None);
-        report.walk.ahead = Some(200_000);
-        let before = line(&report, seconds(1), seconds(4)).unwrap();
+        assert_eq!(text(&Report::default(), seconds(2)), None);
+        let before = text(&report(0), seconds(4)).unwrap();
         assert_eq!(before, "0 of 200000 events, 4s");
-        (report.walk.found, report.walk.ahead) = (50_000, Some(150_000));
-        report.delivered = 40_000;
-        let first = line(&report, seconds(20), seconds(20)).unwrap();
-        assert_eq!(first, "40000 of 200000 events (20 %), 2000/s, 1m20s left");
-        let later = line(&report, seconds(20), seconds(25)).unwrap();
-        assert_eq!(later, "40000 of 200000 events (20 %), 2000/s, 1m15s left");
-        let stuck = line(&report, seconds(20), seconds(2500)).unwrap();
-        assert_eq!(stuck, "40000 of 200000 events (20 %), 2000/s, 0s left");
+        let line = text(&report(40_000), seconds(20)).unwrap();
+        assert_eq!(line, "40000 of 200000 events (20 %), 2000/s, 1m20s left");
+        let end = text(&report(200_000), seconds(100)).unwrap();
+        assert_eq!(end, "200000 of 200000 events (100 %), 2000/s, 0s left");
+    }
+
+    #[test]
+    fn a_line_is_drawn_four_times_a_second_at_most() {
+        let mut line = Line::default();
+        let times: Vec<u64> = (0..=10_000)
+            .step_by(10)
+            .filter(|&at| !line.draw(&report(at), Duration::from_millis(at)).is_empty())
+            .collect();
+        assert_eq!((times[0], times.len()), (250, 40));
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 250));
+    }
+
+    #[test]
+    fn a_line_is_cleared_once_and_only_if_it_was_drawn() {
+        let mut line = Line::default();
+        assert_eq!(line.clear(), "");
+        let drawn = line.draw(&report(0), Duration::from_secs(1));
+        assert_eq!(drawn, "\rtfc-audit: 0 of 200000 events, 1s\x1b[K");
+        assert_eq!(line.clear(), "\r\x1b[K");
+        assert_eq!(line.clear(), "");
     }
 
     #[test]
     fn no_line_is_longer_than_a_terminal_is_wide() {
-        let mut report = Report {
-            delivered: 20_000_000,
-            ..Report::default()
-        };
+        let mut report = report(0);
+        report.delivered = 20_000_000;
         (report.walk.found, report.walk.ahead) = (20_000_000, Some(99_000_000));
-        let line = line(&report, Duration::from_secs(1), Duration::from_secs(2)).unwrap();
+        let line = text(&report, Duration::from_secs(1)).unwrap();
         assert!("tfc-audit: ".len() + line.len() < 80, "{line}");
     }
 }

@@ -60,14 +60,14 @@ fn verbose_prints_one_line() {
     bench
         .run(&["-v"])
         .code(0)
-        .says("events delivered: 2500 (dead letters: 0), waiting: 0, the newest ")
-        .says(" old; 0 seen again; pages read: 3, tried again: 0; deliveries: 1, tried again: 0; ");
+        .says("delivered 2500 events; the newest event delivered is ")
+        .says(" old; read 3 pages and sent 1 batch in ");
     bench.has_all();
     bench
         .run(&["-v"])
         .code(0)
         .prints_nothing()
-        .says("events delivered: 0 (dead letters: 0), waiting: 0, ");
+        .says("found nothing new; the newest event delivered is ");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What those see who look after runs: what one would deliver, its figures, how far it has got.
+//! Looking after runs: the dry run, the metrics, the summary and the progress line.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,12 +27,11 @@ fn a_dry_run_prints_what_a_run_delivers_and_leaves_no_trace() {
 
     bench.insert(events_from(10_000, 20, now(), 3));
     let before = (bench.checkpoint(), bench.files());
-    // Neither taken nor waited for.
+    // A dry run needs no lock.
     let lock = File::open(bench.path("checkpoint.json.lock")).unwrap();
     fs2::FileExt::lock_exclusive(&lock).unwrap();
     let dry = bench.run(&["--dry-run", "--metrics=metrics.prom", "-v"]);
-    dry.code(0)
-        .says("dry run: 20 events to deliver, the newest ");
+    dry.code(0).says("dry run: 20 events to deliver; read ");
     assert_eq!((bench.checkpoint(), bench.files()), before);
     drop(lock);
     bench.run(&[]).code(0).silent().prints(&dry.stdout);
@@ -53,7 +52,6 @@ fn a_dry_run_prints_the_bodies_as_they_would_be_posted() {
         let bodies = receiver.received().into_iter().map(|post| post.body);
         let lines = bodies.map(|body| body.trim_end().to_owned() + "\n");
         dry.prints(&lines.collect::<String>());
-        // As jq reads it.
         let values =
             serde_json::Deserializer::from_str(&dry.stdout).into_iter::<serde_json::Value>();
         let values: Result<Vec<_>, _> = values.collect();
@@ -372,7 +370,7 @@ fn dead_letters_are_counted() {
     let run = bench.run(&args);
     run.code(0).holds(
         run.stderr
-            .contains("events delivered: 30 (dead letters: 1), waiting: 0"),
+            .contains("delivered 29 events; put 1 dead letter aside; "),
         "the summary should tell",
     );
     bench.has(
@@ -426,12 +424,38 @@ fn everybody_can_read_the_metrics_unless_the_umask_says_otherwise() {
     }
 }
 
+// The summary.
+
+#[test]
+fn a_run_that_read_nothing_has_no_summary() {
+    let bench = Bench::of(events(5, now(), 1));
+    bench.script(1, Step::error(401, "unauthorized"));
+    bench.run(&["-v"]).fails(4, "answered 401");
+    let missing = ["-v", "--require-checkpoint", "-c", "missing.json"];
+    let run = bench.start(bench.bare(&missing)).finish();
+    run.fails(8, "there is no checkpoint");
+    let lock = File::open(bench.path("checkpoint.json.lock")).unwrap();
+    fs2::FileExt::lock_exclusive(&lock).unwrap();
+    bench.run(&["-v"]).fails(75, "another run holds the lock");
+}
+
+#[test]
+fn a_quiet_run_says_that_it_found_nothing_new() {
+    let bench = Bench::of(events(24, minutes_ago(150), 1));
+    bench.run(&[]).code(0).silent();
+    bench
+        .run(&["-v"])
+        .code(0)
+        .says("tfc-audit: found nothing new; the newest event delivered is 2h3")
+        .says("; read 1 page in ");
+}
+
 // The progress line.
 
 const CLEAR: &str = "\u{1b}[K";
 
-/// What a terminal gets on standard error from a run with these arguments, whose standard output is
-/// a file: `script` (util-linux) makes the terminal.
+/// Runs the command at a terminal, which `script` (util-linux) makes, with standard output in a
+/// file. Returns the bytes that the terminal gets.
 fn on_a_terminal(bench: &Bench, terminal: &str, code: i32, args: &[&str]) -> Option<String> {
     let script = program("script", None)?;
     let inner = bench.command(args);
@@ -450,7 +474,7 @@ fn on_a_terminal(bench: &Bench, terminal: &str, code: i32, args: &[&str]) -> Opt
     Some(run.code(code).stdout.clone())
 }
 
-/// A backlog, and how long each of its 25 pages takes.
+/// A backlog of 25 pages that take this long each.
 fn backlog(milliseconds: u64) -> Bench {
     Bench::new(World {
         delay: Duration::from_millis(milliseconds),
@@ -458,10 +482,17 @@ fn backlog(milliseconds: u64) -> Bench {
     })
 }
 
+/// Each answer takes longer than the quarter of a second after which the line may be drawn anew.
 #[test]
-fn a_line_is_drawn_again_and_again_and_is_gone_at_the_end() {
-    let bench = backlog(80);
-    let Some(seen) = on_a_terminal(&bench, "xterm", 0, &["--page-size=100", "-v"]) else {
+fn the_line_follows_the_deliveries_and_is_gone_at_the_end() {
+    let bench = Bench::of(events(100, now(), 2));
+    let rules = Rules {
+        always: Answer::Spread(Duration::from_millis(400)),
+        ..Rules::default()
+    };
+    let receiver = Receiver::start(Format::Ndjson, rules);
+    let args = ["-v", "--batch-events=25", "--post", &receiver.url()];
+    let Some(seen) = on_a_terminal(&bench, "xterm", 0, &args) else {
         return;
     };
     let (drawn, rest) = seen
@@ -469,38 +500,35 @@ fn a_line_is_drawn_again_and_again_and_is_gone_at_the_end() {
         .expect("it is cleared");
     let summary = rest.strip_suffix("\r\n").expect("a line stays");
     assert!(
-        summary.starts_with("tfc-audit: events delivered: 2500"),
+        summary.starts_with("tfc-audit: delivered 100 events; "),
         "{seen:?}"
     );
     assert!(!summary.contains(char::is_control), "{seen:?}");
     let lines: Vec<_> = drawn.split('\r').skip(1).collect();
-    assert!(lines.len() >= 2, "{seen:?}");
     let is_line = |line: &&str| {
         let text = line
             .strip_prefix("tfc-audit: ")
             .and_then(|line| line.strip_suffix(CLEAR));
         text.is_some_and(|text| {
-            text.contains(" of 2500 events") && !text.contains(char::is_control) && line.len() < 80
+            text.contains(" of 100 events") && !text.contains(char::is_control) && line.len() < 80
         })
     };
     assert!(
         drawn.starts_with('\r') && lines.iter().all(is_line),
         "{seen:?}"
     );
-    let has_share =
-        |line: &&str| line.contains(" %), ") && line.contains("/s, ") && line.contains(" left");
-    assert!(lines.last().is_some_and(has_share), "{seen:?}");
-    assert!(lines.is_sorted_by_key(|line| {
-        line.split(' ')
-            .nth(1)
-            .map(str::parse::<u32>)
-            .unwrap()
-            .unwrap()
-    }));
+    for done in [25, 50, 75, 100] {
+        let begins = format!("tfc-audit: {done} of 100 events ({done} %), ");
+        let line = lines.iter().find(|line| line.starts_with(&begins));
+        assert!(
+            line.is_some_and(|line| line.contains("/s, ") && line.contains(" left")),
+            "{begins} in {seen:?}"
+        );
+    }
 }
 
 #[test]
-fn the_line_is_gone_before_any_other() {
+fn the_line_is_gone_before_a_warning() {
     let bench = backlog(40);
     bench.api.with(|world| world.counts = Counts::Plus(3));
     let args = ["--page-size=100", "--no-checkpoint"];
@@ -512,8 +540,8 @@ fn the_line_is_gone_before_any_other() {
 }
 
 #[test]
-fn no_line_where_nobody_could_see_it_well() {
-    // A terminal that cannot clear a line, and one that events or a program's words go to as well.
+fn there_is_no_line_where_nobody_could_see_it_well() {
+    // Two terminals that cannot clear a line, and one that shows the output of a program as well.
     for (terminal, args) in [
         ("dumb", &["--page-size=100"][..]),
         ("", &["--page-size=100"]),
