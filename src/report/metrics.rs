@@ -1,23 +1,19 @@
-//! `--metrics`: the figures of a run as a file that Prometheus reads, by the textfile collector of
-//! its node exporter. The form is <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+//! `--metrics`: the figures of a run as a file for the textfile collector of Prometheus's node
+//! exporter, as <https://prometheus.io/docs/instrumenting/exposition_formats/> has it.
 //!
-//! What holds, and why:
-//!
-//! - **Whole or not at all.** The file is replaced by a rename, since it may be read at any moment.
-//! - **Counters grow.** A run is short, so that its own numbers would jump up and down. They are
-//!   added to those that the file holds. Where there is none they start at 0, which Prometheus takes
-//!   for what it is. Of two runs that end in the same milliseconds, and share a file although they
-//!   share no lock, one is not counted: a lock of its own, a file more, would cost more than that.
+//! - **Whole or not at all.** The collector may read the file at any moment, so a rename replaces it.
+//! - **Gauges only.** Each run writes its own figures. Counters would have to add to the file, and
+//!   two runs that end at the same moment would lose one of them.
 //! - **A failed run takes nothing back.** The last success, the newest event and the events that
-//!   wait are those of an earlier run where this one learned nothing about them.
-//! - **One file for each checkpoint.** Every metric has the file's name as its label `file`, because
-//!   the collector does not tell apart what stands in two files.
+//!   wait are copied from the file if this run knows nothing newer. Should two runs that end at the
+//!   same moment write an older one over a newer, the next run writes it anew.
+//! - **One file for each checkpoint.** Every metric has the file's name as its label `file`, since
+//!   the collector does not tell its files apart.
 
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
-use std::str::FromStr;
 use std::time::Duration;
 
 use ::time::OffsetDateTime;
@@ -27,31 +23,31 @@ use crate::fs;
 use crate::report::Report;
 use crate::time;
 
-/// How our files begin: one that begins otherwise is not written over.
+/// The beginning of every file of ours. A file with another one is not replaced.
 const START: &str = "# HELP tfc_audit_";
-/// Larger than any file of ours.
+/// Larger than any file of ours, in bytes.
 const MOST_READ: u64 = 64 * 1024;
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Ending {
     /// Its exit code.
     pub exit: Exit,
-    /// When, by the local clock.
+    /// Its time, by the local clock.
     pub at: OffsetDateTime,
-    /// How long it took.
+    /// The time that the run took.
     pub took: Duration,
 }
 
-/// Adds the figures of a run to a file, or makes it: readable by everybody, as far as the umask
-/// allows.
+/// Replaces the file with the figures of this run. Everybody can read it, unless the umask says
+/// otherwise.
 ///
 /// # Errors
-/// If it cannot be written, or holds something else. It is what it was before then.
+/// If the file cannot be written or is not a metrics file. It stays as it was then.
 pub fn write(path: &Path, report: &Report, ending: &Ending) -> Result<(), String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // A name of this process's own, for runs that end at the same time, and none that ends in
-    // `.prom`, which the collector would read.
+    // Runs that end at the same moment each need their own temporary file. The collector reads no
+    // file with this suffix.
     let temporary = fs::with_suffix(path, &format!(".{}.tmp", std::process::id()));
     read(path)
         .map(|before| render(&name, &before, report, ending))
@@ -59,14 +55,14 @@ pub fn write(path: &Path, report: &Report, ending: &Ending) -> Result<(), String
         .map_err(|error| format!("--metrics: cannot write {}: {error}", path.display()))
 }
 
-/// What a file holds, which is nothing if there is none.
+/// Reads what an earlier run wrote; empty if there is no file.
 ///
 /// # Errors
-/// If it cannot be read, or is none of ours.
+/// If the file cannot be read or is not a metrics file.
 pub fn read(path: &Path) -> io::Result<String> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
-        // A rename would put a file in the place of a link or a device.
+        // The rename would replace a link or a device with a file.
         Ok(there) if !there.is_file() => return Err(io::Error::other("it is no regular file")),
         there => there?,
     };
@@ -80,59 +76,46 @@ pub fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// The content of a file of this name, after one that held `before`.
+/// Returns the content of a file of this name that held `before`.
 fn render(name: &str, before: &str, report: &Report, ending: &Ending) -> String {
     let name = name
         .replace('\\', r"\\")
         .replace('"', "\\\"")
         .replace('\n', r"\n");
     let mut text = String::new();
-    let mut put = |kind: &str, metric: &str, help: &str, value: &dyn std::fmt::Display| {
-        // Writing to a string cannot fail.
-        let _ = write!(
-            text,
-            "# HELP {metric} {help}\n# TYPE {metric} {kind}\n{metric}{{file=\"{name}\"}} {value}\n"
-        );
-    };
     for (metric, help, value) in gauges(before, report, ending) {
         if let Some(value) = value {
-            put("gauge", metric, help, &value);
+            // Writing to a string cannot fail.
+            let _ = write!(
+                text,
+                "# HELP {metric} {help}\n# TYPE {metric} gauge\n{metric}{{file=\"{name}\"}} {value}\n"
+            );
         }
-    }
-    for (metric, help, value) in counters(report) {
-        let so_far = value_in(before, metric).unwrap_or(0_u64);
-        put("counter", metric, help, &so_far.saturating_add(value));
     }
     text
 }
 
-type Metric<T> = (&'static str, &'static str, T);
-
-/// The gauges, with what they are for. What is not known has no value.
-fn gauges(before: &str, report: &Report, ending: &Ending) -> [Metric<Option<String>>; 6] {
+/// Returns each metric's name, its help and its value, if that is known.
+fn gauges(
+    before: &str,
+    report: &Report,
+    ending: &Ending,
+) -> [(&'static str, &'static str, Option<String>); 14] {
     const SUCCESS: &str = "tfc_audit_last_success_timestamp_seconds";
     const NEWEST: &str = "tfc_audit_newest_event_timestamp_seconds";
     const WAITING: &str = "tfc_audit_events_waiting";
+    let Report { walk, delivery, .. } = report;
+    let count = |count: u64| Some(count.to_string());
+    let text = |value: f64| value.to_string();
     let now = seconds(time::floor_second(ending.at));
     let success = (ending.exit == Exit::Success).then_some(now);
     let newest = [report.newest.map(seconds), value_in(before, NEWEST)];
-    let waiting = report.waiting().or_else(|| value_in(before, WAITING));
-    let in_text = |value: Option<f64>| value.map(|value| value.to_string());
+    let waiting = report.waiting().and_then(count);
     [
         (
             "tfc_audit_last_run_timestamp_seconds",
             "When the last run ended.",
-            in_text(Some(now)),
-        ),
-        (
-            SUCCESS,
-            "When the last run ended that had exit code 0.",
-            in_text(success.or_else(|| value_in(before, SUCCESS))),
-        ),
-        (
-            "tfc_audit_last_run_exit_code",
-            "The exit code of the last run.",
-            Some((ending.exit as u8).to_string()),
+            Some(text(now)),
         ),
         (
             "tfc_audit_last_run_duration_seconds",
@@ -140,66 +123,64 @@ fn gauges(before: &str, report: &Report, ending: &Ending) -> [Metric<Option<Stri
             Some(format!("{:.3}", ending.took.as_secs_f64())),
         ),
         (
+            "tfc_audit_last_run_exit_code",
+            "The exit code of the last run.",
+            count(ending.exit as u64),
+        ),
+        (
+            "tfc_audit_last_run_events_delivered",
+            "Events that the receiver accepted in the last run, without dead letters.",
+            count(report.accepted()),
+        ),
+        (
+            "tfc_audit_last_run_dead_letters",
+            "Events that the receiver refused in the last run and that were put aside.",
+            count(delivery.dead_letters),
+        ),
+        (
+            "tfc_audit_last_run_service_pages",
+            "Pages that the last run read from the service.",
+            count(walk.pages),
+        ),
+        (
+            "tfc_audit_last_run_service_retries",
+            "Requests to the service that the last run repeated.",
+            count(walk.retries),
+        ),
+        (
+            "tfc_audit_last_run_service_bytes",
+            "Bytes of the pages that the last run read, decompressed.",
+            count(walk.bytes),
+        ),
+        (
+            "tfc_audit_last_run_receiver_requests",
+            "Requests, runs of the program or writes to standard output of the last run.",
+            count(delivery.requests),
+        ),
+        (
+            "tfc_audit_last_run_receiver_retries",
+            "Requests to the receiver that the last run repeated.",
+            count(delivery.retries),
+        ),
+        (
+            "tfc_audit_last_run_receiver_bytes",
+            "Bytes that the last run handed to the receiver, before compression.",
+            count(delivery.bytes),
+        ),
+        (
+            SUCCESS,
+            "When the last run with exit code 0 ended.",
+            success.or_else(|| value_in(before, SUCCESS)).map(text),
+        ),
+        (
             NEWEST,
             "The timestamp of the newest event that was delivered.",
-            in_text(newest.into_iter().flatten().reduce(f64::max)),
+            newest.into_iter().flatten().reduce(f64::max).map(text),
         ),
         (
             WAITING,
-            "Events that were known to wait for delivery when the last run ended that knew.",
-            waiting.map(|waiting: u64| waiting.to_string()),
-        ),
-    ]
-}
-
-/// The counters, with what they are for and what this run adds.
-fn counters(report: &Report) -> [Metric<u64>; 9] {
-    let Report { walk, delivery, .. } = report;
-    [
-        (
-            "tfc_audit_events_delivered_total",
-            "Events delivered, dead letters included.",
-            report.delivered,
-        ),
-        (
-            "tfc_audit_events_duplicate_total",
-            "Events dropped because they were delivered or seen before.",
-            walk.duplicates,
-        ),
-        (
-            "tfc_audit_dead_letters_total",
-            "Events that the receiver refused and that were put aside.",
-            delivery.dead_letters,
-        ),
-        (
-            "tfc_audit_source_pages_total",
-            "Pages read from the service.",
-            walk.pages,
-        ),
-        (
-            "tfc_audit_source_retries_total",
-            "Requests to the service that were tried again.",
-            walk.retries,
-        ),
-        (
-            "tfc_audit_source_bytes_total",
-            "Bytes of the pages read, decompressed.",
-            walk.bytes,
-        ),
-        (
-            "tfc_audit_target_requests_total",
-            "Requests to the receiver, runs of the program, or writes to standard output.",
-            delivery.requests,
-        ),
-        (
-            "tfc_audit_target_retries_total",
-            "Requests to the receiver that were tried again.",
-            delivery.retries,
-        ),
-        (
-            "tfc_audit_target_bytes_total",
-            "Bytes handed to the receiver, the program or standard output, before compression.",
-            delivery.bytes,
+            "Events that wait for delivery, as the last run that knew it says.",
+            waiting.or_else(|| value_in(before, WAITING).map(text)),
         ),
     ]
 }
@@ -209,8 +190,8 @@ fn seconds(time: OffsetDateTime) -> f64 {
     (time - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()
 }
 
-/// The value that a metric has in a file of ours, if that is a number such as we write.
-fn value_in<T: FromStr>(before: &str, metric: &str) -> Option<T> {
+/// Returns a metric's value in a file of ours, if it is a number as we write it.
+fn value_in(before: &str, metric: &str) -> Option<f64> {
     before.lines().find_map(|line| {
         let (label, value) = line.strip_prefix(metric)?.rsplit_once(' ')?;
         let is_number = value.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.'));
@@ -230,93 +211,60 @@ mod tests {
         }
     }
 
+    #[track_caller]
+    fn has(text: &str, metric: &str, value: &str) {
+        let line = format!("tfc_audit_{metric}{{file=\"a.prom\"}} {value}");
+        assert!(text.lines().any(|it| it == line), "{line} in {text}");
+    }
+
     #[test]
-    fn counters_go_on_and_a_failed_run_takes_nothing_back() {
+    fn a_failed_run_takes_nothing_back() {
         let mut report = Report {
             delivered: 5,
             newest: time::parse("2026-01-02T03:04:05.678Z"),
             ..Report::default()
         };
-        report.walk.found = 7;
-        report.walk.ahead = Some(1);
-        let first = render(
-            "a.prom",
-            "",
-            &report,
-            &ending(Exit::Success, "2026-01-02T03:04:06Z"),
-        );
-        let has = |text: &str, line: &str| assert!(text.lines().any(|it| it == line), "{text}");
-        has(
-            &first,
-            r#"tfc_audit_events_delivered_total{file="a.prom"} 5"#,
-        );
-        has(&first, r#"tfc_audit_events_waiting{file="a.prom"} 3"#);
-        has(
-            &first,
-            r#"tfc_audit_newest_event_timestamp_seconds{file="a.prom"} 1767323045.678"#,
-        );
-        has(
-            &first,
-            r#"tfc_audit_last_run_duration_seconds{file="a.prom"} 1.235"#,
-        );
+        (report.walk.found, report.walk.ahead) = (7, Some(1));
+        report.delivery.dead_letters = 2;
+        let ended = ending(Exit::Success, "2026-01-02T03:04:06Z");
+        let first = render("a.prom", "", &report, &ended);
+        has(&first, "last_run_events_delivered", "3");
+        has(&first, "last_run_dead_letters", "2");
+        has(&first, "last_run_duration_seconds", "1.235");
+        has(&first, "last_run_exit_code", "0");
 
-        let nothing = Report::default();
         let ended = ending(Exit::SourceFailed, "2026-01-02T04:00:00Z");
-        let second = render("b.prom", &first, &nothing, &ended);
-        let third = render("b.prom", &second, &report, &ended);
-        for (text, delivered) in [(second, 5), (third, 10)] {
-            has(
-                &text,
-                &format!(r#"tfc_audit_events_delivered_total{{file="b.prom"}} {delivered}"#),
-            );
-            has(&text, r#"tfc_audit_events_waiting{file="b.prom"} 3"#);
-            has(
-                &text,
-                r#"tfc_audit_last_success_timestamp_seconds{file="b.prom"} 1767323046"#,
-            );
-            has(
-                &text,
-                r#"tfc_audit_newest_event_timestamp_seconds{file="b.prom"} 1767323045.678"#,
-            );
-            has(&text, r#"tfc_audit_last_run_exit_code{file="b.prom"} 5"#);
+        let second = render("a.prom", &first, &Report::default(), &ended);
+        has(&second, "last_run_events_delivered", "0");
+        has(&second, "last_run_dead_letters", "0");
+        has(&second, "last_run_exit_code", "5");
+        for text in [first, second] {
+            has(&text, "last_success_timestamp_seconds", "1767323046");
+            has(&text, "newest_event_timestamp_seconds", "1767323045.678");
+            has(&text, "events_waiting", "3");
         }
     }
 
     #[test]
-    fn what_is_not_known_is_left_out() {
+    fn an_unknown_figure_is_left_out() {
         let ended = ending(Exit::Usage, "2026-01-02T03:04:06Z");
-        // What a damaged file says is no number.
-        let before = "# HELP tfc_audit_x\ntfc_audit_events_delivered_total{file=\"x\"} -3\ntfc_audit_last_success_timestamp_seconds{file=\"x\"} NaN\n";
-        for before in ["", before] {
-            let text = render("x", before, &Report::default(), &ended);
-            for metric in [
-                "last_success_timestamp_seconds",
-                "newest_event",
-                "events_waiting",
-            ] {
+        let damaged = "# HELP tfc_audit_x\ntfc_audit_events_waiting{file=\"x\"} -3\ntfc_audit_last_success_timestamp_seconds{file=\"x\"} NaN\n";
+        for before in ["", damaged] {
+            let text = render("a.prom", before, &Report::default(), &ended);
+            for metric in ["last_success_timestamp", "newest_event", "events_waiting"] {
                 assert!(!text.contains(metric), "{text}");
             }
-            assert!(text.contains("events_delivered_total{file=\"x\"} 0\n"));
+            has(&text, "last_run_events_delivered", "0");
         }
     }
 
     #[test]
-    fn a_name_is_escaped() {
+    fn a_name_is_escaped_and_read_back() {
         let ended = ending(Exit::Success, "2026-01-02T03:04:06Z");
         let text = render("a\"\\\n {} b", "", &Report::default(), &ended);
         assert!(text.contains(r#"{file="a\"\\\n {} b"} 0"#), "{text}");
-        let again = render(
-            "x",
-            &text,
-            &Report {
-                delivered: 1,
-                ..Report::default()
-            },
-            &ended,
-        );
-        assert!(
-            again.contains("events_delivered_total{file=\"x\"} 1\n"),
-            "{again}"
-        );
+        let ended = ending(Exit::Usage, "2026-01-02T04:00:00Z");
+        let again = render("a.prom", &text, &Report::default(), &ended);
+        has(&again, "last_success_timestamp_seconds", "1767323046");
     }
 }
