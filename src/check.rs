@@ -121,7 +121,7 @@ pub fn check(
     Ok(exit.unwrap_or(Exit::Success))
 }
 
-/// The options, and what a step leaves for later ones.
+/// The options, and the results of steps that later ones need.
 struct Check<'a> {
     config: &'a Config,
     clock: &'a dyn Clock,
@@ -248,8 +248,8 @@ fn checkpoint(check: &mut Check) -> Finding {
     Ok(text)
 }
 
-/// Tries whether a run can replace the checkpoint. Directories that a run would make are not made:
-/// the nearest one that exists has to be writable instead.
+/// Tries to write a file beside the checkpoint. Directories that a run would make are not made: the
+/// nearest one that exists has to be writable instead.
 fn directory(check: &mut Check) -> Finding {
     let place = check.place()?;
     let mut directory = fs::directory(&place.path);
@@ -267,17 +267,17 @@ fn directory(check: &mut Check) -> Finding {
     Ok(format!("{shown} can be written"))
 }
 
-/// Tries whether another run holds the lock.
+/// Looks at the lock.
 fn lock(check: &mut Check) -> Finding {
     file::is_unlocked(check.place()?)?;
     Ok("free".to_owned())
 }
 
-/// Tries whether something is there that would take a delivery.
+/// Asks the receiver without delivering an event.
 ///
-/// Splunk, Elasticsearch and Loki get one without events. They look at the credential first, and
-/// refuse it then: Splunk with its code 5, the others with 400 or 422. At any other address such a
-/// POST could become an event, so `OPTIONS` has to do.
+/// Splunk, Elasticsearch and Loki get a delivery without events. They look at the credential first,
+/// and refuse it then: Splunk with its code 5, the others with 400 or 422. At any other address such
+/// a POST could become an event, so `OPTIONS` has to do.
 fn receiver(check: &mut Check) -> Finding {
     let failed = |message| Fail(Exit::ReceiverFailed, message);
     let post = match &check.config.destination {
@@ -331,7 +331,7 @@ fn program(command: &str) -> Result<String, String> {
     Err(format!("--exec: sh cannot read the command: {said}"))
 }
 
-/// Tries whether refused events can be appended to their file, or the file can be made.
+/// Tries to open the file of dead letters, or to make a file beside it.
 fn dead_letters(check: &mut Check) -> Finding {
     let path = match &check.config.destination {
         Destination::Post(post) => post.dead_letter.as_ref(),
@@ -351,7 +351,7 @@ fn dead_letters(check: &mut Check) -> Finding {
     Ok(format!("{shown} can be written"))
 }
 
-/// Tries whether the metrics can be replaced. A run that cannot replace them only warns.
+/// Tries to make a file beside the metrics. A run that cannot replace them only warns.
 fn metrics_file(check: &mut Check) -> Finding {
     let path = check.config.metrics.as_ref();
     let path = path.ok_or(Skip("--metrics is not given"))?;

@@ -55,7 +55,7 @@ pub fn write(path: &Path, report: &Report, ending: &Ending) -> Result<(), String
         .map_err(|error| format!("--metrics: cannot write {}: {error}", path.display()))
 }
 
-/// Reads what an earlier run wrote; empty if there is no file.
+/// Reads the metrics of earlier runs; empty if there is no file.
 ///
 /// # Errors
 /// If the file cannot be read or is not a metrics file.
@@ -114,12 +114,12 @@ fn gauges(
     [
         (
             "tfc_audit_last_run_timestamp_seconds",
-            "When the last run ended.",
+            "The time at which the last run ended.",
             Some(text(now)),
         ),
         (
             "tfc_audit_last_run_duration_seconds",
-            "How long the last run took.",
+            "The time that the last run took.",
             Some(format!("{:.3}", ending.took.as_secs_f64())),
         ),
         (
@@ -169,7 +169,7 @@ fn gauges(
         ),
         (
             SUCCESS,
-            "When the last run with exit code 0 ended.",
+            "The time at which the last run with exit code 0 ended.",
             success.or_else(|| value_in(before, SUCCESS)).map(text),
         ),
         (
@@ -179,7 +179,7 @@ fn gauges(
         ),
         (
             WAITING,
-            "Events that wait for delivery, as the last run that knew it says.",
+            "Events that were known to wait for delivery.",
             waiting.or_else(|| value_in(before, WAITING).map(text)),
         ),
     ]

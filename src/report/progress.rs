@@ -1,8 +1,8 @@
 //! Standard error: lines that stay, and at a terminal one line that shows how far a backlog is.
 //!
 //! The progress line is drawn where figures change, at most four times a second, and is gone before
-//! any other line and at the end. Without a thread it cannot move while the run waits, but nothing
-//! else can disturb it, either. A run that ends at once draws nothing.
+//! any other line and at the end. No thread draws it, so it stands still while the run waits. A run
+//! that ends at once or has nothing to deliver draws nothing.
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
@@ -28,8 +28,7 @@ pub struct Progress {
 /// The progress line as it is on the terminal.
 #[derive(Debug, Default)]
 struct Line {
-    /// Empty if nothing is drawn.
-    text: String,
+    is_drawn: bool,
     /// The time of the last drawing, counted from the start of the program.
     drawn_at: Duration,
 }
@@ -82,39 +81,37 @@ fn write(text: &str) {
 impl Line {
     /// Returns the bytes that draw this report over the line; empty if it is too early.
     fn draw(&mut self, report: &Report, elapsed: Duration) -> String {
-        if elapsed.saturating_sub(self.drawn_at) < INTERVAL {
-            return String::new();
-        }
-        let Some(text) = text(report, elapsed) else {
+        let is_due = elapsed.saturating_sub(self.drawn_at) >= INTERVAL;
+        let Some(text) = text(report, elapsed).filter(|_| is_due) else {
             return String::new();
         };
-        self.drawn_at = elapsed;
-        self.text = text;
-        format!("\rtfc-audit: {}{CLEAR}", self.text)
+        (self.is_drawn, self.drawn_at) = (true, elapsed);
+        format!("\rtfc-audit: {text}{CLEAR}")
     }
 
     /// Returns the bytes that clear the line; empty if nothing is drawn.
     fn clear(&mut self) -> String {
-        let text = std::mem::take(&mut self.text);
-        if text.is_empty() {
-            return text;
+        if std::mem::take(&mut self.is_drawn) {
+            format!("\r{CLEAR}")
+        } else {
+            String::new()
         }
-        format!("\r{CLEAR}")
     }
 }
 
 /// Returns the progress line of a run after this time: events, their share of all, events in a
 /// second, and how long the rest will take at that speed.
 ///
-/// It fits into 80 columns, for a longer one could not be cleared. `None` before the service has said
-/// how many events there are.
+/// The line fits into 80 columns, since a longer one could not be cleared. `None` if the service
+/// lists nothing to deliver, or does not say how much.
 fn text(report: &Report, elapsed: Duration) -> Option<String> {
-    let (done, all) = (report.delivered, report.expected()?);
+    let done = report.delivered;
+    let all = report.expected().filter(|&all| all > 0)?;
     let line = format!("{done} of {all} events");
     if done == 0 {
         return Some(format!("{line}, {}", span(elapsed)));
     }
-    let percent = done.saturating_mul(100) / all.max(done);
+    let percent = done.saturating_mul(100) / all;
     let milliseconds = u64::try_from(elapsed.as_millis())
         .unwrap_or(u64::MAX)
         .max(1);
@@ -128,7 +125,7 @@ fn text(report: &Report, elapsed: Duration) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A run that has delivered so many of 200,000 events.
+    /// A run that has delivered some of 200,000 events.
     fn report(delivered: u64) -> Report {
         let mut report = Report {
             delivered,
@@ -141,7 +138,10 @@ mod tests {
     #[test]
     fn a_line_says_how_far_and_how_long() {
         let seconds = Duration::from_secs;
-        assert_eq!(text(&Report::default(), seconds(2)), None);
+        let mut nothing = Report::default();
+        assert_eq!(text(&nothing, seconds(2)), None);
+        nothing.walk.ahead = Some(0);
+        assert_eq!(text(&nothing, seconds(2)), None);
         let before = text(&report(0), seconds(4)).unwrap();
         assert_eq!(before, "0 of 200000 events, 4s");
         let line = text(&report(40_000), seconds(20)).unwrap();

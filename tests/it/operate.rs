@@ -86,7 +86,7 @@ fn a_dry_run_distrusts_a_checkpoint_as_a_run_does() {
 
 // The metrics.
 
-/// The values by their metrics.
+/// The value of each metric.
 type Metrics = BTreeMap<String, f64>;
 
 /// Reads a text in Prometheus' format, as strictly as its documentation and naming conventions ask:
