@@ -29,7 +29,7 @@ use crate::event::Event;
 use crate::format::Verdict;
 use crate::fs;
 use crate::report::metrics;
-use crate::retry::is_passing;
+use crate::retry::is_retryable;
 use crate::run::{RETENTION, read_token, refuse_other_organization};
 use crate::secret::Secret;
 use crate::source::client::Client;
@@ -293,7 +293,7 @@ fn receiver(check: &mut Check) -> Finding {
         .as_ref()
         .map_or("OPTIONS".to_owned(), |path| format!("GET {path}"));
     let answered = format!("{} answered {status} to {asked}", post.url.origin());
-    if is_passing(status) {
+    if is_retryable(status) {
         return Err(failed(format!("{answered}: {said}")));
     }
     if health.is_some() {

@@ -45,26 +45,26 @@ pub struct Failure<E> {
     /// What failed.
     pub error: E,
     /// Whether another try may do better.
-    pub passing: bool,
+    pub retryable: bool,
     /// How long the other side asked to be left alone.
     pub wait: Option<Duration>,
 }
 
 impl<E> Failure<E> {
     /// A failure that another try will not mend.
-    pub fn lasting(error: E) -> Self {
+    pub fn permanent(error: E) -> Self {
         Self {
             error,
-            passing: false,
+            retryable: false,
             wait: None,
         }
     }
 
     /// A failure that may pass.
-    pub fn passing(error: E) -> Self {
+    pub fn temporary(error: E) -> Self {
         Self {
             error,
-            passing: true,
+            retryable: true,
             wait: None,
         }
     }
@@ -113,7 +113,7 @@ pub fn retry<T, E>(
                 why,
             })
         };
-        if !failure.passing {
+        if !failure.retryable {
             return failed(String::new());
         }
         let left = patience.left(clock);
@@ -152,7 +152,7 @@ fn backoff(tries: u32) -> Duration {
 /// Whether a status is worth another try: 408, 425, 429 and 5xx but 501 (RFC 9110, section 15; RFC
 /// 6585, section 4; RFC 8470, section 5.2).
 #[must_use]
-pub fn is_passing(status: u16) -> bool {
+pub fn is_retryable(status: u16) -> bool {
     matches!(status, 408 | 425 | 429) || (500..=599).contains(&status) && status != 501
 }
 
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn the_bound_of_the_wait_doubles_up_to_its_limit() {
-        let (result, slept, retried) = always(|| Failure::passing("503"), patience(8, None));
+        let (result, slept, retried) = always(|| Failure::temporary("503"), patience(8, None));
         assert!(
             matches!(result, Err(GaveUp::Failed { error: "503", why }) if why == "; gave up after 9 tries")
         );
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_lasting_failure_is_not_tried_again() {
-        let (result, slept, _) = always(|| Failure::lasting("400"), patience(5, None));
+        let (result, slept, _) = always(|| Failure::permanent("400"), patience(5, None));
         assert!(matches!(result, Err(GaveUp::Failed { error: "400", why }) if why.is_empty()));
         assert!(slept.is_empty());
     }
@@ -256,7 +256,7 @@ mod tests {
         let named = |wait| {
             move || Failure {
                 wait: Some(wait),
-                ..Failure::passing("429")
+                ..Failure::temporary("429")
             }
         };
         assert_eq!(
@@ -282,7 +282,7 @@ mod tests {
             retry(&clock, &patience(5, Some(10 * SECOND)), &mut 0, |time| {
                 given.push(time);
                 clock.sleep(time);
-                Err(Failure::passing("timeout"))
+                Err(Failure::temporary("timeout"))
             });
         assert!(matches!(result, Err(GaveUp::OutOfTime)));
         assert_eq!(given, [2 * SECOND]);
@@ -291,10 +291,10 @@ mod tests {
     #[test]
     fn which_statuses_pass() {
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
-            assert!(is_passing(status), "{status}");
+            assert!(is_retryable(status), "{status}");
         }
         for status in [200, 302, 400, 401, 403, 404, 413, 422, 501] {
-            assert!(!is_passing(status), "{status}");
+            assert!(!is_retryable(status), "{status}");
         }
     }
 

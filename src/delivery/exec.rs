@@ -55,7 +55,7 @@ impl Target for Exec {
             .spawn();
         let fault = |message: String| Verdict::Failed {
             message: format!("--exec: {message}"),
-            passing: false,
+            retryable: false,
             wait: None,
         };
         let mut child = match child {

@@ -316,7 +316,7 @@ impl<'a> Delivery<'a> {
                 let result = target.send(sent, &body, timeout);
                 self.figures.requests += 1;
                 self.figures.bytes += target.sent(&body);
-                match result.map_err(Failure::lasting)? {
+                match result.map_err(Failure::permanent)? {
                     Verdict::Accepted => places
                         .iter()
                         .for_each(|&place| fates[place] = Fate::Accepted),
@@ -331,26 +331,26 @@ impl<'a> Delivery<'a> {
                                 places.iter().map(|&place| events[place].clone()).collect();
                             body = target.encode(&again, Limits::NONE).0;
                             subset = Some(again);
-                            return Err(Failure::passing(Error::Receiver(why.clone())));
+                            return Err(Failure::temporary(Error::Receiver(why.clone())));
                         }
                     }
                     Verdict::Failed {
                         message,
-                        passing,
+                        retryable,
                         wait,
                     } => {
                         return Err(Failure {
                             error: Error::Receiver(message),
-                            passing,
+                            retryable,
                             wait,
                         });
                     }
                     Verdict::Refused(why) => {
-                        return Err(Failure::lasting(Error::EventsRefused(why)));
+                        return Err(Failure::permanent(Error::EventsRefused(why)));
                     }
                     // Of what is left of a divided batch, this says nothing about its events.
                     Verdict::TooLarge(why) | Verdict::RefusedEvents(why) if subset.is_some() => {
-                        return Err(Failure::lasting(Error::Receiver(why)));
+                        return Err(Failure::permanent(Error::Receiver(why)));
                     }
                     Verdict::TooLarge(why) => refused = Some(Outcome::TooLarge(why)),
                     Verdict::RefusedEvents(why) => refused = Some(Outcome::RefusedEvents(why)),

@@ -166,7 +166,7 @@ impl Target for Receiver {
                 let what = self.masked(self.connection.describe(&error));
                 return Ok(Verdict::Failed {
                     message: format!("{}: {what}", self.shown),
-                    passing: http::is_passing(&error),
+                    retryable: http::is_retryable(&error),
                     wait: None,
                 });
             }
@@ -187,14 +187,14 @@ impl Target for Receiver {
             .judge(&self.shown, status, whole, &said, events.len());
         Ok(match verdict {
             Verdict::Failed {
-                message, passing, ..
+                message, retryable, ..
             } => {
                 let why = broken.map_or_else(String::new, |error| {
                     format!(" ({})", self.masked(self.connection.describe(&error)))
                 });
                 Verdict::Failed {
                     message: message + &why,
-                    passing,
+                    retryable,
                     wait,
                 }
             }

@@ -297,7 +297,7 @@ impl Format {
             300..400 => Verdict::Refused(format!(
                 "{message}; redirects are not followed: is the address right?"
             )),
-            _ if retry::is_passing(status) => Verdict::passing(message),
+            _ if retry::is_retryable(status) => Verdict::temporary(message),
             401 | 403 | 407 => Verdict::Refused(format!("{message}; {CREDENTIAL}")),
             404 | 405 | 410 => Verdict::Refused(format!("{message}; is the address right?")),
             _ => Verdict::Refused(message),
@@ -326,7 +326,7 @@ pub enum Verdict {
         /// How.
         message: String,
         /// Whether another try may do better.
-        passing: bool,
+        retryable: bool,
         /// How long it asked to be left alone.
         wait: Option<Duration>,
     },
@@ -335,10 +335,10 @@ pub enum Verdict {
 impl Verdict {
     /// A failure that may pass.
     #[must_use]
-    pub fn passing(message: String) -> Self {
+    pub fn temporary(message: String) -> Self {
         Self::Failed {
             message,
-            passing: true,
+            retryable: true,
             wait: None,
         }
     }
@@ -361,7 +361,7 @@ pub enum Fate {
 /// receiver than was meant.
 fn no_acknowledgement(body: Option<&[u8]>, message: &str, what: &str) -> Verdict {
     match body {
-        None => Verdict::passing(format!("{message}, and the answer broke off")),
+        None => Verdict::temporary(format!("{message}, and the answer broke off")),
         Some(_) => Verdict::Refused(format!("{message}, which {what}: is the address right?")),
     }
 }
@@ -388,7 +388,7 @@ fn splunk_verdict(code: u64, success: bool, message: &str) -> Option<Verdict> {
         // No data, invalid data format, event field required or blank, faulty indexed fields.
         5 | 6 | 12 | 13 | 15 => Verdict::RefusedEvents(message),
         // Internal error, busy.
-        8 | 9 => Verdict::passing(message),
+        8 | 9 => Verdict::temporary(message),
         // The token, the index, the channel, the query string.
         1..=4 => Verdict::Refused(format!("{message}; {CREDENTIAL}")),
         7 | 10 | 11 | 14 | 16 => Verdict::Refused(message),
@@ -728,7 +728,10 @@ mod tests {
         }
         assert!(matches!(
             Format::SplunkHec.judge("", 200, None, "", 2),
-            Verdict::Failed { passing: true, .. }
+            Verdict::Failed {
+                retryable: true,
+                ..
+            }
         ));
     }
 
@@ -762,7 +765,10 @@ mod tests {
         assert!(matches!(bulk("{}"), Verdict::Refused(_)));
         assert!(matches!(
             Format::Elasticsearch.judge("", 200, None, "", 2),
-            Verdict::Failed { passing: true, .. }
+            Verdict::Failed {
+                retryable: true,
+                ..
+            }
         ));
     }
 

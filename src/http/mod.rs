@@ -281,15 +281,15 @@ pub fn read_body(response: Response<Body>, most: u64, bytes: &mut Vec<u8>) -> Re
 
 /// Whether a request that brought no whole answer is worth another try.
 #[must_use]
-pub fn is_passing(error: &Error) -> bool {
+pub fn is_retryable(error: &Error) -> bool {
     match error {
         Error::BodyExceedsLimit(_)
         | Error::LargeResponseHeader(..)
         | Error::Tls(_)
         | Error::BadUri(_)
         | Error::Http(_) => false,
-        Error::ConnectProxyFailed(_) => proxy_status(error).is_none_or(retry::is_passing),
-        other => !tls::fault(other).is_some_and(tls::is_lasting),
+        Error::ConnectProxyFailed(_) => proxy_status(error).is_none_or(retry::is_retryable),
+        other => !tls::fault(other).is_some_and(tls::is_permanent),
     }
 }
 
@@ -382,13 +382,13 @@ mod tests {
     #[test]
     fn a_proxy_that_refuses_may_do_otherwise_later_or_not() {
         let failed = |text: &str| Error::ConnectProxyFailed(text.to_owned());
-        for (text, passing) in [
+        for (text, retryable) in [
             ("proxy server responded 407/407", false),
             ("proxy server responded 403/403", false),
             ("proxy server responded 503/503", true),
             ("proxy server did not respond", true),
         ] {
-            assert_eq!(is_passing(&failed(text)), passing, "{text}");
+            assert_eq!(is_retryable(&failed(text)), retryable, "{text}");
         }
     }
 }

@@ -103,7 +103,7 @@ pub fn fault(error: &ureq::Error) -> Option<&rustls::Error> {
 /// Whether another try will meet the same: all that is about certificates or the protocol. A
 /// message that came garbled may come whole the next time.
 #[must_use]
-pub fn is_lasting(fault: &rustls::Error) -> bool {
+pub fn is_permanent(fault: &rustls::Error) -> bool {
     use rustls::Error::{AlertReceived, General, InvalidCertificate, PeerIncompatible};
     matches!(
         fault,

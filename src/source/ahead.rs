@@ -187,8 +187,8 @@ impl Asking<'_> {
             let left = self.patience.left(self.clock);
             let timeout = left.map_or(timeout, |left| left.min(timeout));
             let denied = |message: String| Failure {
-                passing: is_announced,
-                ..Failure::lasting(SourceError::NoSuchPage(message))
+                retryable: is_announced,
+                ..Failure::permanent(SourceError::NoSuchPage(message))
             };
             let answer = self.source.page(&request, timeout);
             let pause = match &answer {

@@ -62,8 +62,8 @@ impl Client {
         let what = self.authorization.mask(self.connection.describe(error));
         let message = format!("{}: {what}", self.at(request));
         Failure {
-            passing: http::is_passing(error),
-            ..Failure::lasting(SourceError::Failed(message))
+            retryable: http::is_retryable(error),
+            ..Failure::permanent(SourceError::Failed(message))
         }
     }
 
@@ -99,7 +99,7 @@ impl Client {
             _ => SourceError::Failed(message),
         };
         Failure {
-            passing: retry::is_passing(code),
+            retryable: retry::is_retryable(code),
             wait,
             error,
         }
@@ -137,8 +137,8 @@ impl Source for Client {
                 ..page
             })
             .map_err(|malformed| Failure {
-                passing: malformed.truncated,
-                ..Failure::lasting(SourceError::Failed(format!(
+                retryable: malformed.truncated,
+                ..Failure::permanent(SourceError::Failed(format!(
                     "{}: {}: {}",
                     self.at(request),
                     self.shown(&malformed.fault),

@@ -437,7 +437,7 @@ impl Source for ModelSource<'_> {
         let (now, elapsed) = (self.clock.seconds(), self.clock.elapsed());
         world.requests += 1;
         if world.requests > MOST_REQUESTS {
-            return Err(Failure::lasting(SourceError::Failed(
+            return Err(Failure::permanent(SourceError::Failed(
                 "too many requests".to_owned(),
             )));
         }
@@ -446,12 +446,14 @@ impl Source for ModelSource<'_> {
         if world.dice.percent(percent.failure) {
             return Err(Failure {
                 wait: world.pause(elapsed),
-                ..Failure::passing(SourceError::Failed("503".to_owned()))
+                ..Failure::temporary(SourceError::Failed("503".to_owned()))
             });
         }
         let mut page = world.answer(request, now);
         if page.events.is_empty() && request.number > 1 && world.manners.denies_past_end {
-            return Err(Failure::lasting(SourceError::NoSuchPage("404".to_owned())));
+            return Err(Failure::permanent(SourceError::NoSuchPage(
+                "404".to_owned(),
+            )));
         }
         if world.dice.percent(percent.empty) && !world.manners.hides_its_end() {
             let date = page.date;
@@ -618,7 +620,7 @@ impl Target for ModelTarget<'_> {
         if self.fails_at == Some(self.calls) {
             return Ok(Verdict::Failed {
                 message: "down".to_owned(),
-                passing: false,
+                retryable: false,
                 wait: None,
             });
         }
