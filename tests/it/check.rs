@@ -8,9 +8,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::receiver::{Format, Receiver, Rules, Step as Answer};
-use crate::receivers::free_port;
 use crate::stand_in::{Step, events};
-use crate::support::{Bench, Outcome, PROGRAM, TOKEN, minutes_ago, now};
+use crate::support::{Bench, Outcome, PROGRAM, TOKEN, free_port, minutes_ago, now};
 
 fn bench() -> Bench {
     Bench::of(events(3, now(), 1))

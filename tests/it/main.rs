@@ -1,5 +1,5 @@
-//! The integration tests: the built binary against stand-ins for the API and for receivers, and
-//! against real receivers where they are installed.
+//! The integration tests: the built binary against stand-ins for the service and for receivers.
+//! Those that need a real receiver or another program are in `tests/tools`.
 
 #[path = "../support/checks.rs"]
 mod checks;
@@ -13,22 +13,17 @@ mod stand_in;
 mod check;
 mod checkpoint;
 mod cli;
-mod crash;
 mod defects;
 mod delivery;
 mod documents;
 mod exec;
-mod faults;
 mod fuzz;
 mod hostile;
 mod http;
 mod model;
 mod network;
 mod operate;
-mod receivers;
 mod recipes;
-mod scene;
 mod stdout;
 mod support;
-mod trace;
 mod walk;

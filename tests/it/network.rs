@@ -10,7 +10,6 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, date_time_ymd};
 
 use crate::receiver::{Format, Receiver, Rules};
-use crate::receivers::{Server, free_port, program};
 use crate::relay::{Authority, Identity, Relay};
 use crate::stand_in::{events, ids};
 use crate::support::{Bench, Outcome, PROGRAM, now};
@@ -642,45 +641,5 @@ mod proxies {
             ("SSL_CERT_FILE", far.trusted.clone()),
         ]);
         far.is_complete(&far.bench.start(command).finish());
-    }
-
-    #[test]
-    fn a_real_proxy() {
-        let Some(tinyproxy) = program("tinyproxy", None) else {
-            return;
-        };
-        for credentials in [None, Some("hunter2")] {
-            let far = Far::new();
-            let (at, dir) = (free_port(), far.bench.path("").display().to_string());
-            let auth = credentials.map_or(String::new(), |it| format!("BasicAuth user {it}\n"));
-            let content = format!(
-                "Port {at}\nListen 127.0.0.1\nTimeout 60\nMaxClients 10\nPidFile \"{dir}/pid\"\n{auth}"
-            );
-            let place = write(&far.bench, "headers.conf", &content);
-            let mut command = std::process::Command::new(&tinyproxy);
-            command.args(["-d", "-c", &place]);
-            let server = Server::start(&far.bench.path(""), "tinyproxy", at, command);
-            // A name of this machine that the proxy can find, and that is none for us.
-            let service = format!("0.0.0.0:{}", far.service.port());
-            let receiver = far.receiver.url().replace("127.0.0.1", "0.0.0.0");
-            let plain = format!("http://127.0.0.1:{at}");
-            let with = |it: &str| plain.replace("http://", &format!("http://{it}@"));
-            let run = |address: &str| {
-                let variables = [("HTTPS_PROXY", address), ("http_proxy", address)];
-                far.run(&service, &["--post", &receiver], &variables)
-            };
-            if let Some(password) = credentials {
-                for address in [&plain, &with("user:hunter2x"), &with("other:hunter2")] {
-                    run(address).fails(5, "the proxy answered 40");
-                }
-                run(&with(&format!("user:{password}"))).code(0).silent();
-            } else {
-                run(&plain).code(0).silent();
-            }
-            assert_eq!(far.receiver.count(), 1);
-            let all = far.bench.api.with(|world| world.expected());
-            assert_eq!(far.receiver.delivered_ids(), ids(&all));
-            drop(server);
-        }
     }
 }

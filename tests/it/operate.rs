@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::process::Stdio;
+use std::io::Read;
+use std::thread;
 use std::time::Duration;
 
 use crate::receiver::{Format, Receiver, Rules, Step as Answer};
-use crate::receivers::{free_port, program};
 use crate::stand_in::{Counts, Step, World, events, events_from};
-use crate::support::{Bench, Outcome, minutes_ago, now};
+use crate::support::{Bench, Outcome, free_port, minutes_ago, now};
 
 // The dry run.
 
@@ -443,24 +443,22 @@ fn a_quiet_run_says_that_it_found_nothing_new() {
 
 const CLEAR: &str = "\u{1b}[K";
 
-/// Runs the command at a terminal, which `script` (util-linux) makes, with standard output in a
-/// file. Returns the bytes that the terminal gets.
-fn on_a_terminal(bench: &Bench, terminal: &str, code: i32, args: &[&str]) -> Option<String> {
-    let script = program("script", None)?;
-    let inner = bench.command(args);
-    let words = std::iter::once(inner.get_program()).chain(inner.get_args());
-    let line: Vec<_> = words
-        .map(|word| format!("'{}'", word.to_string_lossy()))
-        .collect();
-    let line = format!("{} > out", line.join(" "));
-    let mut command = bench.clean(&script.display().to_string());
-    command
-        .args(["-q", "-e", "-c", &line, "/dev/null"])
-        .env("TERM", terminal)
-        .env("SHELL", "/bin/sh")
-        .stdin(Stdio::null());
-    let run = bench.start(command).finish();
-    Some(run.code(code).stdout.clone())
+/// Runs the command at a terminal, with standard output in a file. Returns the bytes that the
+/// terminal gets.
+fn on_a_terminal(bench: &Bench, terminal: &str, code: i32, args: &[&str]) -> String {
+    let pty = nix::pty::openpty(None, None).expect("a terminal");
+    let mut screen = File::from(pty.master);
+    let seen = thread::spawn(move || {
+        let mut seen = Vec::new();
+        // Reading fails when the run has closed its end.
+        let _ = screen.read_to_end(&mut seen);
+        String::from_utf8(seen).expect("UTF-8")
+    });
+    let mut command = bench.command(args);
+    let out = File::create(bench.path("out")).expect("it can be made");
+    command.env("TERM", terminal).stdout(out).stderr(pty.slave);
+    bench.start(command).finish().code(code);
+    seen.join().expect("it can be read")
 }
 
 /// A backlog of 25 pages that take this long each.
@@ -481,9 +479,7 @@ fn the_line_follows_the_deliveries_and_is_gone_at_the_end() {
     };
     let receiver = Receiver::start(Format::Ndjson, rules);
     let args = ["-v", "--batch-events=25", "--post", &receiver.url()];
-    let Some(seen) = on_a_terminal(&bench, "xterm", 0, &args) else {
-        return;
-    };
+    let seen = on_a_terminal(&bench, "xterm", 0, &args);
     let (drawn, rest) = seen
         .rsplit_once(&format!("\r{CLEAR}"))
         .expect("it is cleared");
@@ -521,9 +517,7 @@ fn the_line_is_gone_before_a_warning() {
     let bench = backlog(40);
     bench.api.with(|world| world.counts = Counts::Plus(3));
     let args = ["--page-size=100", "--no-checkpoint"];
-    let Some(seen) = on_a_terminal(&bench, "xterm", 5, &args) else {
-        return;
-    };
+    let seen = on_a_terminal(&bench, "xterm", 5, &args);
     let warning = format!("\r{CLEAR}tfc-audit: warning: ");
     assert!(seen.contains(&warning), "{seen:?}");
 }
@@ -537,8 +531,7 @@ fn there_is_no_line_where_nobody_could_see_it_well() {
         ("xterm", &["--page-size=100", "--exec", "cat > /dev/null"]),
     ] {
         let bench = backlog(40);
-        if let Some(seen) = on_a_terminal(&bench, terminal, 0, args) {
-            assert_eq!(seen, "", "{terminal} {args:?}");
-        }
+        let seen = on_a_terminal(&bench, terminal, 0, args);
+        assert_eq!(seen, "", "{terminal} {args:?}");
     }
 }

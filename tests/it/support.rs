@@ -2,14 +2,18 @@
 //! environment with nothing in it but the token. What fails here says all there is to know: the
 //! command, where it ran, how it ended, what it wrote and what it asked of the API.
 
+#![allow(dead_code, reason = "each test target that includes this uses a part")]
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io::Read;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{self, Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +45,19 @@ pub fn now() -> OffsetDateTime {
 /// The present time less this many minutes.
 pub fn minutes_ago(minutes: u32) -> OffsetDateTime {
     now() - 60 * minutes * Duration::from_secs(1)
+}
+
+/// A port at which nobody listens. The kernel takes ports for others from a higher range, so that
+/// nobody gets this one by chance.
+pub fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = process::id() * 97 + TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(10_000 + number % 20_000).expect("it is below 30,000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Whether these arguments, with a token wherever it has to be, mean a run; if not, why.

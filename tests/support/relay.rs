@@ -3,6 +3,8 @@
 //!
 //! Each is a [`Relay`]: one piece of code that is given every connection, in a thread of its own.
 
+#![allow(dead_code, reason = "each test target that includes this uses a part")]
+
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

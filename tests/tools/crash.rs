@@ -15,10 +15,9 @@ use std::path::Path;
 use crate::receiver::Receiver;
 use crate::scene::{Scene, To};
 use crate::support::Bench;
-use crate::trace::Call;
+use crate::trace::{Call, TRACED};
 
 /// Kills the run at each of its calls.
-#[expect(clippy::print_stderr, reason = "the output says how much was tried")]
 fn survives_every_kill(mut scene: Scene) {
     let points = scene.points();
     let (mut killed, mut repeats) = (0, 0);
@@ -32,11 +31,6 @@ fn survives_every_kill(mut scene: Scene) {
         killed += usize::from(run.was_killed());
         repeats += usize::from(scene.recovers(&run) > 0);
     }
-    eprintln!(
-        "{:?}: killed at {killed} calls of {}; events came again after {repeats}",
-        scene.to,
-        points.len()
-    );
     // Some counts, such as that of reads of a connection, differ from run to run.
     assert!(
         killed * 10 > points.len() * 9,
@@ -46,32 +40,20 @@ fn survives_every_kill(mut scene: Scene) {
     assert!(repeats > 0, "no kill came between delivery and commit");
 }
 
-#[test]
-fn a_kill_while_writing_to_a_file_repeats_one_batch_at_most() {
-    if let Some(scene) = Scene::new(To::File) {
-        survives_every_kill(scene);
-    }
+pub fn a_kill_while_writing_to_a_file_repeats_one_batch_at_most() {
+    survives_every_kill(Scene::new(To::File).expect(TRACED));
 }
 
-#[test]
-fn a_kill_in_a_first_run_repeats_one_batch_at_most() {
-    if let Some(scene) = Scene::with(To::File, true, &[]) {
-        survives_every_kill(scene);
-    }
+pub fn a_kill_in_a_first_run_repeats_one_batch_at_most() {
+    survives_every_kill(Scene::with(To::File, true, &[]).expect(TRACED));
 }
 
-#[test]
-fn a_kill_while_posting_repeats_one_batch_at_most() {
-    if let Some(scene) = Scene::new(To::Post) {
-        survives_every_kill(scene);
-    }
+pub fn a_kill_while_posting_repeats_one_batch_at_most() {
+    survives_every_kill(Scene::new(To::Post).expect(TRACED));
 }
 
-#[test]
-fn a_kill_while_a_command_runs_repeats_one_batch_at_most() {
-    if let Some(scene) = Scene::new(To::Exec) {
-        survives_every_kill(scene);
-    }
+pub fn a_kill_while_a_command_runs_repeats_one_batch_at_most() {
+    survives_every_kill(Scene::new(To::Exec).expect(TRACED));
 }
 
 /// Returns the lasting effects of a run in order: writes, syncs and renames in the bench's directory,
@@ -122,15 +104,14 @@ const COMMIT: [&str; 4] = [
 
 /// A run commits before its first request, after each batch is delivered and acknowledged, and at the
 /// end. Only this test would notice a missing sync, since no test can cut the power.
-#[test]
-fn each_commit_follows_its_delivery_and_is_synced() {
+pub fn each_commit_follows_its_delivery_and_is_synced() {
     let deliveries: [(To, &[&str]); 3] = [
         (To::File, &["write out", "sync out"]),
         (To::Post, &["post", "acknowledged"]),
         (To::Exec, &["exited"]),
     ];
     for (to, delivery) in deliveries {
-        let Some(scene) = Scene::new(to) else { return };
+        let scene = Scene::new(to).expect(TRACED);
         let mut steps = steps(&scene.calls, &scene.bench, scene.receiver.as_ref());
         assert_eq!(steps[..4], COMMIT, "{to:?}: {steps:#?}");
         steps.retain(|step| step != "ask");
@@ -145,11 +126,8 @@ fn each_commit_follows_its_delivery_and_is_synced() {
 
 /// A dead letter is synced before it is committed. After a kill at any call from then on, it is in the
 /// file or is refused again by the next run.
-#[test]
-fn a_kill_while_writing_dead_letters_loses_none() {
-    let Some(mut scene) = Scene::with_refused_events() else {
-        return;
-    };
+pub fn a_kill_while_writing_dead_letters_loses_none() {
+    let mut scene = Scene::with_refused_events().expect(TRACED);
     let steps = steps(&scene.calls, &scene.bench, scene.receiver.as_ref());
     // The name of the new file is synced before everything else.
     assert_eq!(steps[0], "sync the directory");

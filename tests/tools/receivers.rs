@@ -1,144 +1,18 @@
 //! Delivery to receivers that nobody here wrote: Tenzir (an HTTP server of its own, Splunk's HEC,
 //! Elasticsearch's bulk API, and an embedded Fluent Bit), with nginx before it for a limit on
-//! bodies and for TLS. A status proves nothing: what they stored is read back event by event.
-//!
-//! Where one is not installed, its tests say so and pass, unless `TFC_AUDIT_TEST_REAL_RECEIVERS` is
-//! `required`. Tenzir (`pip install tenzir`) is looked for at `TFC_AUDIT_TEST_TENZIR`, else in the
-//! `PATH`.
+//! bodies and for TLS. A status proves nothing: the tests read back the stored events one by one.
 
-use std::env;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+use crate::relay::Authority;
+use crate::server::{Server, TOO_LONG};
 use crate::stand_in::{Event, events, sample_events};
 use crate::support::{Bench, Outcome, minutes_ago};
-
-/// A receiver that takes longer to listen or to write does not work. Long enough for a machine that
-/// other builds keep busy.
-const TOO_LONG: Duration = Duration::from_secs(300);
-
-/// Finds a program, or says why the test is skipped.
-pub fn program(name: &str, at: Option<OsString>) -> Option<PathBuf> {
-    let dirs = env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<_> = env::split_paths(&dirs)
-        .chain(["/usr/sbin".into()])
-        .collect();
-    let found = match at {
-        Some(path) => Some(PathBuf::from(path)),
-        None => dirs
-            .iter()
-            .map(|dir| dir.join(name))
-            .find(|path| path.is_file()),
-    };
-    if found.is_none() {
-        skip(&format!("{name} is not installed"));
-    }
-    found
-}
-
-/// Says why a test is skipped, or fails where nothing may be.
-#[expect(clippy::print_stderr, reason = "a skipped test should say so")]
-pub fn skip(reason: &str) {
-    let required = env::var_os("TFC_AUDIT_TEST_REAL_RECEIVERS");
-    assert!(required.is_none_or(|value| value != "required"), "{reason}");
-    eprintln!("skipped: {reason}");
-}
-
-fn tenzir() -> Option<PathBuf> {
-    program("tenzir", env::var_os("TFC_AUDIT_TEST_TENZIR"))
-}
-
-/// A port that is free now.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("it is bound").port()
-}
-
-/// A server that runs beside the test and ends with it.
-pub struct Server {
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    /// Starts a command in `dir` and waits until it listens at this port.
-    pub fn start(dir: &Path, name: &str, port: u16, mut command: Command) -> Self {
-        let log = dir.join(format!("{name}.log"));
-        let output = || File::create(&log).expect("a log can be made");
-        command
-            .current_dir(dir)
-            .env("HOME", dir)
-            .stdin(Stdio::null());
-        let child = command.stdout(output()).stderr(output()).spawn();
-        let mut server = Self {
-            child: child.expect("the server can be started"),
-            port,
-        };
-        let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let ended = server.child.try_wait().expect("a child can be waited for");
-            if ended.is_some() || began.elapsed() > TOO_LONG {
-                let log = fs::read_to_string(&log).unwrap_or_default();
-                panic!("{name} does not listen ({ended:?}): {log}");
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        server
-    }
-
-    /// Tenzir with this source, writing what comes to the file `stored`.
-    fn tenzir(tenzir: &Path, bench: &Bench, source: impl Fn(u16) -> String) -> Self {
-        let (port, stored) = (free_port(), bench.path("stored"));
-        let source = source(port);
-        let stored = stored.display();
-        let mut command = Command::new(tenzir);
-        command.arg(format!("{source}\nto_file \"{stored}\" {{ write_ndjson }}"));
-        Self::start(&bench.path(""), "tenzir", port, command)
-    }
-
-    /// nginx that passes on to `behind` as these lines say.
-    fn nginx(nginx: &Path, bench: &Bench, behind: u16, listen: &str, lines: &str) -> Self {
-        let (port, dir) = (free_port(), bench.path("").display().to_string());
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-        let temporary = temporary.map(|name| format!("{name}_temp_path {dir}/nginx-{name};"));
-        let text = format!(
-            "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr;
-            events {{}}
-            http {{
-                access_log off; {}
-                server {{
-                    listen 127.0.0.1:{port} {listen}; {lines}
-                    location / {{ proxy_pass http://127.0.0.1:{behind}; }}
-                }}
-            }}",
-            temporary.join(" ")
-        );
-        let path = bench.path("nginx.conf");
-        fs::write(&path, text).expect("it can be written");
-        let mut command = Command::new(nginx);
-        command.args(["-e", "stderr", "-c"]).arg(path);
-        Self::start(&bench.path(""), "nginx", port, command)
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended by itself
-        let _ = self.child.wait();
-    }
-}
 
 /// The events stored at `pointer` of each line, once there are as many as the API has: each of them
 /// once, with its own content.
@@ -209,10 +83,9 @@ fn post(bench: &Bench, url: &str, args: &[&str]) -> Outcome {
 /// what is stored.
 #[track_caller]
 fn arrives(source: impl Fn(u16) -> String, path: &str, pointer: &str, args: &[&str]) {
-    let Some(tenzir) = tenzir() else { return };
     for gzip in [&[][..], &["--gzip"]] {
         let bench = sample();
-        let server = Server::tenzir(&tenzir, &bench, &source);
+        let server = Server::tenzir(&bench, &source);
         let args = [args, gzip].concat();
         // What it asks makes no event: only those of the runs are stored.
         post(
@@ -231,14 +104,12 @@ fn http(port: u16) -> String {
     format!("accept_http \"127.0.0.1:{port}\" {{ read_ndjson }}")
 }
 
-#[test]
-fn ndjson_to_tenzir() {
+pub fn ndjson_to_tenzir() {
     arrives(http, "/", "", &[]);
 }
 
 /// The input is that of the recipe, at a free port.
-#[test]
-fn json_array_to_fluent_bit() {
+pub fn json_array_to_fluent_bit() {
     let recipe = include_str!("../../fixtures/recipes/fluent-bit.yaml");
     let (_, input) = recipe.split_once("- name: http\n").expect("an input");
     let input = input.lines().take_while(|line| !line.is_empty());
@@ -267,8 +138,7 @@ fn json_array_to_fluent_bit() {
     );
 }
 
-#[test]
-fn elasticsearch_to_tenzir() {
+pub fn elasticsearch_to_tenzir() {
     let source = |port| format!("accept_opensearch \"127.0.0.1:{port}\"");
     for path in ["/_bulk", "/audit/_bulk"] {
         arrives(source, path, "", &["--format=elasticsearch"]);
@@ -276,9 +146,7 @@ fn elasticsearch_to_tenzir() {
 }
 
 /// Tenzir refuses what holds an integer of more than 64 bits, which makes one event a real poison.
-#[test]
-fn splunk_hec_to_tenzir() {
-    let Some(tenzir) = tenzir() else { return };
+pub fn splunk_hec_to_tenzir() {
     let is_large = |event: &Event| event.text.contains("123456789012345678901234567890");
     let (large, mut all): (Vec<_>, Vec<_>) = sample()
         .api
@@ -286,7 +154,7 @@ fn splunk_hec_to_tenzir() {
     let poison = large[large.len() / 2].clone();
     all.push(poison.clone());
     let bench = Bench::of(all);
-    let server = Server::tenzir(&tenzir, &bench, |port| {
+    let server = Server::tenzir(&bench, |port| {
         format!("accept_splunk \"127.0.0.1:{port}\", hec_token=\"t0ken\"")
     });
     let url = server.url("/services/collector/event");
@@ -315,64 +183,29 @@ fn splunk_hec_to_tenzir() {
     has_stored_all(&bench, "/event");
 }
 
-#[test]
-fn nginx_limits_bodies() {
-    let (Some(tenzir), Some(nginx)) = (tenzir(), program("nginx", None)) else {
-        return;
-    };
+pub fn nginx_limits_bodies() {
     let bench = sample();
-    let server = Server::tenzir(&tenzir, &bench, http);
-    let nginx = Server::nginx(&nginx, &bench, server.port, "", "client_max_body_size 8k;");
+    let server = Server::tenzir(&bench, http);
+    let nginx = Server::nginx(&bench, server.port, "", "client_max_body_size 8k;");
     for _ in 0..2 {
         post(&bench, &nginx.url("/"), &[]).code(0).silent();
     }
     has_stored_all(&bench, "");
 }
 
-#[test]
-fn nginx_with_a_certificate_of_an_authority_of_our_own() {
-    let (Some(tenzir), Some(nginx)) = (tenzir(), program("nginx", None)) else {
-        return;
-    };
-    let Some(openssl) = program("openssl", None) else {
-        return;
-    };
+pub fn nginx_with_a_certificate_of_an_authority_of_our_own() {
     let bench = sample();
-    let certify = |name: &str, more: &[&str]| {
-        let [key, certificate] = ["key", "pem"].map(|ending| format!("{name}.{ending}"));
-        let mut command = Command::new(&openssl);
-        let common = [
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-        ];
-        let subject = format!("/CN={name}");
-        let places = ["-keyout", &key, "-out", &certificate, "-subj", &subject];
-        command
-            .args(common)
-            .args(places)
-            .args(more)
-            .current_dir(bench.path(""));
-        let output = command.output().expect("openssl runs");
-        assert!(output.status.success(), "{output:?}");
-    };
-    certify("authority", &[]);
-    let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
-    let signed = [
-        "-CA",
-        "authority.pem",
-        "-CAkey",
-        "authority.key",
-        "-addext",
-        names,
-    ];
-    certify(
-        "server",
-        &[&signed[..], &["-addext", "basicConstraints=CA:FALSE"]].concat(),
-    );
+    let authority = Authority::new("company");
+    let server = authority.certify(&["localhost"], |_| {});
+    let write = |name, text| fs::write(bench.path(name), text).expect("it can be written");
+    write("authority.pem", authority.pem());
+    write("server.pem", server.certificate_pem());
+    write("server.key", server.key_pem());
 
-    let server = Server::tenzir(&tenzir, &bench, http);
+    let server = Server::tenzir(&bench, http);
     let dir = bench.path("").display().to_string();
     let lines = format!("ssl_certificate {dir}/server.pem; ssl_certificate_key {dir}/server.key;");
-    let nginx = Server::nginx(&nginx, &bench, server.port, "ssl", &lines);
+    let nginx = Server::nginx(&bench, server.port, "ssl", &lines);
     let url = format!("https://localhost:{}/", nginx.port);
     post(&bench, &url, &[]).fails(6, "certificate");
     for _ in 0..2 {

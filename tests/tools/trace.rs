@@ -7,12 +7,15 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::receivers::{program, skip};
+use crate::needs;
 use crate::support::Bench;
+
+/// Why `strace` is there: `main` lists each test that traces with this need.
+pub const TRACED: &str = "strace was tried before the test began";
 
 /// `strace`, and a directory for its output. It is not the bench's, since a traced request shows the
 /// token.
@@ -22,20 +25,10 @@ pub struct Strace {
 }
 
 impl Strace {
-    /// Finds `strace`, or says why the test is skipped: it is not installed, or a container does not
-    /// allow it.
+    /// Finds `strace`; `None` where the test should not have been started.
     pub fn find() -> Option<Self> {
-        let program = program("strace", None)?;
+        let program = needs::strace().ok()?;
         let dir = TempDir::new().expect("a temporary directory");
-        let mut trial = Command::new(&program);
-        trial.args(["-o", "/dev/null", "true"]);
-        let trial = trial.stdin(Stdio::null()).output();
-        let trial = trial.expect("it can be started");
-        if !trial.status.success() {
-            let reason = String::from_utf8_lossy(&trial.stderr);
-            skip(&format!("strace may not trace here: {}", reason.trim()));
-            return None;
-        }
         Some(Self { program, dir })
     }
 

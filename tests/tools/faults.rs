@@ -6,12 +6,12 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::fs::{self, OpenOptions};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::scene::{Scene, To};
 use crate::stand_in::{events, events_from};
 use crate::support::{Bench, PROGRAM, minutes_ago, now};
-use crate::trace::Strace;
+use crate::trace::{Strace, TRACED};
 
 const TEMPORARY: &str = "checkpoint.json.tmp";
 
@@ -93,9 +93,7 @@ fn in_words(error: &str) -> &'static str {
 
 /// Tries the rows of one kind of delivery.
 fn try_faults(to: To) {
-    let Some(mut scene) = Scene::new(to) else {
-        return;
-    };
+    let mut scene = Scene::new(to).expect(TRACED);
     let is_row = |line: &&str| line.starts_with(&format!("{to:?} |"));
     let mut tried = 0;
     for row in FAULTS.lines().map(str::trim).filter(is_row) {
@@ -133,26 +131,20 @@ fn try_faults(to: To) {
     assert!(tried > 0, "there should be rows of {to:?}");
 }
 
-#[test]
-fn a_failed_call_while_writing_to_a_file_loses_nothing() {
+pub fn a_failed_call_while_writing_to_a_file_loses_nothing() {
     try_faults(To::File);
 }
 
-#[test]
-fn a_failed_call_while_posting_loses_nothing() {
+pub fn a_failed_call_while_posting_loses_nothing() {
     try_faults(To::Post);
 }
 
-#[test]
-fn a_failed_call_while_a_command_runs_loses_nothing() {
+pub fn a_failed_call_while_a_command_runs_loses_nothing() {
     try_faults(To::Exec);
 }
 
-#[test]
-fn events_that_cannot_be_put_aside_are_delivered_again() {
-    let Some(mut scene) = Scene::with_refused_events() else {
-        return;
-    };
+pub fn events_that_cannot_be_put_aside_are_delivered_again() {
+    let mut scene = Scene::with_refused_events().expect(TRACED);
     let unwritten = "cannot write refused events to dead: ";
     let faults = [
         (
@@ -221,8 +213,7 @@ fn append(bench: &Bench) -> fs::File {
 }
 
 /// A kill in the middle of a write, which no kill at a system call tries.
-#[test]
-fn a_kill_within_a_line_loses_nothing() {
+pub fn a_kill_within_a_line_loses_nothing() {
     let (bench, mut command) = limited("trap - XFSZ; ulimit -c 0");
     command.stdout(append(&bench));
     let run = bench.start(command).finish();
@@ -231,9 +222,8 @@ fn a_kill_within_a_line_loses_nothing() {
 }
 
 /// The half line cannot be removed, either.
-#[test]
-fn half_a_line_that_cannot_be_cut_off_loses_nothing() {
-    let Some(strace) = Strace::find() else { return };
+pub fn half_a_line_that_cannot_be_cut_off_loses_nothing() {
+    let strace = Strace::find().expect(TRACED);
     let (bench, command) = limited("trap '' XFSZ");
     let mut command = strace.wrap(&bench, &command, &["-e", "inject=ftruncate:error=EIO"]);
     command.stdout(append(&bench));
@@ -265,8 +255,7 @@ fn apart() -> (Bench, impl Fn(&Bench, &str) -> Command) {
     (bench, command)
 }
 
-#[test]
-fn a_directory_that_vanishes_during_a_run_is_named() {
+pub fn a_directory_that_vanishes_during_a_run_is_named() {
     let (bench, command) = apart();
     let run = |how| bench.start(command(&bench, how)).finish();
     let vanishes = run("cat >> out; mv state gone");
@@ -289,26 +278,7 @@ fn a_directory_that_vanishes_during_a_run_is_named() {
 }
 
 /// The checkpoint's disk is full from the start, or fills up between delivery and commit.
-#[test]
-fn a_full_disk_loses_nothing() {
-    let mut mount = Command::new("unshare");
-    mount.args([
-        "--mount",
-        "--map-root-user",
-        "mount",
-        "-t",
-        "tmpfs",
-        "none",
-        "/mnt",
-    ]);
-    if !mount
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-    {
-        eprintln!("skipped: a disk cannot be mounted; files of limited size have to do");
-        return;
-    }
+pub fn a_full_disk_loses_nothing() {
     let fill = "head -c 100000 /dev/zero > state/fill 2> /dev/null || true";
     for (before, during, code, says) in [
         (

@@ -1,0 +1,98 @@
+//! The built binary beside what a machine may lack: real receivers, a real proxy, `strace`, a disk
+//! of its own, and other users.
+//!
+//! Each test is listed below with its needs. A test whose need is not met is reported as ignored,
+//! with the reason; with `TFC_AUDIT_TEST_REAL_RECEIVERS=required` it fails. Rust's own
+//! harness cannot do that: there, only the compiler decides which tests are ignored. So these tests
+//! run in the harness of `libtest-mimic`, which understands the same arguments.
+
+#![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
+
+#[path = "../support/receiver.rs"]
+mod receiver;
+#[path = "../support/relay.rs"]
+mod relay;
+#[path = "../support/stand_in.rs"]
+#[allow(unused_imports, reason = "its own tests run in the target `it`")]
+mod stand_in;
+#[path = "../it/support.rs"]
+mod support;
+
+mod crash;
+mod faults;
+mod needs;
+mod proxy;
+mod receivers;
+#[path = "../it/scene.rs"]
+mod scene;
+mod server;
+mod trace;
+mod users;
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use needs::{mount, nginx, root, strace, tenzir, tinyproxy};
+
+/// Finds a program, or says why there is none.
+type Need = fn() -> Result<PathBuf, String>;
+
+/// Lists tests, each behind what it needs.
+macro_rules! tests {
+    ($([$($need:expr),*] $module:ident::$name:ident;)*) => {
+        vec![$(test(
+            concat!(stringify!($module), "::", stringify!($name)),
+            &[$($need),*],
+            $module::$name,
+        )),*]
+    };
+}
+
+fn main() -> ExitCode {
+    let tests = tests![
+        [tenzir] receivers::elasticsearch_to_tenzir;
+        [tenzir] receivers::json_array_to_fluent_bit;
+        [tenzir] receivers::ndjson_to_tenzir;
+        [tenzir] receivers::splunk_hec_to_tenzir;
+        [tenzir, nginx] receivers::nginx_limits_bodies;
+        [tenzir, nginx] receivers::nginx_with_a_certificate_of_an_authority_of_our_own;
+        [tinyproxy] proxy::a_real_proxy;
+        [root] users::a_file_that_another_user_planted_is_refused;
+        [root] users::a_link_that_another_user_planted_is_not_followed;
+        [root] users::a_user_may_keep_the_checkpoint_in_a_writable_directory_of_root;
+        [strace] crash::a_kill_in_a_first_run_repeats_one_batch_at_most;
+        [strace] crash::a_kill_while_a_command_runs_repeats_one_batch_at_most;
+        [strace] crash::a_kill_while_posting_repeats_one_batch_at_most;
+        [strace] crash::a_kill_while_writing_dead_letters_loses_none;
+        [strace] crash::a_kill_while_writing_to_a_file_repeats_one_batch_at_most;
+        [strace] crash::each_commit_follows_its_delivery_and_is_synced;
+        [strace] faults::a_failed_call_while_a_command_runs_loses_nothing;
+        [strace] faults::a_failed_call_while_posting_loses_nothing;
+        [strace] faults::a_failed_call_while_writing_to_a_file_loses_nothing;
+        [strace] faults::events_that_cannot_be_put_aside_are_delivered_again;
+        [strace] faults::half_a_line_that_cannot_be_cut_off_loses_nothing;
+        [mount] faults::a_full_disk_loses_nothing;
+        [] faults::a_directory_that_vanishes_during_a_run_is_named;
+        [] faults::a_kill_within_a_line_loses_nothing;
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+fn test(name: &str, needs: &'static [Need], run: fn()) -> Trial {
+    Trial::ignorable_test(name, move || {
+        let missing = needs.iter().find_map(|need| need().err());
+        let is_required =
+            env::var_os("TFC_AUDIT_TEST_REAL_RECEIVERS").is_some_and(|value| value == "required");
+        match missing {
+            Some(reason) if is_required => Err(Failed::from(reason)),
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => {
+                run();
+                Ok(Completion::Completed)
+            }
+        }
+    })
+}
