@@ -35,7 +35,7 @@ impl Exec {
 
 impl Target for Exec {
     fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        self.encoder.encode(events, limits.events, limits.bytes)
+        self.encoder.encode(events, limits)
     }
 
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {

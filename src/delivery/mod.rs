@@ -283,9 +283,9 @@ impl<'a> Delivery<'a> {
                                 self.has_accepted = true;
                                 ledger.settled += 1;
                             }
-                            Fate::Refused(why) => self.refuse(ledger, why)?,
-                            Fate::Barred(why) => return Err(Error::EventsRefused(why)),
-                            Fate::Again(why) => return Err(error.unwrap_or(Error::Receiver(why))),
+                            Fate::RefusedEvent(why) => self.refuse(ledger, why)?,
+                            Fate::Refused(why) => return Err(Error::EventsRefused(why)),
+                            Fate::Retry(why) => return Err(error.unwrap_or(Error::Receiver(why))),
                         }
                     }
                     self.largest_accepted = self.largest_accepted.max(size);
@@ -301,7 +301,7 @@ impl<'a> Delivery<'a> {
     /// Sends a batch until there is nothing more to be gained: what is worth another try is sent
     /// again alone.
     fn request(&mut self, events: &[Event], mut body: Vec<u8>) -> Outcome {
-        let mut fates: Vec<Fate> = events.iter().map(|_| Fate::Again(String::new())).collect();
+        let mut fates: Vec<Fate> = events.iter().map(|_| Fate::Retry(String::new())).collect();
         // The places of the events that are to be sent, and these events once they are not all.
         let mut places: Vec<usize> = (0..events.len()).collect();
         let mut subset: Option<Vec<Event>> = None;
@@ -325,8 +325,8 @@ impl<'a> Delivery<'a> {
                             .iter()
                             .zip(verdicts)
                             .for_each(|(&place, fate)| fates[place] = fate);
-                        places.retain(|&place| matches!(fates[place], Fate::Again(_)));
-                        if let Some(Fate::Again(why)) = places.first().map(|&place| &fates[place]) {
+                        places.retain(|&place| matches!(fates[place], Fate::Retry(_)));
+                        if let Some(Fate::Retry(why)) = places.first().map(|&place| &fates[place]) {
                             let again: Vec<Event> =
                                 places.iter().map(|&place| events[place].clone()).collect();
                             body = target.encode(&again, Limits::NONE).0;

@@ -13,7 +13,7 @@ use crate::config::values::{ClientFiles, Header, parse_header};
 use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Encoder, Format, Limits, Verdict};
+use crate::format::{Answer, Encoder, Format, Limits, Verdict};
 use crate::http::{self, Connection};
 use crate::secret::Secret;
 use crate::text::excerpt;
@@ -138,7 +138,7 @@ impl Receiver {
 
 impl Target for Receiver {
     fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        self.encoder.encode(events, limits.events, limits.bytes)
+        self.encoder.encode(events, limits)
     }
 
     fn is_one_by_one(&self) -> bool {
@@ -182,9 +182,13 @@ impl Target for Receiver {
             self.masked(format!("it leads{leads}"))
         };
         let whole = broken.is_none().then_some(&body[..]);
-        let verdict = self
-            .format
-            .judge(&self.shown, status, whole, &said, events.len());
+        let answer = Answer {
+            origin: &self.shown,
+            status,
+            body: whole,
+            said: &said,
+        };
+        let verdict = self.format.judge(&answer, events.len());
         Ok(match verdict {
             Verdict::Failed {
                 message, retryable, ..

@@ -75,7 +75,7 @@ impl Preview {
 
 impl Target for Preview {
     fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        let (mut body, count) = self.encoder.encode(events, limits.events, limits.bytes);
+        let (mut body, count) = self.encoder.encode(events, limits);
         if !body.ends_with(b"\n") {
             body.push(b'\n');
         }

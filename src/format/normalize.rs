@@ -1,9 +1,9 @@
 //! One JSON type for each field whose type varies between events, for stores with a strict schema.
 //!
-//! The API sends `workspace` as a string in some events and as an object in others, and the
-//! top-level `version` as a string or a number; Elasticsearch refuses whatever comes second. The
-//! changed values are spliced into the event's own text, so that everything else, large numbers and
-//! the order of keys included, stays as it was.
+//! The service sends `workspace` as a string in some events and as an object in others, and the
+//! top-level `version` as a string or a number. Elasticsearch takes the type that comes first and
+//! refuses the other one. The new values replace the old ones in the event's own text: everything
+//! else stays as it was, large numbers and the order of keys included.
 
 use std::borrow::Cow;
 
@@ -36,72 +36,67 @@ struct Meta<'a> {
     payload: Option<&'a RawValue>,
 }
 
-/// Gives an event's JSON with `version` as a string, and `resource.meta.workspace` and
-/// `resource.meta.payload.workspace` as objects with `id` and `name`: a string becomes the name,
-/// and the `workspace_id` beside it the id. What is missing or null stays so, and so does an object.
+/// Returns an event's JSON with `version` as a string, and with `resource.meta.workspace` and
+/// `resource.meta.payload.workspace` as objects that have `id` and `name`.
+///
+/// A workspace that is a string becomes the name, and the `workspace_id` beside it the ID. A value
+/// that is missing or null stays so, and so does an object.
 #[must_use]
 pub fn normalize(json: &str) -> Cow<'_, str> {
-    let mut changes: Vec<(&str, String)> = Vec::new();
-    if let Some(event) = object::<Event>(json) {
-        changes.extend(
-            event
-                .version
-                .map(RawValue::get)
-                .and_then(|version| Some((version, as_string(version)?))),
-        );
-        let resource = event
-            .resource
-            .and_then(|resource| object::<Resource>(resource.get()));
-        let meta = resource.and_then(|resource| object::<Meta>(resource.meta?.get()));
-        if let Some(meta) = meta {
-            changes.extend(workspace_change(&meta));
-            changes.extend(
-                meta.payload
-                    .and_then(|payload| workspace_change(&object::<Meta>(payload.get())?)),
-            );
-        }
-    }
+    let mut changes = changes(json);
     if changes.is_empty() {
         return json.into();
     }
-    // Each old value is a part of `json`: the difference of the addresses is its place there.
-    let mut changes: Vec<_> = changes
-        .into_iter()
-        .map(|(old, new)| (old.as_ptr().addr() - json.as_ptr().addr(), old.len(), new))
-        .collect();
-    changes.sort_unstable();
+    // Each old value is a part of `json`.
+    changes.sort_unstable_by_key(|(old, _)| old.as_ptr());
     let mut normalized = String::with_capacity(json.len() + 64);
     let mut copied = 0;
-    for (start, length, new) in changes {
+    for (old, new) in changes {
+        let start = old.as_ptr().addr() - json.as_ptr().addr();
         normalized.push_str(&json[copied..start]);
         normalized.push_str(&new);
-        copied = start + length;
+        copied = start + old.len();
     }
     normalized.push_str(&json[copied..]);
     normalized.into()
 }
 
-/// Reads an object; `None` for anything else.
+/// The values to be replaced, each with its replacement.
+fn changes(json: &str) -> Vec<(&str, String)> {
+    let Some(event) = object::<Event>(json) else {
+        return Vec::new();
+    };
+    let resource = event.resource.and_then(|it| object::<Resource>(it.get()));
+    let meta = resource.and_then(|it| object::<Meta>(it.meta?.get()));
+    let payload = meta.as_ref().and_then(|it| object(it.payload?.get()));
+    let version = event.version.map(RawValue::get);
+    let version = version.and_then(|old| Some((old, as_string(old)?)));
+    let workspaces = [meta, payload].map(|it| workspace_as_object(&it?));
+    version
+        .into_iter()
+        .chain(workspaces.into_iter().flatten())
+        .collect()
+}
+
+/// Reads an object; `None` for any other value.
 fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
     serde_json::from_str(json).ok().map(|Object(fields)| fields)
 }
 
-/// A value that is no string, as one: its JSON text. `None` if it is a string.
+/// A value's JSON text as a string; `None` if the value is a string.
 fn as_string(value: &str) -> Option<String> {
     (!value.starts_with('"')).then(|| serde_json::Value::from(value).to_string())
 }
 
-fn workspace_change<'a>(meta: &Meta<'a>) -> Option<(&'a str, String)> {
+/// The workspace and its replacement; `None` if it is missing or an object.
+fn workspace_as_object<'a>(meta: &Meta<'a>) -> Option<(&'a str, String)> {
     let old = meta.workspace?.get();
     if old.starts_with('{') {
         return None;
     }
     let name = as_string(old).unwrap_or_else(|| old.to_owned());
-    let id = meta
-        .workspace_id
-        .map(RawValue::get)
-        .filter(|id| id.starts_with('"'))
-        .unwrap_or("null");
+    let id = meta.workspace_id.map(RawValue::get);
+    let id = id.filter(|id| id.starts_with('"')).unwrap_or("null");
     Some((old, format!(r#"{{"id":{id},"name":{name}}}"#)))
 }
 
@@ -110,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_types_that_vary() {
+    fn a_field_whose_type_varies_gets_one_type() {
         let cases = [
             (r#"{"version":0}"#, r#"{"version":"0"}"#),
             (r#"{"version":"0"}"#, r#"{"version":"0"}"#),
@@ -135,7 +130,7 @@ mod tests {
         ];
         for (json, expected) in cases {
             assert_eq!(normalize(json), expected);
-            assert_eq!(normalize(&normalize(json)), expected, "a second time");
+            assert_eq!(normalize(&normalize(json)), expected, "normalized twice");
         }
     }
 

@@ -19,7 +19,7 @@ use time::{OffsetDateTime, UtcOffset};
 use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::event::EventId;
 use tfc_audit::format::normalize::normalize;
-use tfc_audit::format::{FORMATS, Fate, Format, Verdict};
+use tfc_audit::format::{Answer, FORMATS, Fate, Format, Verdict};
 use tfc_audit::retry::named_wait;
 use tfc_audit::source::page;
 use tfc_audit::time as timestamp;
@@ -295,7 +295,7 @@ pub fn answer(body: &[u8]) -> bool {
     if text.is_none() {
         // Within strings that do not matter this is let pass, which our second reading does not.
         for (_, format) in FORMATS {
-            let _ = format.judge("", 200, Some(body), "", 1);
+            let _ = format.judge(&received(200, Some(body)), 1);
         }
         return false;
     }
@@ -309,7 +309,7 @@ pub fn answer(body: &[u8]) -> bool {
         for (name, format) in FORMATS {
             for count in [items, items + 1] {
                 for body in [Some(body), None] {
-                    let verdict = format.judge("", status, body, "said", count);
+                    let verdict = format.judge(&received(status, body), count);
                     let accepts = match format {
                         Format::Ndjson | Format::JsonArray | Format::Json => success,
                         Format::Loki => status == 204,
@@ -336,6 +336,15 @@ pub fn answer(body: &[u8]) -> bool {
         }
     }
     code == Some(0) || bulk.is_some()
+}
+
+fn received(status: u16, body: Option<&[u8]>) -> Answer<'_> {
+    Answer {
+        origin: "",
+        status,
+        body,
+        said: "said",
+    }
 }
 
 fn splunk_code(body: &str) -> Option<u64> {

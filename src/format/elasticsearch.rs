@@ -1,0 +1,180 @@
+//! The bulk API of Elasticsearch and OpenSearch: `--format elasticsearch`.
+//!
+//! Each event is two lines: an action, and the event as a document with `@timestamp` before its
+//! own fields (<https://www.elastic.co/docs/api/doc/elasticsearch/operation/operation-bulk>). The
+//! action is `create` with the event's ID, so that an event sent again answers 409 and is not
+//! stored twice. Data streams take no other action.
+
+use std::fmt::Write;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::event::Event;
+use crate::format::{Answer, Fate, Frame, Verdict, quoted};
+use crate::json::Object;
+use crate::text::excerpt;
+use crate::time;
+
+/// The frame of a body: each document ends its line.
+pub(super) fn frame() -> Frame {
+    Frame {
+        after_event: "\n".to_owned(),
+        ..Frame::default()
+    }
+}
+
+/// Appends an action and a document.
+pub(super) fn push(body: &mut String, event: &Event, json: &str) {
+    let fields = json.strip_prefix('{').unwrap_or(json).trim_start();
+    let comma = if fields == "}" { "" } else { "," };
+    let time = time::format(event.time);
+    let id = quoted(&event.id.to_string());
+    // Writing to a string cannot fail.
+    let _ = write!(
+        body,
+        "{{\"create\":{{\"_id\":{id}}}}}\n{{\"@timestamp\":\"{time}\"{comma}{fields}"
+    );
+}
+
+/// The path of the bulk API: of the index in the address, else of the cluster.
+pub(super) fn path(given: &str) -> String {
+    if given.ends_with("/_bulk") {
+        given.to_owned()
+    } else {
+        format!("{}/_bulk", given.trim_end_matches('/'))
+    }
+}
+
+/// The root of the cluster, which names its version.
+pub(super) fn health(path: &str) -> Option<String> {
+    let index = path.strip_suffix("/_bulk")?;
+    let (before, _) = index.rsplit_once('/').unwrap_or_default();
+    Some(format!("{before}/"))
+}
+
+/// The verdict on a 2xx, item by item; `None` for any other status.
+pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
+    answer.is_success().then(|| {
+        by_items(answer, count)
+            .unwrap_or_else(|| answer.without_acknowledgement("is no answer to a bulk request"))
+    })
+}
+
+/// Reads the answer to a bulk request of `count` events; `None` if it is something else.
+fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
+    #[derive(Deserialize)]
+    struct Bulk<'a> {
+        errors: bool,
+        #[serde(borrow)]
+        items: Vec<Object<Item<'a>>>,
+    }
+    #[derive(Deserialize)]
+    struct Item<'a> {
+        #[serde(borrow)]
+        create: Object<Outcome<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Outcome<'a> {
+        status: u16,
+        #[serde(borrow, default)]
+        error: Option<&'a RawValue>,
+    }
+    let Object(bulk): Object<Bulk> = serde_json::from_slice(answer.body?).ok()?;
+    if !bulk.errors {
+        return Some(Verdict::Accepted);
+    }
+    let fate = |Object(item): &Object<Item>| {
+        let Object(Outcome { status, error }) = &item.create;
+        let said = excerpt(error.map_or("", RawValue::get).as_bytes());
+        let message = format!("{}: answered {status}: {said}", answer.origin);
+        match status {
+            // Created now, or by an earlier request.
+            200..300 | 409 => Fate::Accepted,
+            429 | 500..600 => Fate::Retry(message),
+            400 | 413 | 422 => Fate::RefusedEvent(message),
+            // A missing privilege or index, an index that takes no more writes.
+            _ => Fate::Refused(message),
+        }
+    };
+    let fates: Vec<_> = bulk.items.iter().map(fate).collect();
+    (fates.len() == count).then_some(Verdict::Each(fates))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Format;
+    use crate::format::tests::{answer, body};
+
+    #[test]
+    fn an_event_is_an_action_and_a_document() {
+        let expected = r#"{"create":{"_id":"id\"1"}}
+{"@timestamp":"2023-11-14T22:13:20.500Z","a":"\u00e9","version":"0"}
+{"create":{"_id":"id\"1"}}
+{"@timestamp":"2023-11-14T22:13:20.500Z","b":2}
+"#;
+        assert_eq!(body(Format::Elasticsearch, &[]), expected);
+    }
+
+    #[test]
+    fn paths_are_those_of_the_index_and_of_the_cluster() {
+        for (given, path, health) in [
+            ("/", "/_bulk", "/"),
+            ("/logs-a-b", "/logs-a-b/_bulk", "/"),
+            ("/logs-a-b/_bulk", "/logs-a-b/_bulk", "/"),
+            ("/a/logs-a-b/", "/a/logs-a-b/_bulk", "/a/"),
+        ] {
+            assert_eq!(Format::Elasticsearch.path(given), path);
+            assert_eq!(super::health(path).as_deref(), Some(health));
+        }
+    }
+
+    #[test]
+    fn each_item_has_a_fate_of_its_own() {
+        let items = r#"{"errors":true,"items":[
+            {"create":{"_id":"a","status":201}},
+            {"create":{"_id":"b","status":409,"error":{"type":"version_conflict_engine_exception"}}},
+            {"create":{"_id":"c","status":429,"error":{"type":"es_rejected_execution_exception"}}},
+            {"create":{"_id":"d","status":400,"error":{"type":"document_parsing_exception"}}},
+            {"create":{"_id":"e","status":403,"error":{"type":"cluster_block_exception"}}}]}"#;
+        let bulk = |count| judge(&answer(200, items), count).unwrap();
+        let Verdict::Each(fates) = bulk(5) else {
+            panic!("{:?}", bulk(5))
+        };
+        let [Fate::Accepted, Fate::Accepted, rest @ ..] = &fates[..] else {
+            panic!("{fates:?}")
+        };
+        let [Fate::Retry(c), Fate::RefusedEvent(d), Fate::Refused(e)] = rest else {
+            panic!("{rest:?}")
+        };
+        assert!(c.contains("es_rejected"), "{c}");
+        assert!(d.contains("document_parsing"), "{d}");
+        assert!(e.contains("cluster_block"), "{e}");
+        // The answer to some other request.
+        assert!(matches!(bulk(6), Verdict::Refused(_)));
+    }
+
+    #[test]
+    fn an_answer_without_errors_acknowledges_all() {
+        let none = r#"{"took":1,"errors":false,"items":[]}"#;
+        let judge = |answer| judge(&answer, 5);
+        assert_eq!(judge(answer(200, none)), Some(Verdict::Accepted));
+        assert_eq!(judge(answer(503, none)), None);
+        assert!(matches!(
+            judge(answer(200, "{}")),
+            Some(Verdict::Refused(_))
+        ));
+        let broken = Answer {
+            body: None,
+            ..answer(200, "")
+        };
+        assert!(matches!(
+            judge(broken),
+            Some(Verdict::Failed {
+                retryable: true,
+                ..
+            })
+        ));
+    }
+}
