@@ -57,8 +57,8 @@ pub fn run(
         _ => None,
     };
     let mut checkpoint = resume(config, warn)?;
-    let mut target = target(config)?;
-    let dead_letters = dead_letters(config)?;
+    let mut target = target(config, *clock)?;
+    let dead_letters = dead_letters(config, *clock)?;
     let token = read_token(&config.token)?;
     let mut store: Box<dyn Store> = match locked {
         Some(mut file) => {
@@ -129,25 +129,27 @@ fn resume(config: &Config, warn: &mut dyn FnMut(&str)) -> Result<Checkpoint, Err
 }
 
 /// The receiver's side of the run; a dry run prints instead.
-fn target(config: &Config) -> Result<Box<dyn Target>, Error> {
+fn target(config: &Config, clock: SystemClock) -> Result<Box<dyn Target>, Error> {
     let normalize = config.normalize;
     Ok(match &config.destination {
         Destination::Post(post) if config.dry_run => {
-            Box::new(Preview::of_process(post, normalize)?)
+            Box::new(Preview::of_process(post, normalize, clock)?)
         }
         Destination::Post(post) => Box::new(Receiver::new(post, normalize, config.timeout)?),
         Destination::Exec(command) if !config.dry_run => {
-            let has_deadline = config.max_time.is_some();
-            Box::new(Exec::new(command.clone(), normalize, has_deadline))
+            Box::new(Exec::new(command.clone(), normalize, clock))
         }
-        Destination::Stdout | Destination::Exec(_) => Box::new(Stdout::of_process(normalize)?),
+        Destination::Stdout | Destination::Exec(_) => {
+            Box::new(Stdout::of_process(normalize, clock)?)
+        }
     })
 }
 
-fn dead_letters(config: &Config) -> Result<Option<DeadLetters>, Error> {
+fn dead_letters(config: &Config, clock: SystemClock) -> Result<Option<DeadLetters>, Error> {
     match &config.destination {
         Destination::Post(post) if !config.dry_run => {
-            post.dead_letter.clone().map(DeadLetters::open).transpose()
+            let path = post.dead_letter.clone();
+            path.map(|path| DeadLetters::open(path, clock)).transpose()
         }
         _ => Ok(None),
     }

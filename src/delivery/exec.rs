@@ -1,6 +1,6 @@
-//! Delivery to any program: each batch to the standard input of a shell command.
+//! Delivery to a program: each batch goes to the standard input of a shell command.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -12,24 +12,39 @@ use crate::event::Event;
 use crate::format::{Encoder, Format, Limits, Verdict};
 use crate::time;
 
-/// A shell command, as a target.
+/// A shell command as a receiver.
 pub struct Exec {
     command: String,
     encoder: Encoder,
-    /// Whether the time for a run is limited.
-    has_deadline: bool,
+    clock: SystemClock,
 }
 
 impl Exec {
-    /// Prepares a command; nothing is started yet. Only a run with a deadline limits the time that
-    /// the command may take.
+    /// Prepares a command; nothing is started yet.
     #[must_use]
-    pub fn new(command: String, normalize: bool, has_deadline: bool) -> Self {
+    pub fn new(command: String, normalize: bool, clock: SystemClock) -> Self {
         Self {
             command,
             encoder: Encoder::new(Format::Ndjson, normalize, &[]),
-            has_deadline,
+            clock,
         }
+    }
+
+    /// Waits for a child, and ends one that takes longer than `timeout`. `None` if it was ended.
+    fn wait(&self, child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
+        if timeout == Duration::MAX {
+            return child.wait().map(Some);
+        }
+        let end = self.clock.elapsed().saturating_add(timeout);
+        while self.clock.elapsed() < end {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status));
+            }
+            self.clock.sleep(Duration::from_millis(10));
+        }
+        child.kill()?;
+        child.wait()?;
+        Ok(None)
     }
 }
 
@@ -38,69 +53,57 @@ impl Target for Exec {
         self.encoder.encode(events, limits)
     }
 
+    /// The exit code 0 acknowledges, whatever the command has read. Only `--max-time` limits the
+    /// time of a command: without it, `timeout` is [`Duration::MAX`].
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
-        let time = |event: Option<&Event>| {
-            event
-                .map(|event| time::format(event.time))
-                .unwrap_or_default()
+        let failed = |message: String| {
+            Ok(Verdict::Failed {
+                message: format!("--exec: {message}"),
+                retryable: false,
+                wait: None,
+            })
         };
+        let time = |event: Option<&Event>| event.map(|event| time::format(event.time));
         let child = Command::new("sh")
             .args(["-c", &self.command])
             .env_remove("TFC_ORG_TOKEN")
             .env("TFC_AUDIT_BATCH_ID", batch_id(events))
             .env("TFC_AUDIT_COUNT", events.len().to_string())
-            .env("TFC_AUDIT_FIRST_TIMESTAMP", time(events.first()))
-            .env("TFC_AUDIT_LAST_TIMESTAMP", time(events.last()))
+            .env(
+                "TFC_AUDIT_FIRST_TIMESTAMP",
+                time(events.first()).unwrap_or_default(),
+            )
+            .env(
+                "TFC_AUDIT_LAST_TIMESTAMP",
+                time(events.last()).unwrap_or_default(),
+            )
             .stdin(Stdio::piped())
             .spawn();
-        let fault = |message: String| Verdict::Failed {
-            message: format!("--exec: {message}"),
-            retryable: false,
-            wait: None,
-        };
         let mut child = match child {
             Ok(child) => child,
-            Err(error) => return Ok(fault(format!("cannot start sh: {error}"))),
+            Err(error) => return failed(format!("cannot start sh: {error}")),
         };
-        // From a thread of its own, for a command that does not read must not keep us from seeing
-        // that it ended, or that the time is over. One that ends without reading everything has
-        // said by its exit code what that means.
+        // A thread of its own writes: a command that does not read must not hide its end, or that
+        // of the time. A command that ends before it has read everything decides by its exit code.
         if let Some(mut stdin) = child.stdin.take() {
             let body = body.to_vec();
             let writer = thread::Builder::new().spawn(move || stdin.write_all(&body));
             if let Err(error) = writer {
                 let _ = child.kill().and_then(|()| child.wait()); // it may just have ended
-                return Ok(fault(format!("cannot start a thread: {error}")));
+                return failed(format!("cannot start a thread: {error}"));
             }
         }
-        match wait(&mut child, self.has_deadline.then_some(timeout)) {
+        match self.wait(&mut child, timeout) {
             Ok(Some(status)) if status.success() => Ok(Verdict::Accepted),
-            Ok(Some(status)) => Ok(fault(format!("the command ended with {status}"))),
+            Ok(Some(status)) => failed(format!("the command ended with {status}")),
             Ok(None) => Err(Error::OutOfTime),
-            Err(error) => Ok(fault(format!("cannot wait for the command: {error}"))),
+            Err(error) => failed(format!("cannot wait for the command: {error}")),
         }
     }
 }
 
-/// Waits for a child, and ends one that takes too long; `None` if it was ended.
-fn wait(child: &mut Child, timeout: Option<Duration>) -> std::io::Result<Option<ExitStatus>> {
-    let Some(timeout) = timeout else {
-        return child.wait().map(Some);
-    };
-    let clock = SystemClock::start();
-    while clock.elapsed() < timeout {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        clock.sleep(Duration::from_millis(10));
-    }
-    child.kill()?;
-    child.wait()?;
-    Ok(None)
-}
-
-/// A name for exactly these events: the first one's time, so that names sort, and a hash of their
-/// IDs (FNV-1a with 128 bits, which stays the same from version to version).
+/// A name for exactly these events: the time of the first one, so that names sort, and a hash of
+/// all IDs. The hash is FNV-1a with 128 bits, which is the same in every version.
 fn batch_id(events: &[Event]) -> String {
     const OFFSET_BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
@@ -110,15 +113,11 @@ fn batch_id(events: &[Event]) -> String {
             hash = (hash ^ u128::from(byte)).wrapping_mul(PRIME);
         }
     }
-    let first = events
-        .first()
-        .map(|event| time::format(time::floor_second(event.time)))
-        .unwrap_or_default();
+    let first = events.first().map(|event| time::format(event.time));
     let time: String = first
-        .split('.')
-        .next()
         .unwrap_or_default()
         .chars()
+        .take("2026-01-02T03:04:05".len())
         .filter(|c| !matches!(c, '-' | ':'))
         .collect();
     format!("{time}Z-{hash:032x}")

@@ -9,28 +9,30 @@ use crate::clock::{Clock, SystemClock};
 use crate::event::Event;
 use crate::format::normalize::normalize;
 
-/// How much is written at once.
+/// The bytes that are written at once.
 const CHUNK: usize = 256 * 1024;
 
-/// Something that lines are appended to; it may be a pipe or a device as well.
+/// A file to which lines are appended. It may also be a pipe or a device.
 #[derive(Debug)]
 pub struct LineFile {
     file: File,
-    /// Where it can be opened for reading.
+    /// The name by which the file can be opened for reading.
     path: PathBuf,
-    /// It is a regular file, which can be synced and cut.
+    /// A regular file can be synced and cut back.
     is_regular: bool,
+    /// Nothing was appended yet.
     is_fresh: bool,
-    /// How many bytes the last append wrote.
+    /// Bytes written by the last append.
     written: u64,
+    clock: SystemClock,
 }
 
 impl LineFile {
     /// Takes an open file, and the name by which it can be opened for reading.
     ///
     /// # Errors
-    /// If the file tells nothing about itself.
-    pub fn new(file: File, path: PathBuf) -> io::Result<Self> {
+    /// If the file's metadata cannot be read.
+    pub fn new(file: File, path: PathBuf, clock: SystemClock) -> io::Result<Self> {
         let is_regular = file.metadata()?.is_file();
         Ok(Self {
             file,
@@ -38,48 +40,43 @@ impl LineFile {
             is_regular,
             is_fresh: true,
             written: 0,
+            clock,
         })
     }
 
-    /// Appends the events, a line each, and returns when they are safely there: on disk if it is a
-    /// regular file. If that fails, a regular file is cut back to what it was; if that fails too,
-    /// the next run finds half a line and ends it.
+    /// Appends the events, one a line, and syncs a regular file. If that fails, a regular file is
+    /// cut back to its length before. If that fails as well, the next run ends the half line.
     ///
     /// # Errors
-    /// If it is not certain that all of them are there.
+    /// If some event may be missing.
     pub fn append<'a>(
         &mut self,
         events: impl IntoIterator<Item = &'a Event>,
         normalized: bool,
     ) -> io::Result<()> {
         self.written = 0;
-        let start = self.place()?;
+        let start = self.end()?;
         let result = self.write(events, normalized, start);
         if let (Err(_), Some(start)) = (&result, start) {
-            // Unless somebody else has written to it since.
-            if self
-                .file
-                .metadata()
-                .is_ok_and(|now| now.len() == start + self.written)
-            {
-                let _ = self
-                    .file
-                    .set_len(start)
-                    .and_then(|()| self.file.seek(SeekFrom::Start(start)));
+            let length = self.file.metadata().map(|now| now.len());
+            // Any other length means that another process has written since.
+            if length.is_ok_and(|length| length == start + self.written) {
+                let cut = self.file.set_len(start);
+                let _ = cut.and_then(|()| self.file.seek(SeekFrom::Start(start)));
             }
         }
         result
     }
 
-    /// How many bytes the last append wrote.
+    /// The number of bytes that the last append wrote.
     #[must_use]
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// Where the next byte goes: at the end, unless something else was written through the same
-    /// open file before. `None` if it is not a regular file.
-    fn place(&mut self) -> io::Result<Option<u64>> {
+    /// The place of the next byte; `None` if this is not a regular file. It is the end of the file,
+    /// unless another process wrote through the same open file before.
+    fn end(&mut self) -> io::Result<Option<u64>> {
         if !self.is_regular {
             return Ok(None);
         }
@@ -111,27 +108,24 @@ impl LineFile {
             buffer.extend_from_slice(line.as_bytes());
             buffer.push(b'\n');
             if buffer.len() >= CHUNK {
-                write_all(&mut self.file, &buffer, &mut self.written)?;
+                write_all(&mut self.file, &buffer, &mut self.written, &self.clock)?;
                 buffer.clear();
             }
         }
-        write_all(&mut self.file, &buffer, &mut self.written)?;
+        write_all(&mut self.file, &buffer, &mut self.written, &self.clock)?;
         if self.is_regular {
-            self.file.sync_data()
-        } else {
-            Ok(())
+            self.file.sync_data()?;
         }
+        Ok(())
     }
 
-    /// Whether the byte before `end` is something else than a line feed. The file is opened anew
-    /// for that, since a redirection opens it for writing only; where that is not possible, there
-    /// is no knowing.
+    /// Whether the byte before `end` is not a line feed. A redirection opens the file for writing
+    /// only, so the file is opened again. If that fails, the line counts as whole.
     fn ends_in_half_a_line(&self, end: u64) -> bool {
         let last_byte = || -> io::Result<u8> {
+            let last = end.checked_sub(1).ok_or(ErrorKind::UnexpectedEof)?;
             let mut file = File::open(&self.path)?;
-            file.seek(SeekFrom::Start(
-                end.checked_sub(1).ok_or(ErrorKind::UnexpectedEof)?,
-            ))?;
+            file.seek(SeekFrom::Start(last))?;
             let mut byte = [0];
             file.read_exact(&mut byte)?;
             Ok(byte[0])
@@ -140,12 +134,17 @@ impl LineFile {
     }
 }
 
-/// Writes everything, counting what was written also if it fails, and waiting where a pipe was set
-/// to non-blocking by the program at its other end.
+/// Writes all bytes and adds their number to `written`, also if it fails. The program at the other
+/// end may have made a pipe non-blocking: then this waits until the pipe takes more.
 ///
 /// # Errors
-/// If not everything could be written.
-pub fn write_all(file: &mut File, mut bytes: &[u8], written: &mut u64) -> io::Result<()> {
+/// If some bytes could not be written.
+pub fn write_all(
+    file: &mut File,
+    mut bytes: &[u8],
+    written: &mut u64,
+    clock: &dyn Clock,
+) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -155,7 +154,7 @@ pub fn write_all(file: &mut File, mut bytes: &[u8], written: &mut u64) -> io::Re
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                SystemClock::start().sleep(Duration::from_millis(5));
+                clock.sleep(Duration::from_millis(5));
             }
             Err(error) => return Err(error),
         }

@@ -18,7 +18,7 @@ pub mod stdout;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::delivery::lines::LineFile;
 use crate::error::Error;
 use crate::event::Event;
@@ -105,7 +105,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// If that is not possible.
-    pub fn open(path: PathBuf) -> Result<Self, Error> {
+    pub fn open(path: PathBuf, clock: SystemClock) -> Result<Self, Error> {
         let is_new = !path.exists();
         let file = fs::open_or_create(&path);
         let lines = file.and_then(|file| {
@@ -113,7 +113,7 @@ impl DeadLetters {
             if is_new {
                 fs::sync_directory(&path)?;
             }
-            LineFile::new(file, path.clone())
+            LineFile::new(file, path.clone(), clock)
         });
         let lines = lines.map_err(|error| {
             Error::Usage(format!(

@@ -1,11 +1,13 @@
-//! Delivery to standard output, as NDJSON. A stride is acknowledged when it is written and, where
-//! standard output is a regular file, synced to disk. And for `--dry-run`, what would be posted.
+//! Delivery to standard output, as NDJSON; and the preview of a POST, for `--dry-run`.
+//!
+//! Events are acknowledged when they are written and, if standard output is a regular file, synced.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use crate::clock::SystemClock;
 use crate::config::Post;
 use crate::delivery::Target;
 use crate::delivery::lines::{self, LineFile};
@@ -13,7 +15,7 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::format::{Encoder, Limits, Verdict};
 
-/// Standard output, as a target.
+/// Standard output as a receiver.
 #[derive(Debug)]
 pub struct Stdout {
     lines: LineFile,
@@ -21,13 +23,12 @@ pub struct Stdout {
 }
 
 impl Stdout {
-    /// Takes this process's standard output, past the standard library's buffer (which would hide
-    /// an error until it is too late).
+    /// Takes this process's standard output.
     ///
     /// # Errors
     /// If there is none.
-    pub fn of_process(normalized: bool) -> Result<Self, Error> {
-        let lines = duplicate().and_then(|file| LineFile::new(file, "/dev/stdout".into()));
+    pub fn of_process(normalized: bool, clock: SystemClock) -> Result<Self, Error> {
+        let lines = duplicate().and_then(|file| LineFile::new(file, "/dev/stdout".into(), clock));
         Ok(Self {
             lines: lines.map_err(Error::Stdout)?,
             normalized,
@@ -35,6 +36,7 @@ impl Stdout {
     }
 }
 
+/// Standard output without the standard library's buffer, which would report an error too late.
 fn duplicate() -> io::Result<File> {
     Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
@@ -45,19 +47,18 @@ impl Target for Stdout {
     }
 
     fn send(&mut self, events: &[Event], _: &[u8], _: Duration) -> Result<Verdict, Error> {
-        match self.lines.append(events, self.normalized) {
-            Ok(()) => Ok(Verdict::Accepted),
-            Err(error) => Err(Error::of_stdout(error)),
-        }
+        let appended = self.lines.append(events, self.normalized);
+        appended.map_err(Error::of_stdout)?;
+        Ok(Verdict::Accepted)
     }
 }
 
-/// Standard output, as a target in the place of a receiver: it takes the bodies that would be
-/// posted, not compressed, each ending in a line feed. Every format is a sequence of JSON values,
-/// and stays one that way.
+/// Standard output in the place of an HTTP receiver: it shows the bodies before compression, each
+/// ending in a line feed. Every format stays a sequence of JSON values that way.
 pub struct Preview {
     file: File,
     encoder: Encoder,
+    clock: SystemClock,
 }
 
 impl Preview {
@@ -65,10 +66,11 @@ impl Preview {
     ///
     /// # Errors
     /// If there is none.
-    pub fn of_process(post: &Post, normalize: bool) -> Result<Self, Error> {
+    pub fn of_process(post: &Post, normalize: bool, clock: SystemClock) -> Result<Self, Error> {
         Ok(Self {
             file: duplicate().map_err(Error::Stdout)?,
             encoder: Encoder::new(post.format, normalize, &post.labels),
+            clock,
         })
     }
 }
@@ -83,7 +85,8 @@ impl Target for Preview {
     }
 
     fn send(&mut self, _: &[Event], body: &[u8], _: Duration) -> Result<Verdict, Error> {
-        lines::write_all(&mut self.file, body, &mut 0).map_err(Error::of_stdout)?;
+        let written = lines::write_all(&mut self.file, body, &mut 0, &self.clock);
+        written.map_err(Error::of_stdout)?;
         Ok(Verdict::Accepted)
     }
 }
