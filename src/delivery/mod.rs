@@ -1,171 +1,121 @@
-//! Delivery: where events go, what proves that they arrived, and what becomes of those that are
-//! refused.
+//! Delivery: sends events to the receiver, and commits those that it acknowledges.
 //!
-//! What holds, and why:
-//!
-//! - **In order.** One request at a time; a batch that has to be divided is sent from its older end.
+//! - **In order.** One request at a time. A batch that has to be split is sent from its older end.
 //! - **Nothing is committed that was not acknowledged.** Only [`Delivery`] makes an
-//!   [`Acknowledged`], from what a target has accepted or what lies, synced, in the file of dead
-//!   letters.
-//! - **No backlog becomes dead letters.** Only what a receiver refuses for what it holds can, alone
-//!   in its request, and only after the receiver has accepted some event in this run.
+//!   [`Acknowledged`]: of events that the receiver accepted, or that are synced as dead letters.
+//! - **No backlog becomes dead letters.** A dead letter was refused for what it holds, alone in its
+//!   request, by a receiver that has accepted another event in this run.
 
+pub mod dead_letters;
 pub mod exec;
 pub mod lines;
 pub mod post;
+pub mod split;
 pub mod stdout;
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::iter;
 use std::time::Duration;
 
-use crate::clock::{Clock, SystemClock};
-use crate::delivery::lines::LineFile;
+use crate::clock::Clock;
+use crate::delivery::dead_letters::DeadLetters;
+use crate::delivery::split::{Parts, Sizes};
 use crate::error::Error;
 use crate::event::Event;
 use crate::format::{Fate, Limits, Verdict};
-use crate::fs;
 use crate::retry::{Failure, GaveUp, Patience, retry};
 use crate::text::excerpt;
 
-/// Somewhere to deliver to.
+/// A way to hand events to a receiver.
 pub trait Target {
-    /// Makes a body of as many of the first events as the limits allow, at least one, and says of
-    /// how many. Standard output needs none and takes all.
+    /// Makes a body of as many of the first events as the limits allow, but at least one. Returns
+    /// the body and the number of events in it. Standard output takes all events, without a body.
     fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
         let _ = limits;
         (Vec::new(), events.len())
     }
 
-    /// Whether a body holds one event only, so that committing after each would cost more than
-    /// delivering.
+    /// Whether a body holds one event only. Then a commit after each one would cost more than
+    /// delivery.
     fn is_one_by_one(&self) -> bool {
         false
     }
 
-    /// How many bytes the last [`Target::send`] handed over: those of the body, unless the target
-    /// makes none of it.
+    /// The number of bytes that the last [`Target::send`] handed over.
     fn sent(&self, body: &[u8]) -> u64 {
         body.len() as u64
     }
 
-    /// Hands over these events with the body made of them, once, within `timeout`, and says what
-    /// became of them.
+    /// Hands over these events, with the body made of them, once and within `timeout`. Returns the
+    /// receiver's verdict.
     ///
     /// # Errors
     /// If the run has to end at once.
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error>;
 }
 
-/// The proof that events need not be delivered again: a target has accepted them, or they lie among
-/// the dead letters. Only with one can they be put into the checkpoint.
+/// The proof that events need not be delivered again. A commit requires it.
 #[derive(Debug)]
 pub struct Acknowledged<'a> {
     events: &'a [Event],
 }
 
 impl<'a> Acknowledged<'a> {
-    /// For tests of what takes a proof.
-    #[cfg(test)]
-    pub(crate) fn of_test(events: &'a [Event]) -> Self {
-        Self { events }
-    }
-
-    /// What was delivered, in this order.
+    /// The events, in the order of their delivery.
     #[must_use]
     pub fn events(&self) -> &'a [Event] {
         self.events
     }
 }
 
-/// Takes a proof and what is still to come of the same stride, and commits.
+/// Commits the acknowledged events. The second argument is the window's events behind them.
 pub type Commit<'c> = &'c mut dyn FnMut(Acknowledged, &[Event]) -> Result<(), Error>;
 
-/// What delivery has done so far.
+/// The numbers of a run's delivery.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
-    /// Requests, each try counted, or runs of a program, or writes.
+    /// Requests, runs of a program, or writes; each try counts.
     pub requests: u64,
-    /// Requests that were tried again.
+    /// Requests that were retried.
     pub retries: u64,
-    /// Bytes that were handed over, before compression, those of each try counted.
+    /// Bytes handed over, before compression; each try counts.
     pub bytes: u64,
-    /// Events that went to the file of dead letters.
+    /// Events in the file of dead letters.
     pub dead_letters: u64,
 }
 
-/// Where single events go that the receiver refuses for good.
-#[derive(Debug)]
-pub struct DeadLetters {
-    path: PathBuf,
-    lines: LineFile,
-}
-
-impl DeadLetters {
-    /// Opens the file for appending, or makes it, for its owner only.
-    ///
-    /// # Errors
-    /// If that is not possible.
-    pub fn open(path: PathBuf, clock: SystemClock) -> Result<Self, Error> {
-        let is_new = !path.exists();
-        let file = fs::open_or_create(&path);
-        let lines = file.and_then(|file| {
-            // A new file is not certain to be there after a power cut before this.
-            if is_new {
-                fs::sync_directory(&path)?;
-            }
-            LineFile::new(file, path.clone(), clock)
-        });
-        let lines = lines.map_err(|error| {
-            Error::Usage(format!(
-                "--dead-letter: cannot open {}: {error}",
-                path.display()
-            ))
-        })?;
-        Ok(Self { path, lines })
-    }
-}
-
-/// Delivers events to a target.
+/// Delivers events to a receiver.
 pub struct Delivery<'a> {
     target: &'a mut dyn Target,
     clock: &'a dyn Clock,
     patience: Patience,
     limits: Limits,
     dead_letters: Option<DeadLetters>,
-    /// Whether the receiver has accepted anything in this run.
+    /// The receiver has accepted an event in this run.
     has_accepted: bool,
-    /// The size of the largest body that was accepted, and of the smallest that was too large.
-    largest_accepted: usize,
-    smallest_refused: Option<usize>,
+    sizes: Sizes,
     figures: Figures,
 }
 
-/// How far a stride has got, and who is told.
+/// How far the delivery of some events has got, and who is told.
 struct Ledger<'a> {
     events: &'a [Event],
-    /// This many are committed.
+    /// The number of events that are committed.
     committed: usize,
-    /// This many are accepted or refused.
+    /// The number of events that are accepted or refused.
     settled: usize,
-    /// The refused ones among those not yet committed, and why.
+    /// The places of refused events that are not committed, and the reasons.
     refused: Vec<(usize, String)>,
     commit: Commit<'a>,
     warn: &'a mut dyn FnMut(&str),
 }
 
-/// What became of a request after all its tries.
+/// What became of a request after all retries.
 enum Outcome {
-    /// Of each event; with the error that is to end the run, if some are worth another try still.
+    /// The fate of each event, and why the last retry failed.
     Fates(Vec<Fate>, Option<Error>),
     TooLarge(String),
     RefusedEvents(String),
-}
-
-/// Events were refused for what they hold, and there is no place for them.
-fn refused_events(why: &str) -> Error {
-    Error::EventsRefused(format!(
-        "{why}; if only single events are at fault, --dead-letter FILE puts those aside"
-    ))
 }
 
 impl<'a> Delivery<'a> {
@@ -184,23 +134,22 @@ impl<'a> Delivery<'a> {
             limits,
             dead_letters,
             has_accepted: false,
-            largest_accepted: 0,
-            smallest_refused: None,
+            sizes: Sizes::default(),
             figures: Figures::default(),
         }
     }
 
-    /// What was done so far.
+    /// The numbers so far.
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.figures
     }
 
-    /// Delivers events in their order, committing after each acknowledged request (where a request
-    /// holds one event only: after each full batch of them).
+    /// Delivers events in their order. Commits after each acknowledged request; if requests hold
+    /// one event each, after each full batch of them.
     ///
     /// # Errors
-    /// How it ended, if not all could be delivered. What was acknowledged until then is committed.
+    /// If some events could not be delivered. The events acknowledged before are committed.
     pub fn deliver(
         &mut self,
         events: &[Event],
@@ -215,23 +164,24 @@ impl<'a> Delivery<'a> {
             commit,
             warn,
         };
-        let delivered = self.drain(&mut ledger);
-        if let Err(Error::NotCommitted { .. } | Error::DeadLetter(_)) = delivered {
-            return delivered;
+        let sent = self.send_all(&mut ledger);
+        if let Err(Error::NotCommitted { .. } | Error::DeadLetter(_)) = sent {
+            return sent;
         }
         let committed = self.commit(&mut ledger);
-        // A commit that failed is the worse of the two: the next run repeats events.
-        committed.and(delivered)
+        // A failed commit is the worse of two errors: the next run repeats events.
+        committed.and(sent)
     }
 
-    fn drain(&mut self, ledger: &mut Ledger) -> Result<(), Error> {
+    /// Sends batch after batch.
+    fn send_all(&mut self, ledger: &mut Ledger) -> Result<(), Error> {
         while ledger.settled < ledger.events.len() {
             let limits = Limits {
-                bytes: self.most_bytes(),
+                bytes: self.sizes.most_bytes(self.limits.bytes),
                 ..self.limits
             };
             let (body, count) = self.target.encode(&ledger.events[ledger.settled..], limits);
-            self.settle(ledger, body, count)?;
+            self.send_batch(ledger, body, count)?;
             let is_full = ledger.settled - ledger.committed >= self.limits.events
                 || ledger.settled == ledger.events.len();
             if self.target.is_one_by_one() && !is_full {
@@ -241,54 +191,47 @@ impl<'a> Delivery<'a> {
             if !self.has_accepted {
                 let why = ledger.refused.first().map_or("", |(_, why)| why);
                 return Err(Error::EventsRefused(format!(
-                    "the receiver refuses every event, so that the fault is not theirs: {why}"
+                    "the receiver refuses every event, so the events are not at fault: {why}"
                 )));
             }
         }
         Ok(())
     }
 
-    /// Settles the next `count` events, dividing them as far as necessary.
-    fn settle(&mut self, ledger: &mut Ledger, body: Vec<u8>, count: usize) -> Result<(), Error> {
-        // The parts that are still to be sent, the oldest on top.
-        let mut parts = vec![(count, Some(body))];
-        while let Some((count, body)) = parts.pop() {
+    /// Sends the next `count` events, in as many parts as the receiver requires.
+    fn send_batch(
+        &mut self,
+        ledger: &mut Ledger,
+        body: Vec<u8>,
+        count: usize,
+    ) -> Result<(), Error> {
+        let mut parts = Parts::new(count);
+        let mut whole = Some(body);
+        while let Some(count) = parts.pop() {
             let events = &ledger.events[ledger.settled..ledger.settled + count];
-            let body = body.unwrap_or_else(|| self.target.encode(events, Limits::NONE).0);
+            let encode = || self.target.encode(events, Limits::NONE).0;
+            let body = whole.take().unwrap_or_else(encode);
             let size = body.len();
-            let halves = [(count - count / 2, None), (count / 2, None)];
-            if count > 1 && self.is_too_large(size) {
-                parts.extend(halves);
+            if count > 1 && self.sizes.is_too_large(size) {
+                parts.halve(count);
                 continue;
             }
             match self.request(events, body) {
                 Outcome::TooLarge(why) => {
-                    let smallest = self.smallest_refused.unwrap_or(size);
-                    self.smallest_refused = Some(smallest.min(size));
+                    self.sizes.refuse(size);
                     if count > 1 {
-                        parts.extend(halves);
+                        parts.halve(count);
                     } else {
                         self.refuse(ledger, why)?;
                     }
                 }
-                Outcome::RefusedEvents(why) if self.dead_letters.is_none() => {
-                    return Err(refused_events(&why));
+                Outcome::RefusedEvents(_) if count > 1 && self.dead_letters.is_some() => {
+                    parts.halve(count);
                 }
-                Outcome::RefusedEvents(_) if count > 1 => parts.extend(halves),
                 Outcome::RefusedEvents(why) => self.refuse(ledger, why)?,
                 Outcome::Fates(fates, error) => {
-                    for fate in fates {
-                        match fate {
-                            Fate::Accepted => {
-                                self.has_accepted = true;
-                                ledger.settled += 1;
-                            }
-                            Fate::RefusedEvent(why) => self.refuse(ledger, why)?,
-                            Fate::Refused(why) => return Err(Error::EventsRefused(why)),
-                            Fate::Retry(why) => return Err(error.unwrap_or(Error::Receiver(why))),
-                        }
-                    }
-                    self.largest_accepted = self.largest_accepted.max(size);
+                    self.settle(ledger, fates, error)?;
+                    self.sizes.accept(size);
                     if !self.target.is_one_by_one() {
                         self.commit(ledger)?;
                     }
@@ -298,68 +241,74 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// Sends a batch until there is nothing more to be gained: what is worth another try is sent
-    /// again alone.
+    /// Settles the next events, up to the first one that was not delivered.
+    fn settle(
+        &mut self,
+        ledger: &mut Ledger,
+        fates: Vec<Fate>,
+        error: Option<Error>,
+    ) -> Result<(), Error> {
+        for fate in fates {
+            match fate {
+                Fate::Accepted => {
+                    self.has_accepted = true;
+                    ledger.settled += 1;
+                }
+                Fate::RefusedEvent(why) => self.refuse(ledger, why)?,
+                Fate::Refused(why) => return Err(Error::EventsRefused(why)),
+                Fate::Retry(why) => return Err(error.unwrap_or(Error::Receiver(why))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a part, and retries the events for which a retry may succeed.
     fn request(&mut self, events: &[Event], mut body: Vec<u8>) -> Outcome {
-        let mut fates: Vec<Fate> = events.iter().map(|_| Fate::Retry(String::new())).collect();
-        // The places of the events that are to be sent, and these events once they are not all.
-        let mut places: Vec<usize> = (0..events.len()).collect();
-        let mut subset: Option<Vec<Event>> = None;
-        let mut refused = None;
-        let target = &mut *self.target;
-        let result = retry(
-            self.clock,
-            &self.patience,
-            &mut self.figures.retries,
-            |timeout| {
-                let sent = subset.as_deref().unwrap_or(events);
-                let result = target.send(sent, &body, timeout);
-                self.figures.requests += 1;
-                self.figures.bytes += target.sent(&body);
-                match result.map_err(Failure::permanent)? {
-                    Verdict::Accepted => places
-                        .iter()
-                        .for_each(|&place| fates[place] = Fate::Accepted),
-                    Verdict::Each(verdicts) => {
-                        places
-                            .iter()
-                            .zip(verdicts)
-                            .for_each(|(&place, fate)| fates[place] = fate);
-                        places.retain(|&place| matches!(fates[place], Fate::Retry(_)));
-                        if let Some(Fate::Retry(why)) = places.first().map(|&place| &fates[place]) {
-                            let again: Vec<Event> =
-                                places.iter().map(|&place| events[place].clone()).collect();
-                            body = target.encode(&again, Limits::NONE).0;
-                            subset = Some(again);
-                            return Err(Failure::temporary(Error::Receiver(why.clone())));
-                        }
-                    }
-                    Verdict::Failed {
-                        message,
+        let mut fates: Vec<_> = events.iter().map(|_| Fate::Retry(String::new())).collect();
+        // The events whose fate is open.
+        let mut open = Cow::Borrowed(events);
+        let retries = &mut self.figures.retries;
+        let result = retry(self.clock, &self.patience, retries, |timeout| {
+            let verdict = self.target.send(&open, &body, timeout);
+            self.figures.requests += 1;
+            self.figures.bytes += self.target.sent(&body);
+            match verdict.map_err(Failure::permanent)? {
+                Verdict::Accepted => decide(&mut fates, iter::repeat_with(|| Fate::Accepted)),
+                Verdict::Each(each) => decide(&mut fates, each),
+                Verdict::Failed {
+                    message,
+                    retryable,
+                    wait,
+                } => {
+                    return Err(Failure {
+                        error: Error::Receiver(message),
                         retryable,
                         wait,
-                    } => {
-                        return Err(Failure {
-                            error: Error::Receiver(message),
-                            retryable,
-                            wait,
-                        });
-                    }
-                    Verdict::Refused(why) => {
-                        return Err(Failure::permanent(Error::EventsRefused(why)));
-                    }
-                    // Of what is left of a divided batch, this says nothing about its events.
-                    Verdict::TooLarge(why) | Verdict::RefusedEvents(why) if subset.is_some() => {
-                        return Err(Failure::permanent(Error::Receiver(why)));
-                    }
-                    Verdict::TooLarge(why) => refused = Some(Outcome::TooLarge(why)),
-                    Verdict::RefusedEvents(why) => refused = Some(Outcome::RefusedEvents(why)),
+                    });
                 }
-                Ok(())
-            },
-        );
+                Verdict::Refused(why) => {
+                    return Err(Failure::permanent(Error::EventsRefused(why)));
+                }
+                // After a partial retry the verdict covers only the remainder.
+                Verdict::TooLarge(why) | Verdict::RefusedEvents(why)
+                    if open.len() < events.len() =>
+                {
+                    return Err(Failure::permanent(Error::Receiver(why)));
+                }
+                Verdict::TooLarge(why) => return Ok(Some(Outcome::TooLarge(why))),
+                Verdict::RefusedEvents(why) => return Ok(Some(Outcome::RefusedEvents(why))),
+            }
+            let Some(Fate::Retry(why)) = fates.iter().find(|fate| fate.is_open()) else {
+                return Ok(None);
+            };
+            let again = events.iter().zip(&fates).filter(|(_, fate)| fate.is_open());
+            open = again.map(|(event, _)| event.clone()).collect();
+            body = self.target.encode(&open, Limits::NONE).0;
+            Err(Failure::temporary(Error::Receiver(why.clone())))
+        });
         let error = match result {
-            Ok(()) => None,
+            Ok(Some(refusal)) => return refusal,
+            Ok(None) => None,
             Err(GaveUp::OutOfTime) => Some(Error::OutOfTime),
             Err(GaveUp::Failed {
                 error: Error::Receiver(message),
@@ -367,72 +316,69 @@ impl<'a> Delivery<'a> {
             }) => Some(Error::Receiver(message + &why)),
             Err(GaveUp::Failed { error, .. }) => Some(error),
         };
-        refused.unwrap_or(Outcome::Fates(fates, error))
+        Outcome::Fates(fates, error)
     }
 
-    /// Notes that the next event was refused for good.
+    /// Notes that the receiver refuses the next event for good.
     fn refuse(&mut self, ledger: &mut Ledger, why: String) -> Result<(), Error> {
         if self.dead_letters.is_none() {
-            return Err(refused_events(&why));
+            return Err(Error::EventsRefused(format!(
+                "{why}; if only single events are at fault, --dead-letter FILE puts those aside"
+            )));
         }
         ledger.refused.push((ledger.settled, why));
         ledger.settled += 1;
         Ok(())
     }
 
-    /// Commits what is settled, dead letters first. As long as the receiver has accepted nothing,
-    /// refusals are not believed, and nothing is committed.
+    /// Commits the settled events, after it has written the dead letters. Until the receiver has
+    /// accepted an event, the refused ones may not be at fault, and nothing is committed.
     fn commit(&mut self, ledger: &mut Ledger) -> Result<(), Error> {
         if !self.has_accepted || ledger.settled == ledger.committed {
             return Ok(());
         }
-        if let Some(dead_letters) = self
-            .dead_letters
-            .as_mut()
-            .filter(|_| !ledger.refused.is_empty())
+        let (settled, following) = ledger.events.split_at(ledger.settled);
+        if let Some(dead_letters) = &mut self.dead_letters
+            && !ledger.refused.is_empty()
         {
-            let path = dead_letters.path.display().to_string();
-            let events = ledger
-                .refused
-                .iter()
-                .map(|&(place, _)| &ledger.events[place]);
-            dead_letters
-                .lines
-                .append(events, false)
-                .map_err(|error| Error::DeadLetter(format!("{path}: {error}")))?;
+            let path = dead_letters.shown();
+            let places = ledger.refused.iter().map(|&(place, _)| place);
+            dead_letters.append(places.map(|place| &settled[place]))?;
             for (place, why) in ledger.refused.drain(..) {
                 self.figures.dead_letters += 1;
-                let id = ledger.events[place].id.to_string();
+                let id = excerpt(settled[place].id.to_string().as_bytes());
                 (ledger.warn)(&format!(
-                    "the event {} was refused and is now in {path}: {why}",
-                    excerpt(id.as_bytes())
+                    "the event {id} was refused and is now in {path}: {why}"
                 ));
             }
         }
-        let events = &ledger.events[ledger.committed..ledger.settled];
-        (ledger.commit)(Acknowledged { events }, &ledger.events[ledger.settled..])?;
+        let events = &settled[ledger.committed..];
+        (ledger.commit)(Acknowledged { events }, following)?;
         ledger.committed = ledger.settled;
         Ok(())
     }
+}
 
-    /// Whether a body of this size was refused before, unless that contradicts what was accepted:
-    /// then its size was not the reason.
-    fn is_too_large(&self, size: usize) -> bool {
-        self.smallest_refused
-            .is_some_and(|refused| size >= refused && refused > self.largest_accepted)
+/// Gives new fates to the events whose fate is open.
+fn decide(fates: &mut [Fate], new: impl IntoIterator<Item = Fate>) {
+    let open = fates.iter_mut().filter(|fate| fate.is_open());
+    open.zip(new).for_each(|(fate, new)| *fate = new);
+}
+
+impl Fate {
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Retry(_))
     }
+}
 
-    /// How large the next batch may be: between the largest body that was accepted and the smallest
-    /// that was not, closing in on the limit until the difference is not worth a refusal.
-    fn most_bytes(&self) -> usize {
-        let accepted = self.largest_accepted;
-        let most = match self.smallest_refused {
-            None => self.limits.bytes,
-            Some(refused) if refused > accepted && refused - accepted > refused / 8 => {
-                accepted + (refused - accepted) / 2
-            }
-            Some(_) => accepted,
-        };
-        most.min(self.limits.bytes)
+#[cfg(test)]
+mod testing {
+    use super::{Acknowledged, Event};
+
+    impl<'a> Acknowledged<'a> {
+        /// A proof for tests of what requires one.
+        pub(crate) fn of_test(events: &'a [Event]) -> Self {
+            Self { events }
+        }
     }
 }

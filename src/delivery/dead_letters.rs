@@ -1,0 +1,56 @@
+//! Dead letters: the file for single events that the receiver refuses for good.
+
+use std::path::PathBuf;
+
+use crate::clock::SystemClock;
+use crate::delivery::lines::LineFile;
+use crate::error::Error;
+use crate::event::Event;
+use crate::fs;
+
+/// The file of `--dead-letter`.
+#[derive(Debug)]
+pub struct DeadLetters {
+    path: PathBuf,
+    lines: LineFile,
+}
+
+impl DeadLetters {
+    /// Opens the file for appending. A new file is for its owner only.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(path: PathBuf, clock: SystemClock) -> Result<Self, Error> {
+        let is_new = !path.exists();
+        let file = fs::open_or_create(&path);
+        let lines = file.and_then(|file| {
+            // Before this, a power cut may remove a new file.
+            if is_new {
+                fs::sync_directory(&path)?;
+            }
+            LineFile::new(file, path.clone(), clock)
+        });
+        match lines {
+            Ok(lines) => Ok(Self { path, lines }),
+            Err(error) => Err(Error::Usage(format!(
+                "--dead-letter: cannot open {}: {error}",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Appends events, byte for byte as the service sent them, and syncs the file.
+    ///
+    /// # Errors
+    /// If some event may be missing.
+    pub fn append<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), Error> {
+        let appended = self.lines.append(events, false);
+        appended.map_err(|error| Error::DeadLetter(format!("{}: {error}", self.path.display())))
+    }
+
+    /// The file's name, as messages show it.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+}

@@ -1,0 +1,118 @@
+//! Splitting: which part of a batch is sent next, and how large a body may be.
+
+/// The parts of a batch that are still to be sent. Each is a number of events.
+#[derive(Debug)]
+pub struct Parts {
+    /// The oldest part is the last.
+    counts: Vec<usize>,
+}
+
+impl Parts {
+    /// A batch of `count` events, in one part.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Self {
+            counts: vec![count],
+        }
+    }
+
+    /// Takes the oldest part.
+    pub fn pop(&mut self) -> Option<usize> {
+        self.counts.pop()
+    }
+
+    /// Puts the oldest part back in halves. Of 5 events, the first 2 are sent next.
+    pub fn halve(&mut self, count: usize) {
+        self.counts.extend([count - count / 2, count / 2]);
+    }
+}
+
+/// The sizes that the receiver has accepted and refused in this run, in bytes before compression.
+#[derive(Debug, Default)]
+pub struct Sizes {
+    largest_accepted: usize,
+    smallest_refused: Option<usize>,
+}
+
+impl Sizes {
+    /// Notes the size of a body that was accepted.
+    pub fn accept(&mut self, size: usize) {
+        self.largest_accepted = self.largest_accepted.max(size);
+    }
+
+    /// Notes the size of a body that was too large.
+    pub fn refuse(&mut self, size: usize) {
+        let smallest = self.smallest_refused.unwrap_or(size);
+        self.smallest_refused = Some(smallest.min(size));
+    }
+
+    /// Whether the receiver will refuse a body of this size. A larger body that was accepted proves
+    /// that the size was not the reason.
+    #[must_use]
+    pub fn is_too_large(&self, size: usize) -> bool {
+        self.smallest_refused
+            .is_some_and(|refused| size >= refused && refused > self.largest_accepted)
+    }
+
+    /// The most bytes for the next batch: halfway between the accepted and the refused size, until
+    /// the difference is an eighth. With 400,000 accepted and 1,000,000 refused, 700,000 are next.
+    #[must_use]
+    pub fn most_bytes(&self, limit: usize) -> usize {
+        let accepted = self.largest_accepted;
+        let most = match self.smallest_refused {
+            None => limit,
+            Some(refused) if refused > accepted && refused - accepted > refused / 8 => {
+                accepted + (refused - accepted) / 2
+            }
+            Some(_) => accepted,
+        };
+        most.min(limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_half_comes_first() {
+        let mut parts = Parts::new(5);
+        let mut sent = Vec::new();
+        while let Some(count) = parts.pop() {
+            sent.push(count);
+            if count > 1 {
+                parts.halve(count);
+            }
+        }
+        assert_eq!(sent, [5, 2, 1, 1, 3, 1, 2, 1, 1]);
+    }
+
+    #[test]
+    fn the_size_of_a_batch_closes_in_on_the_receivers_limit() {
+        let limit = 520_000;
+        let mut sizes = Sizes::default();
+        let mut tried = Vec::new();
+        for _ in 0..8 {
+            let size = sizes.most_bytes(1_000_000);
+            tried.push(size / 1_000);
+            if size > limit {
+                sizes.refuse(size);
+            }
+            // Of a batch that was refused, the halves are sent.
+            sizes.accept(if size > limit { size / 2 } else { size });
+        }
+        assert_eq!(tried, [1_000, 750, 625, 562, 500, 500, 500, 500]);
+    }
+
+    #[test]
+    fn a_size_below_one_that_was_accepted_is_not_too_large() {
+        let mut sizes = Sizes::default();
+        sizes.accept(300);
+        sizes.refuse(500);
+        assert!(sizes.is_too_large(500) && !sizes.is_too_large(499));
+        // The receiver counts events: this body is large and has few.
+        sizes.accept(900);
+        assert!(!sizes.is_too_large(500) && !sizes.is_too_large(1_000));
+        assert_eq!(sizes.most_bytes(2_000), 900);
+    }
+}
