@@ -1,7 +1,9 @@
 //! Delivery by HTTP POST.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use flate2::Compression;
@@ -18,15 +20,15 @@ use crate::http::{self, Connection};
 use crate::secret::Secret;
 use crate::text::excerpt;
 
-/// The largest answer that is read, after decompression: Elasticsearch answers for each event, with
-/// some hundred bytes if it refuses one.
+/// The most bytes of an answer that are read, after decompression. Elasticsearch answers for each
+/// event, with some hundred bytes if it refuses the event.
 const LARGEST_BODY: u64 = 16 * 1024 * 1024;
 
-/// A receiver, as a target.
+/// An HTTP server as a receiver.
 pub struct Receiver {
     connection: Connection,
     url: Secret,
-    /// The address as it may be shown.
+    /// The address as messages show it.
     shown: String,
     format: Format,
     encoder: Encoder,
@@ -35,34 +37,21 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Prepares a receiver and reads the files with headers and certificates; nothing is sent yet.
+    /// Prepares a receiver, and reads the files with headers and certificates. Nothing is sent yet.
     /// `timeout` is for one request.
     ///
     /// # Errors
-    /// If such a file cannot be read or holds something else; the message does not repeat it.
+    /// If such a file cannot be read or used. The message does not repeat its content.
     pub fn new(post: &Post, normalize: bool, timeout: Duration) -> Result<Self, Error> {
         let mut headers = Vec::new();
         for header in &post.headers {
             match header {
                 Header::Given(name, value) => headers.push((name.clone(), value.clone())),
-                Header::File(path) => {
-                    let fault = |fault: &dyn std::fmt::Display| {
-                        Error::Usage(format!("--header: {}: {fault}", path.display()))
-                    };
-                    let text = fs::read_to_string(path).map_err(|error| fault(&error))?;
-                    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-                        let wrong = |wrong| fault(&format_args!("a line {wrong}"));
-                        headers.push(parse_header(line).map_err(wrong)?);
-                    }
-                }
+                Header::File(path) => headers.extend(read_headers(path)?),
             }
         }
-        let client = post
-            .client
-            .as_ref()
-            .map(ClientFiles::read)
-            .transpose()
-            .map_err(Error::Usage)?;
+        let client = post.client.as_ref().map(ClientFiles::read).transpose();
+        let client = client.map_err(Error::Usage)?;
         Ok(Self {
             connection: Connection::new(post.proxy.as_ref(), client, timeout),
             url: Secret::new(post.url.expose()),
@@ -74,12 +63,12 @@ impl Receiver {
         })
     }
 
-    /// Makes a request that delivers nothing, with the headers of a delivery: a `GET` of this path,
-    /// or `OPTIONS` of the receiver's own address. Gives the answer's status, and how its body may
-    /// be shown.
+    /// Makes a request that delivers nothing, with the headers of a delivery: `GET` of this path,
+    /// or `OPTIONS` of the receiver's own address. Returns the answer's status, and its body as
+    /// messages show it.
     ///
     /// # Errors
-    /// If there is no answer.
+    /// If there is no whole answer.
     pub fn ask(&self, path: Option<&str>, timeout: Duration) -> Result<(u16, String), String> {
         let answer = self.connection.send(timeout, |agent| {
             let call = match path {
@@ -94,16 +83,14 @@ impl Receiver {
             http::read_body(response, LARGEST_BODY, &mut body)?;
             Ok((status, excerpt(&self.masked_body(body))))
         });
-        answer.map_err(|error| {
-            let what = self.masked(self.connection.describe(&error));
-            format!("{}: {what}", self.shown)
-        })
+        answer.map_err(|error| format!("{}: {}", self.shown, self.describe(&error)))
     }
 
-    /// Sets the headers of a delivery. Of a request without a body, too: Logstash takes any method,
-    /// and what is empty as JSON for no event.
+    /// Sets the headers of a delivery, for a request without a body as well: Logstash takes any
+    /// method, and takes an empty body as an event unless it is said to be JSON.
     fn with_headers<B>(&self, mut call: RequestBuilder<B>) -> RequestBuilder<B> {
-        if !self.has_header("content-type") {
+        let is_content_type = |name: &str| name.eq_ignore_ascii_case("content-type");
+        if !self.headers.iter().any(|(name, _)| is_content_type(name)) {
             call = call.header("content-type", self.format.content_type());
         }
         for (name, value) in &self.headers {
@@ -112,27 +99,25 @@ impl Receiver {
         call
     }
 
-    /// An answer's body without our secrets, before any of it is cut: half a secret is one, too.
+    fn describe(&self, error: &ureq::Error) -> String {
+        self.masked(self.connection.describe(error))
+    }
+
+    /// An answer's body without our secrets. This comes before any cut: half a secret is one, too.
     fn masked_body(&self, body: Vec<u8>) -> Vec<u8> {
         let text = String::from_utf8(body)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         self.masked(text).into_bytes()
     }
 
-    /// A text from the receiver without our secrets, which some receivers send back: the headers'
+    /// A text from the receiver without our secrets, which some receivers repeat: the headers'
     /// values, and the path (as a whole) and the query of the address.
     fn masked(&self, text: String) -> String {
         let place = self.url.expose().strip_prefix(&self.shown);
         let parts = place.unwrap_or_default().splitn(2, '?');
         let parts: Vec<_> = parts.map(|part| Secret::new(part.to_owned())).collect();
-        let secrets = self.headers.iter().map(|header| &header.1).chain(&parts);
+        let secrets = self.headers.iter().map(|(_, value)| value).chain(&parts);
         secrets.fold(text, |text, secret| secret.mask(text))
-    }
-
-    fn has_header(&self, name: &str) -> bool {
-        self.headers
-            .iter()
-            .any(|header| header.0.eq_ignore_ascii_case(name))
     }
 }
 
@@ -146,12 +131,9 @@ impl Target for Receiver {
     }
 
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
-        let compressed = if self.gzip {
-            let compressed = compress(body);
-            Some(compressed.map_err(|error| Error::Receiver(format!("cannot compress: {error}")))?)
-        } else {
-            None
-        };
+        let compressed = self.gzip.then(|| compress(body)).transpose();
+        let compressed =
+            compressed.map_err(|error| Error::Receiver(format!("cannot compress: {error}")))?;
         let answer = self.connection.send(timeout, |agent| {
             let call = self.with_headers(agent.post(self.url.expose()));
             let call = self.connection.limit(call, timeout);
@@ -163,48 +145,48 @@ impl Target for Receiver {
         let response = match answer {
             Ok(response) => response,
             Err(error) => {
-                let what = self.masked(self.connection.describe(&error));
                 return Ok(Verdict::Failed {
-                    message: format!("{}: {what}", self.shown),
+                    message: format!("{}: {}", self.shown, self.describe(&error)),
                     retryable: http::is_retryable(&error),
                     wait: None,
                 });
             }
         };
-        let (status, wait) = (response.status().as_u16(), http::wait(response.headers()));
-        let leads = http::redirect(&response);
+        let status = response.status().as_u16();
+        let named_wait = http::wait(response.headers());
+        let redirect = http::redirect(&response);
         let mut body = Vec::new();
         let broken = http::read_body(response, LARGEST_BODY, &mut body).err();
         let body = self.masked_body(body);
-        let said = if leads.is_empty() {
-            excerpt(&body)
-        } else {
-            self.masked(format!("it leads{leads}"))
-        };
-        let whole = broken.is_none().then_some(&body[..]);
         let answer = Answer {
             origin: &self.shown,
             status,
-            body: whole,
-            said: &said,
+            body: broken.is_none().then_some(&body),
+            said: &match redirect.as_str() {
+                "" => excerpt(&body),
+                redirect => self.masked(format!("it leads{redirect}")),
+            },
         };
-        let verdict = self.format.judge(&answer, events.len());
-        Ok(match verdict {
-            Verdict::Failed {
-                message, retryable, ..
-            } => {
-                let why = broken.map_or_else(String::new, |error| {
-                    format!(" ({})", self.masked(self.connection.describe(&error)))
-                });
-                Verdict::Failed {
-                    message: message + &why,
-                    retryable,
-                    wait,
-                }
+        let mut verdict = self.format.judge(&answer, events.len());
+        if let Verdict::Failed { message, wait, .. } = &mut verdict {
+            *wait = named_wait;
+            if let Some(error) = broken {
+                *message = format!("{message} ({})", self.describe(&error));
             }
-            verdict => verdict,
-        })
+        }
+        Ok(verdict)
     }
+}
+
+/// Reads a file with a header on each line.
+fn read_headers(path: &Path) -> Result<Vec<(String, Secret)>, Error> {
+    let fault =
+        |fault: &dyn Display| Error::Usage(format!("--header: {}: {fault}", path.display()));
+    let text = fs::read_to_string(path).map_err(|error| fault(&error))?;
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| parse_header(line).map_err(|wrong| fault(&format_args!("a line {wrong}"))))
+        .collect()
 }
 
 fn compress(body: &[u8]) -> io::Result<Vec<u8>> {

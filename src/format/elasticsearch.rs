@@ -11,20 +11,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::event::Event;
-use crate::format::{Answer, Fate, Frame, Verdict, quoted};
+use crate::format::{Answer, Fate, Verdict, quoted};
 use crate::json::Object;
 use crate::text::excerpt;
 use crate::time;
 
-/// The frame of a body: each document ends its line.
-pub(super) fn frame() -> Frame {
-    Frame {
-        after_event: "\n".to_owned(),
-        ..Frame::default()
-    }
-}
-
-/// Appends an action and a document.
+/// Appends an action and a document, up to the end of its line.
 pub(super) fn push(body: &mut String, event: &Event, json: &str) {
     let fields = json.strip_prefix('{').unwrap_or(json).trim_start();
     let comma = if fields == "}" { "" } else { "," };

@@ -85,10 +85,6 @@ impl Encoder {
     #[must_use]
     pub fn new(format: Format, normalize: bool, labels: &[Label]) -> Self {
         let frame = match format {
-            Format::Ndjson => Frame {
-                after_event: "\n".to_owned(),
-                ..Frame::default()
-            },
             Format::JsonArray => Frame {
                 start: "[".to_owned(),
                 separator: ",",
@@ -97,7 +93,10 @@ impl Encoder {
             },
             Format::Json => Frame::default(),
             Format::SplunkHec => splunk::frame(labels),
-            Format::Elasticsearch => elasticsearch::frame(),
+            Format::Ndjson | Format::Elasticsearch => Frame {
+                after_event: "\n".to_owned(),
+                ..Frame::default()
+            },
             Format::Loki => loki::frame(labels),
         };
         Self {
@@ -111,32 +110,27 @@ impl Encoder {
     /// and the number of events in it.
     #[must_use]
     pub fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        let Frame {
-            start,
-            separator,
-            after_event,
-            end,
-        } = &self.frame;
         let most_events = match self.format {
             Format::Json => 1,
             _ => limits.events,
         };
-        let mut body = start.clone();
+        let frame = &self.frame;
+        let mut body = frame.start.clone();
         let mut count = 0;
         for event in events.iter().take(most_events) {
             let length = body.len();
             if count > 0 {
-                body.push_str(separator);
+                body.push_str(frame.separator);
             }
             self.push(&mut body, event);
-            body.push_str(after_event);
-            if count > 0 && body.len() + end.len() > limits.bytes {
+            body.push_str(&frame.after_event);
+            if count > 0 && body.len() + frame.end.len() > limits.bytes {
                 body.truncate(length);
                 break;
             }
             count += 1;
         }
-        body.push_str(end);
+        body.push_str(frame.end);
         (body.into_bytes(), count)
     }
 
@@ -248,14 +242,11 @@ impl Answer<'_> {
 
     /// The answer in words: `https://siem.example.com: answered 503: busy`.
     fn message(&self) -> String {
-        let Self {
-            origin,
-            status,
-            said,
-            ..
-        } = self;
-        let colon = if said.is_empty() { "" } else { ": " };
-        format!("{origin}: answered {status}{colon}{said}")
+        let message = format!("{}: answered {}", self.origin, self.status);
+        match self.said {
+            "" => message,
+            said => format!("{message}: {said}"),
+        }
     }
 
     /// The verdict on a 2xx whose body does not acknowledge. A whole body of another kind comes
