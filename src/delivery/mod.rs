@@ -112,7 +112,7 @@ struct Ledger<'a> {
 
 /// What became of a request after all retries.
 enum Outcome {
-    /// The fate of each event, and why the last retry failed.
+    /// The fate of each event, and the error of the last try if a fate is open.
     Fates(Vec<Fate>, Option<Error>),
     TooLarge(String),
     RefusedEvents(String),

@@ -1,4 +1,4 @@
-//! What is acknowledged when standard output is a pipe, a file or a full disk.
+//! Delivery to standard output: a pipe, a file or a full disk.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +12,7 @@ fn bench() -> Bench {
     Bench::of(events(2_500, now(), 2))
 }
 
-/// `tfc-audit | head -1`: nobody knows what of the rest was read.
+/// `tfc-audit | head -1`: nobody knows how much of the rest was read.
 #[test]
 fn a_reader_that_goes_away_gets_everything_from_the_next_run() {
     let bench = bench();
@@ -91,9 +91,9 @@ fn half_a_line_is_ended_before_the_first_event() {
     }
 }
 
-/// `{ echo header; tfc-audit; } > out`: the file was written before, through the same opening.
+/// `{ echo header; tfc-audit; } > out`: another program wrote to the same open file before.
 #[test]
-fn output_goes_on_where_the_file_stands() {
+fn output_continues_where_the_last_program_stopped() {
     let bench = Bench::of(events(3, now(), 1));
     let mut out = fs::File::create(bench.path("out")).unwrap();
     writeln!(out, "header").unwrap();
@@ -106,7 +106,7 @@ fn output_goes_on_where_the_file_stands() {
     assert_eq!(written, format!("header\n{expected}trailer\n"));
 }
 
-/// The exit code has to do where even the message cannot be written.
+/// Where even the message cannot be written, the exit code is all there is.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_standard_error_that_is_full_changes_nothing() {

@@ -1,8 +1,8 @@
-//! A scriptable receiver of events over HTTP, for what real ones do not do on demand.
+//! A scriptable receiver of events over HTTP, for answers that real ones do not give on demand.
 //!
-//! A [`Receiver`] reads one [`Format`] strictly and answers as the products do that take it, within
-//! what its [`Rules`] say. It speaks HTTP over plain sockets, since cutting an answer short needs
-//! every byte in its own hand. What it acknowledged is kept event by event.
+//! A [`Receiver`] reads one [`Format`] strictly, and answers as the products with this format do,
+//! unless its [`Rules`] say otherwise. It keeps the events that it acknowledged. It speaks HTTP
+//! over plain sockets, because only so it can cut an answer short.
 
 #![allow(dead_code, reason = "each test target that includes this uses a part")]
 
@@ -18,10 +18,10 @@ use flate2::read::GzDecoder;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// A client that takes longer for its next step hangs.
-const TOO_LONG: Duration = Duration::from_secs(45);
+/// A client that takes longer for its next step hangs, even on a busy machine.
+const TOO_LONG: Duration = Duration::from_secs(300);
 
-/// What a request's body has to be, and how an answer says that it was taken.
+/// The form of a request's body and of the answer that acknowledges it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Ndjson,
@@ -64,7 +64,7 @@ impl Format {
         }
     }
 
-    /// The events of a body, or what is wrong with it.
+    /// The events of a body, or the fault in it.
     pub fn read(self, body: &str) -> Result<Vec<Item>, String> {
         let lines = || match body.strip_suffix('\n') {
             Some(rest) => Ok(rest.split('\n')),
@@ -130,7 +130,7 @@ impl Format {
     }
 }
 
-/// One event as it came.
+/// One event of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     pub id: String,
@@ -150,27 +150,27 @@ impl Item {
     }
 }
 
-/// What happens at one request.
+/// The receiver's behaviour at one request.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// What the rules say.
+    /// As the rules say.
     Usual,
-    /// This answer, and nothing is taken.
+    /// This answer, and no event is acknowledged.
     Answer {
         code: u16,
         headers: Vec<(String, String)>,
         body: String,
     },
-    /// The request is read and never answered.
+    /// The receiver reads the request and never answers.
     Stall,
-    /// The connection closes before the body was read.
+    /// The receiver closes the connection before it has read the body.
     Unread,
-    /// Everything is taken, and the connection closes without an answer.
+    /// The receiver takes everything and closes the connection without an answer.
     Unanswered,
-    /// Everything is taken, and the connection closes in the middle of the answer's body: where
-    /// the status alone counts, that is an acknowledgement.
+    /// The receiver takes everything and closes the connection in the middle of the answer's body.
+    /// In formats where the status alone counts, that acknowledges.
     Half,
-    /// The usual answer, its bytes spread over this time.
+    /// The usual answer, spread over this time.
     Spread(Duration),
 }
 
@@ -196,22 +196,22 @@ impl Step {
 /// How a receiver behaves. [`Rules::default`] takes everything.
 #[derive(Debug)]
 pub struct Rules {
-    /// What happens at the next requests, one for each.
+    /// The behaviour at the next requests, one step for each.
     pub script: VecDeque<Step>,
-    /// What happens at every request behind them.
+    /// The behaviour at every later request.
     pub always: Step,
     /// 413 for more events than this in a body.
     pub most_events: usize,
     /// 413 for a body of more bytes than this, after decompression.
     pub most_bytes: usize,
-    /// These events are refused for what they hold, with everything else in the same body; only a
-    /// bulk answer tells them apart.
+    /// Events that are refused for what they hold, with the others in the same body. Only a bulk
+    /// answer tells them apart.
     pub poison: BTreeSet<String>,
-    /// Bulk: how often each of these is still answered 429.
+    /// Bulk: events that are answered 429, each this many times.
     pub busy: BTreeMap<String, usize>,
-    /// Bulk: what was created, by `_id`.
+    /// Bulk: the documents that were created, by `_id`.
     pub documents: BTreeMap<String, Value>,
-    /// The only `Authorization` that is accepted, if not any.
+    /// The only `Authorization` that is accepted; `None` accepts any.
     pub credential: Option<String>,
 }
 
@@ -231,13 +231,13 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// What the product answers to a request that holds no events, or that it does not look into
-    /// because of its credential; `None` if it holds some.
+    /// The product's answer to a request without events, or with a credential that it refuses.
+    /// `None` for a request with events.
     fn aside(&self, format: Format, request: &Received) -> Option<(u16, &'static str)> {
         let given = request.header("authorization");
         let is_refused = self.credential.as_ref().is_some_and(|only| only != given);
         match (format, request.method.as_str(), request.path.as_str()) {
-            // Splunk's and Loki's own health is for everybody.
+            // Splunk and Loki tell their health to everybody.
             (Format::Splunk, "GET", "/services/collector/health") => {
                 Some((200, r#"{"text":"HEC is healthy","code":17}"#))
             }
@@ -259,7 +259,7 @@ impl Rules {
         }
     }
 
-    /// What the product answers: the status, the body, and what it took.
+    /// The product's answer: the status, the body, and the events that it took.
     fn usual(&mut self, format: Format, bytes: usize, items: &[Item]) -> (u16, String, Vec<Item>) {
         let refused = |code, body: &str| (code, body.to_owned(), Vec::new());
         if items.len() > self.most_events || bytes > self.most_bytes {
@@ -312,33 +312,33 @@ impl Rules {
     }
 }
 
-/// A request as it came.
+/// A request.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// Which connection it came on, the first being 1.
+    /// The number of its connection; the first one is 1.
     pub connection: usize,
     pub method: String,
     /// The path, with the query.
     pub path: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
-    /// The body, decompressed; empty where it was not read.
+    /// The body, decompressed; empty if it was not read.
     pub body: String,
     /// The events in it.
     pub items: Vec<Item>,
-    /// The status of the answer, if it was to be sent whole.
+    /// The status of the answer, if the answer was not cut short.
     pub answered: Option<u16>,
-    /// The events that the answer acknowledged. Bulk: those that were created, answered or not.
+    /// The events that the answer acknowledged. Bulk: the created ones, answered or not.
     pub taken: Vec<Item>,
 }
 
 impl Received {
-    /// The value of the header `name` (in lower case), empty where it is absent.
+    /// The value of the header `name` (in lower case); empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// Reads a request's head, or `None` where the client is done.
+    /// Reads a request's head; `None` if the client is done.
     fn read_head(reader: &mut impl BufRead, connection: usize) -> Option<Self> {
         let mut lines = reader.lines().map_while(Result::ok);
         let first = lines.next()?;
@@ -377,7 +377,7 @@ impl Received {
     }
 }
 
-/// One line: what was asked and what became of it.
+/// One line: the request and its outcome.
 impl fmt::Display for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (connection, method, path) = (self.connection, &self.method, &self.path);
@@ -392,7 +392,7 @@ impl fmt::Display for Received {
     }
 }
 
-/// What the threads share.
+/// The part that the threads share.
 struct Shared {
     format: Format,
     state: Mutex<State>,
@@ -400,20 +400,20 @@ struct Shared {
     changed: Condvar,
 }
 
-/// What changes while the receiver runs.
+/// The part that changes while the receiver runs.
 struct State {
     rules: Rules,
     received: Vec<Received>,
-    /// What was wrong with bodies.
+    /// The faults in bodies.
     faults: Vec<String>,
     open: BTreeMap<usize, TcpStream>,
-    /// Who connected last.
+    /// The client that connected last.
     latest: Option<SocketAddr>,
     stopping: bool,
 }
 
 impl Shared {
-    /// The state, also after a test failed while it had it.
+    /// The state, also after a test panicked while it held the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -490,7 +490,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Decides what becomes of a request, and notes it.
+    /// Decides the outcome of a request, and notes it.
     fn take(&self, mut request: Received) -> (Step, u16, Vec<(String, String)>, String) {
         let state = &mut *self.lock();
         let rules = &mut state.rules;
@@ -541,8 +541,8 @@ impl Shared {
     }
 }
 
-/// The running receiver. Dropping it ends its threads, and panics if a body was not what its format
-/// demands or a scripted step was not reached: a test that did not get there has shown nothing.
+/// The running receiver. Dropping it ends its threads. It panics if a body was malformed, or if a
+/// scripted step was not reached: then the test has shown nothing.
 pub struct Receiver {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -600,12 +600,12 @@ impl Receiver {
         self.shared.lock().received.len()
     }
 
-    /// Waits until so many requests came.
+    /// Waits until this number of requests came.
     pub fn wait_for(&self, count: usize) {
         self.wait_while(|state| state.received.len() < count);
     }
 
-    /// Waits until all clients so far have closed their connections and what they sent is noted.
+    /// Waits until all clients so far have closed their connections and their requests are noted.
     pub fn wait_until_left(&self) {
         // Connections are accepted in their order.
         let last = TcpStream::connect(self.address).and_then(|stream| stream.local_addr());
@@ -617,10 +617,14 @@ impl Receiver {
         let changed = &self.shared.changed;
         let waited = changed.wait_timeout_while(self.shared.lock(), TOO_LONG, waiting);
         let timed_out = waited.is_ok_and(|(_, result)| result.timed_out());
-        assert!(!timed_out, "what should have come:\n{}", self.summary());
+        assert!(
+            !timed_out,
+            "some requests did not come:\n{}",
+            self.summary()
+        );
     }
 
-    /// The events that were acknowledged so far, in that order.
+    /// The events acknowledged so far, in the order of their acknowledgement.
     pub fn delivered(&self) -> Vec<Item> {
         let taken = |request: Received| request.taken;
         self.received().into_iter().flat_map(taken).collect()
