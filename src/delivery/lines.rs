@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::event::Event;
-use crate::format::normalize::normalize;
+use crate::format::normalize;
 
 /// The bytes that are written at once.
 const CHUNK: usize = 256 * 1024;
@@ -99,13 +99,7 @@ impl LineFile {
             buffer.push(b'\n');
         }
         for event in events {
-            let line = event.line();
-            let line = if normalized {
-                normalize(&line)
-            } else {
-                line.as_ref().into()
-            };
-            buffer.extend_from_slice(line.as_bytes());
+            buffer.extend_from_slice(normalize::line(event, normalized).as_bytes());
             buffer.push(b'\n');
             if buffer.len() >= CHUNK {
                 write_all(&mut self.file, &buffer, &mut self.written, &self.clock)?;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::delivery::dead_letters::DeadLetters;
-use crate::delivery::split::{Parts, Sizes};
+use crate::delivery::split::{Sizes, halves};
 use crate::error::Error;
 use crate::event::Event;
 use crate::format::{Fate, Limits, Verdict};
@@ -205,7 +205,8 @@ impl<'a> Delivery<'a> {
         body: Vec<u8>,
         count: usize,
     ) -> Result<(), Error> {
-        let mut parts = Parts::new(count);
+        // The parts that are still to be sent, the oldest one on top.
+        let mut parts = vec![count];
         let mut whole = Some(body);
         while let Some(count) = parts.pop() {
             let events = &ledger.events[ledger.settled..ledger.settled + count];
@@ -213,20 +214,20 @@ impl<'a> Delivery<'a> {
             let body = whole.take().unwrap_or_else(encode);
             let size = body.len();
             if count > 1 && self.sizes.is_too_large(size) {
-                parts.halve(count);
+                parts.extend(halves(count));
                 continue;
             }
             match self.request(events, body) {
                 Outcome::TooLarge(why) => {
                     self.sizes.refuse(size);
                     if count > 1 {
-                        parts.halve(count);
+                        parts.extend(halves(count));
                     } else {
                         self.refuse(ledger, why)?;
                     }
                 }
                 Outcome::RefusedEvents(_) if count > 1 && self.dead_letters.is_some() => {
-                    parts.halve(count);
+                    parts.extend(halves(count));
                 }
                 Outcome::RefusedEvents(why) => self.refuse(ledger, why)?,
                 Outcome::Fates(fates, error) => {

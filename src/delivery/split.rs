@@ -1,30 +1,10 @@
 //! Splitting: which part of a batch is sent next, and how large a body may be.
 
-/// The parts of a batch that are still to be sent. Each is a number of events.
-#[derive(Debug)]
-pub struct Parts {
-    /// The oldest part is the last.
-    counts: Vec<usize>,
-}
-
-impl Parts {
-    /// A batch of `count` events, in one part.
-    #[must_use]
-    pub fn new(count: usize) -> Self {
-        Self {
-            counts: vec![count],
-        }
-    }
-
-    /// Takes the oldest part.
-    pub fn pop(&mut self) -> Option<usize> {
-        self.counts.pop()
-    }
-
-    /// Puts the oldest part back in halves. Of 5 events, the first 2 are sent next.
-    pub fn halve(&mut self, count: usize) {
-        self.counts.extend([count - count / 2, count / 2]);
-    }
+/// The halves of a part of `count` events, for a stack: the older half is the last one, and is sent
+/// next. Of 5 events, the first 2 are sent before the other 3.
+#[must_use]
+pub fn halves(count: usize) -> [usize; 2] {
+    [count - count / 2, count / 2]
 }
 
 /// The sizes that the receiver has accepted and refused in this run, in bytes before compression.
@@ -76,12 +56,11 @@ mod tests {
 
     #[test]
     fn the_older_half_comes_first() {
-        let mut parts = Parts::new(5);
-        let mut sent = Vec::new();
+        let (mut parts, mut sent) = (vec![5], Vec::new());
         while let Some(count) = parts.pop() {
             sent.push(count);
             if count > 1 {
-                parts.halve(count);
+                parts.extend(halves(count));
             }
         }
         assert_eq!(sent, [5, 2, 1, 1, 3, 1, 2, 1, 1]);

@@ -12,7 +12,6 @@ pub mod splunk;
 use std::time::Duration;
 
 use crate::event::Event;
-use crate::format::normalize::normalize;
 use crate::retry;
 
 /// The format of a POST's body.
@@ -135,12 +134,7 @@ impl Encoder {
     }
 
     fn push(&self, body: &mut String, event: &Event) {
-        let line = event.line();
-        let json = if self.normalize {
-            normalize(&line)
-        } else {
-            line.as_ref().into()
-        };
+        let json = normalize::line(event, self.normalize);
         match self.format {
             Format::Ndjson | Format::JsonArray | Format::Json => body.push_str(&json),
             Format::SplunkHec => splunk::push(body, event, &json),

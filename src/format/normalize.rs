@@ -10,29 +10,30 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::event::Event;
 use crate::json::Object;
 
 #[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(borrow, default)]
+struct EventFields<'a> {
+    #[serde(borrow)]
     version: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     resource: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct Resource<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     meta: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct Meta<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     workspace: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     workspace_id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     payload: Option<&'a RawValue>,
 }
 
@@ -61,9 +62,19 @@ pub fn normalize(json: &str) -> Cow<'_, str> {
     normalized.into()
 }
 
+/// An event's JSON on one line, normalized or byte for byte as the service sent it.
+#[must_use]
+pub fn line(event: &Event, normalized: bool) -> Cow<'_, str> {
+    match event.line() {
+        line if !normalized => line,
+        Cow::Borrowed(line) => normalize(line),
+        Cow::Owned(line) => normalize(&line).into_owned().into(),
+    }
+}
+
 /// The values to be replaced, each with its replacement.
 fn changes(json: &str) -> Vec<(&str, String)> {
-    let Some(event) = object::<Event>(json) else {
+    let Some(event) = object::<EventFields>(json) else {
         return Vec::new();
     };
     let resource = event.resource.and_then(|it| object::<Resource>(it.get()));
