@@ -135,7 +135,7 @@ mod tests {
         let time = time::parse("2026-01-02T03:04:05.678Z").unwrap();
         let event = |id: &str| Event::new(&Arc::new("{}".into()), 0..2, EventId::new(id), time);
         let name = batch_id(&[event("a"), event("b")]);
-        // Objects are named by it: it has to stay what it is.
+        // Programs name objects by it, so no version may change it.
         assert_eq!(name, "20260102T030405Z-697155c3c6757277b806e97707114c16");
         assert_ne!(name, batch_id(&[event("ab")]));
         assert_ne!(name, batch_id(&[event("b"), event("a")]));

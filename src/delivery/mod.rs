@@ -35,8 +35,7 @@ pub trait Target {
         (Vec::new(), events.len())
     }
 
-    /// Whether a body holds one event only. Then a commit after each one would cost more than
-    /// delivery.
+    /// Whether a body holds one event only. A commit after each one would cost more than delivery.
     fn is_one_by_one(&self) -> bool {
         false
     }
@@ -110,7 +109,7 @@ struct Ledger<'a> {
     warn: &'a mut dyn FnMut(&str),
 }
 
-/// What became of a request after all retries.
+/// The outcome of a request after all retries.
 enum Outcome {
     /// The fate of each event, and the error of the last try if a fate is open.
     Fates(Vec<Fate>, Option<Error>),
@@ -377,7 +376,7 @@ mod testing {
     use super::{Acknowledged, Event};
 
     impl<'a> Acknowledged<'a> {
-        /// A proof for tests of what requires one.
+        /// A proof for the tests of code that requires one.
         pub(crate) fn of_test(events: &'a [Event]) -> Self {
             Self { events }
         }

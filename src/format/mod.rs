@@ -1,4 +1,4 @@
-//! Formats: what a receiver reads, and what its answer means. Nothing here does I/O.
+//! Formats: the bodies for a receiver, and the meaning of its answers. Nothing here does I/O.
 //!
 //! This file has the rules that hold for all formats: the size of a body, and the verdict by
 //! status. Whatever is one product's is in that product's file: the body, the path for events, the
@@ -213,7 +213,7 @@ fn by_status(answer: &Answer) -> Verdict {
     }
 }
 
-/// What to do where a receiver refuses the sender.
+/// The remedy where a receiver refuses the sender.
 const CREDENTIAL: &str = "check the credential (--header)";
 
 /// A receiver's answer.
@@ -254,7 +254,7 @@ impl Answer<'_> {
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The receiver acknowledges all events.
@@ -263,9 +263,9 @@ pub enum Verdict {
     Each(Vec<Fate>),
     /// The body was too large.
     TooLarge(String),
-    /// At least one event was refused for what it holds, and with it all of them.
+    /// The receiver refused the whole body because of the content of at least one event.
     RefusedEvents(String),
-    /// The request was refused whatever it held: no other one will do better.
+    /// The receiver refused the request, and would refuse any other one.
     Refused(String),
     /// The receiver failed.
     Failed {
@@ -290,16 +290,16 @@ impl Verdict {
     }
 }
 
-/// What became of one event of a request.
+/// The outcome for one event of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The receiver acknowledges it.
     Accepted,
     /// A retry may succeed.
     Retry(String),
-    /// It was refused for what it holds.
+    /// The receiver refused it because of its content.
     RefusedEvent(String),
-    /// It was refused whatever it held: no other event will do better.
+    /// The receiver refused it, and would refuse any other event.
     Refused(String),
 }
 

@@ -14,7 +14,7 @@ use crate::support::{Bench, PROGRAM, free_port, now};
 /// so uses the proxy.
 const ELSEWHERE: &str = "0.0.0.0";
 
-pub fn a_real_proxy() {
+pub fn tinyproxy_connects_with_the_right_password() {
     for password in [None, Some("hunter2")] {
         let bench = Bench::of(events(30, now(), 1));
         let authority = Authority::new("company");

@@ -14,8 +14,8 @@ use crate::server::{Server, TOO_LONG};
 use crate::stand_in::{Event, events, sample_events};
 use crate::support::{Bench, Outcome, minutes_ago};
 
-/// The events stored at `pointer` of each line, once there are as many as the API has: each of them
-/// once, with its own content.
+/// Waits until as many events are stored as the service has, each at `pointer` of its line. Each
+/// event is stored once, with its own content.
 #[track_caller]
 fn has_stored_all(bench: &Bench, pointer: &str) {
     let all: Vec<Event> = bench
@@ -66,7 +66,7 @@ fn has_stored_all(bench: &Bench, pointer: &str) {
     assert_eq!(is.len(), should.len());
 }
 
-/// Events of every known shape, and more of them than one batch of the tests takes.
+/// Events of every known shape, and more than fit in one batch.
 fn sample() -> Bench {
     let mut all = sample_events(minutes_ago(30));
     all.extend(events(100, minutes_ago(1), 1));
@@ -79,15 +79,14 @@ fn post(bench: &Bench, url: &str, args: &[&str]) -> Outcome {
     bench.run(&args)
 }
 
-/// All events go to Tenzir with these arguments, nothing is left for a second run, and they are
-/// what is stored.
+/// A run with these arguments sends all events to Tenzir, which stores them. A second run has none.
 #[track_caller]
 fn arrives(source: impl Fn(u16) -> String, path: &str, pointer: &str, args: &[&str]) {
     for gzip in [&[][..], &["--gzip"]] {
         let bench = sample();
         let server = Server::tenzir(&bench, &source);
         let args = [args, gzip].concat();
-        // What it asks makes no event: only those of the runs are stored.
+        // Its requests make no event: only those of the runs are stored.
         post(
             &bench,
             &server.url(path),
@@ -104,18 +103,18 @@ fn http(port: u16) -> String {
     format!("accept_http \"127.0.0.1:{port}\" {{ read_ndjson }}")
 }
 
-pub fn ndjson_to_tenzir() {
+pub fn tenzir_stores_ndjson() {
     arrives(http, "/", "", &[]);
 }
 
 /// The input is that of the recipe, at a free port.
-pub fn json_array_to_fluent_bit() {
+pub fn fluent_bit_stores_json_arrays() {
     let recipe = include_str!("../../fixtures/recipes/fluent-bit.yaml");
     let (_, input) = recipe.split_once("- name: http\n").expect("an input");
     let input = input.lines().take_while(|line| !line.is_empty());
     let options: Vec<_> = input
         .filter_map(|line| line.trim().split_once(": "))
-        // It is Fluent Bit's service that has a place for files, and here that is Tenzir.
+        // Files belong to Fluent Bit's service, which is Tenzir here.
         .filter(|(name, _)| !name.starts_with('#') && *name != "storage.type")
         .collect();
     assert!(options.len() >= 3, "{options:?}");
@@ -138,15 +137,15 @@ pub fn json_array_to_fluent_bit() {
     );
 }
 
-pub fn elasticsearch_to_tenzir() {
+pub fn tenzir_stores_bulk_requests() {
     let source = |port| format!("accept_opensearch \"127.0.0.1:{port}\"");
     for path in ["/_bulk", "/audit/_bulk"] {
         arrives(source, path, "", &["--format=elasticsearch"]);
     }
 }
 
-/// Tenzir refuses what holds an integer of more than 64 bits, which makes one event a real poison.
-pub fn splunk_hec_to_tenzir() {
+/// Tenzir refuses an event with an integer of more than 64 bits: a real poison event.
+pub fn tenzir_stores_splunk_envelopes() {
     let is_large = |event: &Event| event.text.contains("123456789012345678901234567890");
     let (large, mut all): (Vec<_>, Vec<_>) = sample()
         .api
@@ -183,7 +182,7 @@ pub fn splunk_hec_to_tenzir() {
     has_stored_all(&bench, "/event");
 }
 
-pub fn nginx_limits_bodies() {
+pub fn nginx_with_a_limit_gets_smaller_bodies() {
     let bench = sample();
     let server = Server::tenzir(&bench, http);
     let nginx = Server::nginx(&bench, server.port, "", "client_max_body_size 8k;");
@@ -193,7 +192,7 @@ pub fn nginx_limits_bodies() {
     has_stored_all(&bench, "");
 }
 
-pub fn nginx_with_a_certificate_of_an_authority_of_our_own() {
+pub fn nginx_with_a_certificate_of_the_company_is_trusted() {
     let bench = sample();
     let authority = Authority::new("company");
     let server = authority.certify(&["localhost"], |_| {});

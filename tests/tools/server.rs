@@ -46,7 +46,7 @@ impl Server {
         server
     }
 
-    /// Tenzir with this source, which writes each event to the file `stored`.
+    /// Tenzir with this input, which writes each event to the file `stored`.
     pub fn tenzir(bench: &Bench, source: impl Fn(u16) -> String) -> Self {
         let (port, stored) = (free_port(), bench.path("stored"));
         let source = source(port);
