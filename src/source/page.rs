@@ -1,52 +1,66 @@
-//! One page of the audit trail, read from an answer's body.
+//! One page of the audit trail, read from the body of an answer.
 //!
-//! The documented shape is `{"data":[event, …],"pagination":{…}}`. Anything else is an error that
-//! says what was found where, so that a changed API or a proxy's own page is recognised at once.
+//! The documented shape is `{"data":[event, …],"pagination":{…}}`. Any other shape is an error that
+//! shows the place and what is there, so that a changed API or the page of a proxy is recognised.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::time::OffsetDateTime;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 
 use crate::event::{Event, EventId, Text};
 use crate::json::Object;
-use crate::source::scan::{self, Found};
+use crate::source::scan;
 use crate::time;
 
-/// A page as the API gave it.
+/// The largest `page_size` that is believed.
+const LARGEST_PAGE: u64 = 1_000_000;
+
+/// The most events of a page. A run asks for 1,000 at most. A service that ignores the size may
+/// send more, but a million tiny events would fill the memory.
+const MOST_EVENTS: usize = 10_000;
+
+/// The longest `id` in bytes. A UUID has 36, and Elasticsearch accepts 512
+/// (<https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/mapping-id-field>).
+const LONGEST_ID: usize = 512;
+
+/// How many bytes of a malformed body are kept: more than a message shows.
+const LONGEST_FOUND: usize = 2048;
+
+/// One page of the list.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// The events in the API's order, which is newest first as far as is known.
+    /// The events in the service's order: the newest first, as far as is known.
     pub events: Vec<Event>,
     /// `next_page`: null on the last page.
     pub next: Option<u64>,
     /// `total_pages`, if the answer has it.
     pub total_pages: Option<u64>,
-    /// `total_count`: how many events there are on all pages, if the answer has it.
+    /// `total_count`, if the answer has it: the number of events on all pages.
     pub total_count: Option<u64>,
     /// `page_size`, if the answer has it: the size in effect, which may be less than was asked for.
     pub size: Option<u64>,
-    /// The server's clock when it answered (the `Date` header).
+    /// The service's clock when it answered (the `Date` header).
     pub date: Option<OffsetDateTime>,
-    /// How long the source asks to be left alone after this answer.
+    /// How long the service asks all requests to wait after this answer.
     pub pause: Option<Duration>,
-    /// The length of the body, decompressed.
+    /// The length of the body in bytes, decompressed.
     pub bytes: u64,
 }
 
-/// Why a body is not a page. Neither text is fit to be shown as it is.
+/// Why a body is not a page. Both texts may hold control characters and secrets.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed {
-    /// What was wrong, and where.
+    /// The fault and its place.
     pub fault: String,
-    /// The beginning of what was found there.
+    /// The beginning of the text there.
     pub found: String,
-    /// The body just ends: a connection that broke without saying so, worth another try.
+    /// The body ends too early: the connection broke off, and a retry may succeed.
     pub truncated: bool,
 }
 
@@ -61,104 +75,15 @@ impl Malformed {
     }
 }
 
-/// A `page_size` beyond this is not believed.
-const LARGEST_PAGE: u64 = 1_000_000;
-
-/// The most events of a page. 1,000 are asked for at most; a server that heeds no size may send
-/// more, but a million tiny ones would only fill the memory.
-pub(crate) const MOST_EVENTS: usize = 10_000;
-
-/// The longest `id` in bytes. A UUID has 36, and Elasticsearch takes 512
-/// (<https://www.elastic.co/docs/reference/elasticsearch/mapping-reference/mapping-id-field>).
-pub(crate) const LONGEST_ID: usize = 512;
-
-/// How deep arrays and objects of an event may lie in each other: as deep as `serde_json` itself
-/// would read them, and deeper than a receiver does.
-const DEEPEST: usize = 128;
-
-/// How many bytes of what was found are kept: more than a message shows.
-const LONGEST_FOUND: usize = 2048;
-
-#[derive(Deserialize)]
-struct Body<'a> {
-    #[serde(borrow, deserialize_with = "events")]
-    data: Vec<&'a RawValue>,
-    pagination: Object<Pagination>,
-}
-
-#[derive(Deserialize)]
-struct Pagination {
-    #[serde(default)]
-    next_page: Option<u64>,
-    #[serde(default)]
-    total_pages: Option<u64>,
-    #[serde(default)]
-    total_count: Option<u64>,
-    #[serde(default)]
-    page_size: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-    #[serde(borrow)]
-    timestamp: Cow<'a, str>,
-}
-
-/// Reads the events, and no more than a page may have.
-fn events<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Vec<&'a RawValue>, D::Error> {
-    struct Events;
-    impl<'de> Visitor<'de> for Events {
-        type Value = Vec<&'de RawValue>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a sequence")
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-            let mut events = Vec::new();
-            while let Some(event) = sequence.next_element()? {
-                if events.len() == MOST_EVENTS {
-                    return Err(A::Error::custom(format!("more than {MOST_EVENTS} events")));
-                }
-                events.push(event);
-            }
-            Ok(events)
-        }
-    }
-    from.deserialize_seq(Events)
-}
-
-/// Whether valid JSON is nested deeper than it may be.
-fn is_too_deep(json: &str) -> bool {
-    let opens = |byte: &u8| matches!(byte, b'[' | b'{');
-    // Nearly no event has so many, whatever they mean.
-    json.bytes().filter(opens).count() > DEEPEST && {
-        let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-        for byte in json.bytes() {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = !in_string,
-                _ if in_string => {}
-                b'[' | b'{' => depth += 1,
-                b']' | b'}' => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            deepest = deepest.max(depth);
-        }
-        deepest > DEEPEST
-    }
-}
-
 /// Reads a page from a body.
 ///
 /// # Errors
-/// [`Malformed`] if the body is not of the documented shape.
+/// [`Malformed`] if the body does not have the documented shape.
 pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
     let text = String::from_utf8(body).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
         Malformed {
-            // In the middle of a character.
+            // The body ends within a character.
             truncated: error.utf8_error().error_len().is_none(),
             ..Malformed::new(
                 format!("the body is not UTF-8 from byte {place} on"),
@@ -166,10 +91,7 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
             )
         }
     })?;
-    let (found, pagination) = match scan(&text) {
-        Some(found) => found,
-        None => read(&text)?,
-    };
+    let (found, pagination) = read(&text).map_err(|fault| fault.in_words(&text))?;
     let bytes = text.len() as u64;
     let text = Arc::new(Text::from(text));
     Ok(Page {
@@ -189,53 +111,124 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
     })
 }
 
-/// Reads a page as nearly all are, fast.
-fn scan(text: &str) -> Option<(Vec<Found>, Pagination)> {
-    let (found, pagination) = scan::page(text)?;
-    let Object(pagination) = serde_json::from_str(pagination).ok()?;
-    Some((found, pagination))
+#[derive(Deserialize)]
+struct Pagination {
+    #[serde(default)]
+    next_page: Option<u64>,
+    #[serde(default)]
+    total_pages: Option<u64>,
+    #[serde(default)]
+    total_count: Option<u64>,
+    #[serde(default)]
+    page_size: Option<u64>,
 }
 
-/// Reads any page, or says what is wrong with it.
-fn read(text: &str) -> Result<(Vec<Found>, Pagination), Malformed> {
-    let Object(body): Object<Body> = serde_json::from_str(text).map_err(|error| Malformed {
-        truncated: error.is_eof(),
-        ..Malformed::new(
-            format!("the body is not a page of the audit trail ({error})"),
-            text.as_bytes(),
-        )
-    })?;
-    let events = body.data.iter().enumerate().map(|(place, raw)| {
-        let json = raw.get();
-        let malformed = |fault: &dyn std::fmt::Display| {
-            Malformed::new(
-                format!("event {} of the page {fault}", place + 1),
-                json.as_bytes(),
-            )
+/// The place of an event in the body, in bytes, and its two fields.
+type Found = (Range<usize>, EventId, OffsetDateTime);
+
+/// A reason to refuse a body.
+struct Fault {
+    reason: Cow<'static, str>,
+    /// The number of the event at fault, and its position in the body.
+    event: Option<(usize, usize)>,
+}
+
+impl From<&'static str> for Fault {
+    fn from(reason: &'static str) -> Self {
+        Self {
+            reason: reason.into(),
+            event: None,
+        }
+    }
+}
+
+impl Fault {
+    /// Describes the fault. If the body is no JSON at all, serde names the reason and the place.
+    fn in_words(&self, text: &str) -> Malformed {
+        let no_page = |reason: &dyn fmt::Display| {
+            let fault = format!("the body is not a page of the audit trail ({reason})");
+            Malformed::new(fault, text.as_bytes())
         };
-        let Object(head): Object<Head> = serde_json::from_str(json)
-            .map_err(|error| malformed(&format_args!("is not as documented ({error})")))?;
-        if head.id.is_empty() {
-            return Err(malformed(&"has an empty id"));
+        let reason = &self.reason;
+        match (serde_json::from_str::<IgnoredAny>(text), self.event) {
+            (Err(error), _) => Malformed {
+                truncated: error.is_eof(),
+                ..no_page(&error)
+            },
+            (Ok(_), None) => no_page(reason),
+            (Ok(_), Some((number, at))) => {
+                let fault = format!("event {number} of the page is not as documented ({reason})");
+                Malformed::new(fault, &text.as_bytes()[at..])
+            }
         }
-        if head.id.len() > LONGEST_ID {
-            return Err(malformed(&format_args!(
-                "has an id of more than {LONGEST_ID} bytes"
-            )));
+    }
+}
+
+fn read(text: &str) -> Result<(Vec<Found>, Pagination), Fault> {
+    let (mut data, mut pagination) = (None, None);
+    let end = scan::object::<Fault>(text, 0, |key, at| match key {
+        "data" if data.is_none() => {
+            let mut events = Vec::new();
+            let end = scan::array(text, at, |at| event(text, at, &mut events))?;
+            data = Some(events);
+            Ok(end)
         }
-        if is_too_deep(json) {
-            return Err(malformed(&format_args!(
-                "is nested deeper than {DEEPEST} levels"
-            )));
+        "pagination" if pagination.is_none() => {
+            let end = scan::value(text, at)?;
+            pagination = Some(&text[at..end]);
+            Ok(end)
         }
-        let time = time::parse(&head.timestamp)
-            .ok_or_else(|| malformed(&"has a timestamp that is not RFC 3339"))?;
-        // `raw` borrows from `text`, so the difference of the addresses is its place there.
-        let start = json.as_ptr().addr() - text.as_ptr().addr();
-        Ok((start..start + json.len(), EventId::new(&head.id), time))
+        "data" | "pagination" => Err("duplicate field".into()),
+        _ => Ok(scan::value(text, at)?),
+    })?;
+    if scan::token(text.as_bytes(), end).is_some() {
+        return Err("trailing characters".into());
+    }
+    let data = data.ok_or("missing field `data`")?;
+    let pagination = pagination.ok_or("missing field `pagination`")?;
+    match serde_json::from_str(pagination) {
+        Ok(Object(pagination)) => Ok((data, pagination)),
+        Err(error) => Err(Fault {
+            reason: format!("pagination: {error}").into(),
+            event: None,
+        }),
+    }
+}
+
+/// Reads the event at this position, and returns the position behind it.
+fn event(text: &str, at: usize, events: &mut Vec<Found>) -> Result<usize, Fault> {
+    if events.len() == MOST_EVENTS {
+        return Err("more than 10000 events".into());
+    }
+    let (mut id, mut time) = (None, None);
+    let end = scan::object(text, at, |key, at| match key {
+        "id" if id.is_none() => {
+            let (text, end) = scan::string(text, at).ok_or("id is not a string")?;
+            match text.len() {
+                0 => return Err("id is empty"),
+                1..=LONGEST_ID => id = Some(EventId::new(&text)),
+                _ => return Err("id is longer than 512 bytes"),
+            }
+            Ok(end)
+        }
+        "timestamp" if time.is_none() => {
+            let (text, end) = scan::string(text, at).ok_or("timestamp is not a string")?;
+            time = Some(time::parse(&text).ok_or("timestamp is not RFC 3339")?);
+            Ok(end)
+        }
+        "id" | "timestamp" => Err("duplicate field"),
+        _ => scan::value(text, at),
+    })
+    .and_then(|end| {
+        let id = id.ok_or("missing field `id`")?;
+        let time = time.ok_or("missing field `timestamp`")?;
+        events.push((at..end, id, time));
+        Ok(end)
     });
-    let Object(pagination) = body.pagination;
-    Ok((events.collect::<Result<_, _>>()?, pagination))
+    end.map_err(|reason| Fault {
+        event: Some((events.len() + 1, at)),
+        ..reason.into()
+    })
 }
 
 #[cfg(test)]
@@ -280,26 +273,23 @@ mod tests {
             |event: &str| message(&format!(r#"{{"data":[{good},{event}],"pagination":{{}}}}"#));
         assert!(
             second(r#"{"timestamp":"2026-01-02T03:04:05Z"}"#)
-                .starts_with("event 2 of the page is not as documented (missing field `id`")
+                .starts_with("event 2 of the page is not as documented (missing field `id`)")
         );
         assert!(
             second(r#"{"id":7,"timestamp":"2026-01-02T03:04:05Z"}"#)
                 .contains("event 2 of the page")
         );
         assert!(
-            second(r#"{"id":"","timestamp":"2026-01-02T03:04:05Z"}"#).contains("has an empty id")
+            second(r#"{"id":"","timestamp":"2026-01-02T03:04:05Z"}"#).contains("(id is empty)")
         );
         assert!(
-            second(r#"{"id":"b","timestamp":"today"}"#).contains("timestamp that is not RFC 3339")
+            second(r#"{"id":"b","timestamp":"today"}"#).contains("(timestamp is not RFC 3339)")
         );
         assert!(second("null").contains("event 2 of the page"));
         assert!(message("<html>Sign in</html>").ends_with(": <html>Sign in</html>"));
         assert!(message(r#"{"data":[]}"#).contains("missing field `pagination`"));
         assert!(message(r#"{"pagination":{}}"#).contains("missing field `data`"));
-        assert!(
-            message(r#"{"data":{},"pagination":{}}"#)
-                .contains("invalid type: map, expected a sequence")
-        );
+        assert!(message(r#"{"data":{},"pagination":{}}"#).contains("(not an array)"));
         assert!(
             message(r#"{"data":[],"pagination":{"next_page":-1}}"#).contains("next_page")
                 || message(r#"{"data":[],"pagination":{"next_page":-1}}"#).contains("u64")
@@ -322,22 +312,22 @@ mod tests {
             parse(format!(r#"{{"data":[{data}],"pagination":{{}}}}"#).into())
         };
         let nested = |levels: usize| {
-            // What stands in the string counts for nothing, and what is closed for no more.
+            // Brackets in strings do not count, and neither do those that are closed again.
             let middle = format!(r#"["]]\"{}"{}]"#, "{".repeat(200), ",[]".repeat(200));
             let (open, close) = ("[".repeat(levels - 2), "]".repeat(levels - 2));
             page(&[event("a", &format!(r#","x":{open}{middle}{close}"#))])
         };
-        assert!(nested(DEEPEST - 1).is_ok());
-        assert!(nested(DEEPEST).unwrap_err().fault.contains("nested deeper"));
+        assert!(nested(127).is_ok());
+        assert!(nested(128).unwrap_err().fault.contains("nested deeper"));
         let flat = ",[]".repeat(200);
         assert!(page(&[event("a", &format!(r#","x":[1{flat}]"#))]).is_ok());
 
         let long = "x".repeat(LONGEST_ID + 1);
         assert!(page(&[event(&long[1..], "")]).is_ok());
-        // An escape is for serde to read.
+        // An escape counts as the character that it is.
         assert!(page(&[event(&format!("{}\\u0061", &long[2..]), "")]).is_ok());
         let fault = page(&[event("a", ""), event(&long, "")]).unwrap_err().fault;
-        assert!(fault.contains("event 2 of the page has an id of more than"));
+        assert!(fault.contains("event 2 of the page is not as documented (id is longer than"));
 
         let many = vec![event("a", ""); MOST_EVENTS + 1];
         assert!(page(&many[1..]).is_ok());

@@ -178,7 +178,7 @@ fn nonsense_is_shown_and_not_tried_again() {
         ),
         (
             Step::Body(event.to_owned()),
-            "event 1 of the page has a timestamp that is not RFC 3339",
+            "event 1 of the page is not as documented (timestamp is not RFC 3339)",
         ),
         (status(204, ("X-Any", "1"), ""), "answered 204"),
         (

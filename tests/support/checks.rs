@@ -96,7 +96,13 @@ fn documented_page(body: &str) -> Option<DocumentedPage<'_>> {
     let body = Members::of(body)?;
     let events: Vec<&RawValue> = serde_json::from_str(body.only("data")?).ok()?;
     // Bounds that are ours.
-    if events.len() > 10_000 || events.iter().any(|event| depth(event.get()) > 128) {
+    let others = body.0.iter().filter(|(name, _)| name != "data");
+    if events.len() > 10_000
+        || events.iter().any(|event| depth(event.get()) > 128)
+        || others
+            .into_iter()
+            .any(|(_, value)| depth(value.get()) > 127)
+    {
         return None;
     }
     let event = |json: &&'_ RawValue| {
