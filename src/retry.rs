@@ -1,30 +1,28 @@
-//! Trying again after a passing failure, the same way for the source and for a receiver.
+//! Retries after temporary failures, in the same way for the service and for a receiver.
 //!
-//! Exponential backoff with full jitter (each wait is random between nothing and a bound that
-//! doubles), so that many machines that failed together do not come back together. A wait that the
-//! other side names is honoured instead, and everything ends before `--max-time` does.
+//! Waits grow exponentially with full jitter: each is random, between zero and a bound that doubles.
+//! So machines that failed together do not come back together. A wait that the other side names is
+//! honoured, and everything ends before `--max-time`.
 
 use std::time::Duration;
-
-use ::time::OffsetDateTime;
 
 use crate::clock::Clock;
 use crate::time;
 
 /// The bound of the first wait; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// The bound that no wait of ours exceeds.
+/// The largest bound.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// The longest wait named by the other side that is still sat out. A run that sleeps for longer
-/// only holds the lock: better to end, say so, and let the next run try.
+/// The longest wait that the other side may name. A run that waits longer only holds the lock: it
+/// ends, and the next run retries.
 pub(crate) const LONGEST_NAMED_WAIT: Duration = Duration::from_secs(15 * 60);
 
-/// How long one side is given.
+/// The time and the retries that one side is allowed.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// `--timeout`: for one request, from connecting to the last byte of the answer.
     pub timeout: Duration,
-    /// `--retries`: how often a request is tried again.
+    /// `--retries`: the most retries of one request.
     pub retries: u32,
     /// `--max-time`, by [`Clock::elapsed`]: when the run has to be over.
     pub deadline: Option<Duration>,
@@ -39,19 +37,19 @@ impl Patience {
     }
 }
 
-/// One try that failed.
+/// One attempt that failed.
 #[derive(Debug)]
 pub struct Failure<E> {
     /// What failed.
     pub error: E,
-    /// Whether another try may do better.
+    /// Whether a retry may succeed.
     pub retryable: bool,
-    /// How long the other side asked to be left alone.
+    /// The wait that the other side asks for.
     pub wait: Option<Duration>,
 }
 
 impl<E> Failure<E> {
-    /// A failure that another try will not mend.
+    /// A failure that a retry would meet again.
     pub fn permanent(error: E) -> Self {
         Self {
             error,
@@ -60,32 +58,32 @@ impl<E> Failure<E> {
         }
     }
 
-    /// A failure that may pass.
+    /// A failure that is worth a retry.
     pub fn temporary(error: E) -> Self {
         Self {
-            error,
             retryable: true,
-            wait: None,
+            ..Self::permanent(error)
         }
     }
 }
 
-/// How trying ended without success.
+/// The end of retries without success.
 #[derive(Debug)]
 pub enum GaveUp<E> {
-    /// The deadline came, with no failure but that.
+    /// The deadline came.
     OutOfTime,
-    /// The last failure, and why it was the last.
+    /// The last attempt failed.
     Failed {
         /// What failed.
         error: E,
-        /// Why no further try was made, to be put behind the error; empty for a lasting failure.
+        /// Why there was no further retry, to be appended to the error. Empty for a permanent
+        /// failure.
         why: String,
     },
 }
 
-/// Calls `attempt` with the time it may take (in which it has to return) until it succeeds or
-/// there is a reason to give up. `retried` counts the tries after the first.
+/// Calls `attempt` until it succeeds or there is a reason to give up. `attempt` gets its time limit,
+/// within which it has to return. `retried` counts the attempts after the first.
 ///
 /// # Errors
 /// [`GaveUp`].
@@ -95,18 +93,17 @@ pub fn retry<T, E>(
     retried: &mut u64,
     mut attempt: impl FnMut(Duration) -> Result<T, Failure<E>>,
 ) -> Result<T, GaveUp<E>> {
-    let mut tries = 0;
+    let time_left = || match patience.left(clock) {
+        Some(Duration::ZERO) => Err(GaveUp::OutOfTime),
+        left => Ok(left.unwrap_or(Duration::MAX)),
+    };
+    let mut attempts = 0;
     loop {
-        tries += 1;
-        let left = patience.left(clock);
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(GaveUp::OutOfTime);
-        }
-        let failure =
-            match attempt(left.map_or(patience.timeout, |left| left.min(patience.timeout))) {
-                Ok(success) => return Ok(success),
-                Err(failure) => failure,
-            };
+        attempts += 1;
+        let failure = match attempt(time_left()?.min(patience.timeout)) {
+            Ok(success) => return Ok(success),
+            Err(failure) => failure,
+        };
         let failed = |why| {
             Err(GaveUp::Failed {
                 error: failure.error,
@@ -116,76 +113,67 @@ pub fn retry<T, E>(
         if !failure.retryable {
             return failed(String::new());
         }
-        let left = patience.left(clock);
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(GaveUp::OutOfTime);
+        let left = time_left()?;
+        if attempts > patience.retries {
+            let plural = if attempts == 1 { "" } else { "s" };
+            return failed(format!("; gave up after {attempts} attempt{plural}"));
         }
-        if tries > patience.retries {
-            return failed(format!(
-                "; gave up after {tries} {}",
-                if tries == 1 { "try" } else { "tries" }
-            ));
-        }
-        // Never less than our own wait: some answers name one of no seconds.
-        let own = backoff(tries).mul_f64(clock.chance());
+        // Never less than our own wait: some answers name one of 0 seconds.
+        let own = backoff(attempts).mul_f64(clock.chance());
         let wait = failure.wait.map_or(own, |named| named.max(own));
         if wait > LONGEST_NAMED_WAIT {
+            let seconds = wait.as_secs();
             return failed(format!(
-                "; gave up because it asked for a wait of {} s",
-                wait.as_secs()
+                "; gave up because the answer asks to wait {seconds} s"
             ));
         }
-        if left.is_some_and(|left| left <= wait) {
-            return failed("; gave up because --max-time leaves no time to try again".to_owned());
+        if left <= wait {
+            return failed("; gave up because --max-time leaves no time for a retry".to_owned());
         }
         clock.sleep(wait);
         *retried += 1;
     }
 }
 
-/// The bound of the wait after the `tries`-th try.
-fn backoff(tries: u32) -> Duration {
-    let doublings = (tries - 1).min(16);
+/// The bound of the wait after this many attempts.
+fn backoff(attempts: u32) -> Duration {
+    let doublings = (attempts - 1).min(16);
     (FIRST_WAIT * 2_u32.pow(doublings)).min(LONGEST_WAIT)
 }
 
-/// Whether a status is worth another try: 408, 425, 429 and 5xx but 501 (RFC 9110, section 15; RFC
-/// 6585, section 4; RFC 8470, section 5.2).
+/// Whether an answer of this status is worth a retry: 408, 425, 429, and 5xx except 501 (RFC 9110,
+/// section 15; RFC 6585, section 4; RFC 8470, section 5.2).
 #[must_use]
 pub fn is_retryable(status: u16) -> bool {
     matches!(status, 408 | 425 | 429) || (500..=599).contains(&status) && status != 501
 }
 
-/// The wait that an answer asks for: `Retry-After` in either form (RFC 9110, section 10.2.3:
-/// seconds, or a date, which is measured against the answer's own `Date`), else
+/// The wait that an answer asks for in its headers.
+///
+/// That is `Retry-After` (RFC 9110, section 10.2.3), in seconds or as a date. A date is compared
+/// with the `Date` of the answer, so that the clocks need not agree. Otherwise it is
 /// `x-ratelimit-reset`, which HCP Terraform documents for its 429 as seconds with a fraction.
 #[must_use]
-pub fn named_wait<'a>(
-    header: impl Fn(&str) -> Option<&'a str>,
-    now: OffsetDateTime,
-) -> Option<Duration> {
+pub fn named_wait<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
     let seconds = |text: &str| {
-        text.trim()
-            .parse()
-            .ok()
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        let seconds = text.trim().parse().ok()?;
+        Duration::try_from_secs_f64(seconds).ok()
+    };
+    let date = |name| header(name).and_then(time::parse_http_date);
+    let until_date = || {
+        let wait = date("retry-after")? - date("date")?;
+        Some(Duration::try_from(wait).unwrap_or(Duration::ZERO))
     };
     header("retry-after")
-        .and_then(|text| {
-            seconds(text).or_else(|| {
-                let until = time::parse_http_date(text)?;
-                let from = header("date")
-                    .and_then(time::parse_http_date)
-                    .unwrap_or(now);
-                Some(Duration::try_from(until - from).unwrap_or(Duration::ZERO))
-            })
-        })
+        .and_then(seconds)
+        .or_else(until_date)
         .or_else(|| header("x-ratelimit-reset").and_then(seconds))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::time::OffsetDateTime;
     use std::cell::{Cell, RefCell};
 
     #[derive(Default)]
@@ -234,7 +222,7 @@ mod tests {
     fn the_bound_of_the_wait_doubles_up_to_its_limit() {
         let (result, slept, retried) = always(|| Failure::temporary("503"), patience(8, None));
         assert!(
-            matches!(result, Err(GaveUp::Failed { error: "503", why }) if why == "; gave up after 9 tries")
+            matches!(result, Err(GaveUp::Failed { error: "503", why }) if why == "; gave up after 9 attempts")
         );
         assert_eq!(
             slept.iter().map(Duration::as_millis).collect::<Vec<_>>(),
@@ -245,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lasting_failure_is_not_tried_again() {
+    fn a_permanent_failure_is_not_retried() {
         let (result, slept, _) = always(|| Failure::permanent("400"), patience(5, None));
         assert!(matches!(result, Err(GaveUp::Failed { error: "400", why }) if why.is_empty()));
         assert!(slept.is_empty());
     }
 
     #[test]
-    fn a_named_wait_is_honoured_within_reason() {
+    fn a_named_wait_is_honoured_up_to_15_minutes() {
         let named = |wait| {
             move || Failure {
                 wait: Some(wait),
@@ -274,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_try_gets_no_more_than_the_time_that_is_left() {
+    fn an_attempt_gets_no_more_than_the_time_that_is_left() {
         let clock = TestClock::default();
         clock.elapsed.set(8 * SECOND);
         let mut given = Vec::new();
@@ -289,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn which_statuses_pass() {
+    fn only_some_statuses_are_retryable() {
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
             assert!(is_retryable(status), "{status}");
         }
@@ -301,15 +289,12 @@ mod tests {
     #[test]
     fn waits_are_read_in_every_form() {
         let wait = |headers: &[(&str, &'static str)]| {
-            named_wait(
-                |name| {
-                    headers
-                        .iter()
-                        .find(|header| header.0 == name)
-                        .map(|header| header.1)
-                },
-                OffsetDateTime::UNIX_EPOCH,
-            )
+            named_wait(|name| {
+                headers
+                    .iter()
+                    .find(|header| header.0 == name)
+                    .map(|header| header.1)
+            })
         };
         let date = ("date", "Fri, 02 Jan 2026 03:04:05 GMT");
         assert_eq!(wait(&[("retry-after", "7")]), Some(7 * SECOND));

@@ -136,12 +136,12 @@ fn bodies_without_end_from_the_service() {
     the_service(
         endless("HTTP/1.1 200 OK\r\n\r\n{", " ", 50),
         5,
-        "no whole answer in time",
+        "no complete answer in time",
     );
     the_service(
         endless(CHUNKED, "1\r\n \r\n", 50),
         5,
-        "no whole answer in time",
+        "no complete answer in time",
     );
     the_service(
         endless("HTTP/1.1 503 No\r\n\r\nbusy", " busy", 0),
@@ -182,7 +182,7 @@ fn heads_without_end() {
         let cases = [
             (
                 endless("HTTP/1.1 200 OK\r\n", "X: 1\r\n", 0),
-                "no proper HTTP",
+                "not valid HTTP",
             ),
             (
                 endless("HTTP/1.1 200 OK\r\nX: ", "a".repeat(1000), 0),
@@ -190,19 +190,19 @@ fn heads_without_end() {
             ),
             (
                 endless("", "HTTP/1.1 100 Continue\r\n\r\n", 50),
-                "no whole answer in time",
+                "no complete answer in time",
             ),
             (
                 endless("HTTP/1.1 200 OK\r\nX: ", "a", 50),
-                "no whole answer in time",
+                "no complete answer in time",
             ),
-            (endless("", "a".repeat(1000), 0), "no proper HTTP"),
+            (endless("", "a".repeat(1000), 0), "not valid HTTP"),
             (
                 Box::new(|_: &mut TcpStream| {
                     thread::sleep(Duration::from_secs(4));
                     Ok(())
                 }),
-                "no whole answer in time",
+                "no complete answer in time",
             ),
             (bytes(""), "the connection broke off"),
         ];
@@ -226,20 +226,20 @@ fn framing_that_lies() {
             "Content-Length: 18446744073709551615",
             "the connection broke off",
         ),
-        ("Content-Length: 99999999999999999999", "no proper HTTP"),
-        ("Content-Length: -5", "no proper HTTP"),
-        ("Content-Length: five", "no proper HTTP"),
-        ("Content-Length: 5\r\nContent-Length: 6", "no proper HTTP"),
-        ("Transfer-Encoding: chunked", "no proper HTTP"),
+        ("Content-Length: 99999999999999999999", "not valid HTTP"),
+        ("Content-Length: -5", "not valid HTTP"),
+        ("Content-Length: five", "not valid HTTP"),
+        ("Content-Length: 5\r\nContent-Length: 6", "not valid HTTP"),
+        ("Transfer-Encoding: chunked", "not valid HTTP"),
     ] {
         the_service(bytes(head(lines)), 5, reason);
     }
     for (chunks, reason) in [
-        ("zz\r\nhello", "no proper HTTP"),
-        ("-5\r\nhello", "no proper HTTP"),
+        ("zz\r\nhello", "not valid HTTP"),
+        ("-5\r\nhello", "not valid HTTP"),
         ("ffffffffffffffff\r\nhello", "the connection broke off"),
-        ("fffffffffffffffffffff\r\nhello", "no proper HTTP"),
-        ("5\r\nhelloworld", "no proper HTTP"),
+        ("fffffffffffffffffffff\r\nhello", "not valid HTTP"),
+        ("5\r\nhelloworld", "not valid HTTP"),
         ("5\r\nhello\r\n", "the connection broke off"),
     ] {
         the_service(bytes([CHUNKED, chunks].concat()), 5, reason);
@@ -248,7 +248,7 @@ fn framing_that_lies() {
     the_service(
         endless(extension.leak(), "a".repeat(1000), 0),
         5,
-        "no proper HTTP",
+        "not valid HTTP",
     );
 }
 
@@ -359,8 +359,8 @@ fn what_a_terminal_would_obey() {
         "HTTP/1.1 200 OK\r\nDate: \x1b[2J\r\n\r\n",
         "\x15\x03\x01\x00\x02\x02",
     ] {
-        the_service(bytes(head), 5, "no proper HTTP");
-        the_receiver(bytes(head), &["ndjson"], 6, "no proper HTTP");
+        the_service(bytes(head), 5, "not valid HTTP");
+        the_receiver(bytes(head), &["ndjson"], 6, "not valid HTTP");
     }
     // In the names that the user gave.
     let bench = bench();
@@ -449,7 +449,7 @@ fn bodies_without_end_from_a_receiver() {
         endless(open, " ", 50),
         &judged,
         6,
-        "no whole answer in time",
+        "no complete answer in time",
     );
     // Here the status says it all.
     the_receiver(endless(open, blanks, 0), &["ndjson", "json-array"], 0, "");

@@ -138,7 +138,7 @@ fn a_failure_that_stays_ends_the_run() {
         .with(|world| world.always = Some((1, Step::error(503, "unavailable"))));
     bench
         .run(&["--retries=2"])
-        .fails(5, "gave up after 3 tries")
+        .fails(5, "gave up after 3 attempts")
         .asks(3);
     bench.api.with(|world| world.always = None);
     bench.delivers_all();

@@ -520,7 +520,7 @@ mod proxies {
             far.run(FAR, &["--retries=3"][..0], &[("https_proxy", &address)])
                 .fails(
                     5,
-                    "the proxy answered 407, it wants a user name and a password: $https_proxy",
+                    "the proxy answered 407: it needs a user name and a password, so set $https_proxy",
                 )
                 .asks(0);
             assert_eq!(
@@ -548,7 +548,7 @@ mod proxies {
         ];
         far.is_complete(&far.run(&service, &[], &exempt));
         far.run(&service, &[], &exempt[..1])
-            .fails(5, "by way of the proxy http://127.0.0.1:1");
+            .fails(5, "through the proxy http://127.0.0.1:1");
     }
 
     #[test]
@@ -596,28 +596,28 @@ mod proxies {
                 "the proxy answered 502",
                 false,
             ),
-            (saying(b"\x1b[2J<html>"), "no proper HTTP", false),
+            (saying(b"\x1b[2J<html>"), "not valid HTTP", false),
             (
                 saying(b"HTTP/1.1 200 \x1b[2J\r\n\r\n"),
-                "no proper HTTP",
+                "not valid HTTP",
                 false,
             ),
             (saying(b""), "proxy", false),
-            (saying(many.leak().as_bytes()), "no proper HTTP", false),
+            (saying(many.leak().as_bytes()), "not valid HTTP", false),
             (
                 Relay::answering(|stream| {
                     loop {
                         stream.write_all(&[b'a'; 1000])?;
                     }
                 }),
-                "no proper HTTP",
+                "not valid HTTP",
                 false,
             ),
         ];
         for (proxy, reason, lasting) in cases {
             let address = proxy.url();
             let run = far.run(FAR, &[], &[("HTTPS_PROXY", &address)]);
-            run.fails(5, &format!("by way of the proxy {address}: "))
+            run.fails(5, &format!("through the proxy {address}: "))
                 .says(reason);
             run.holds(
                 run.stderr.contains("gave up") != lasting,

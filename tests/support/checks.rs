@@ -273,7 +273,7 @@ pub fn times(text: &[u8]) -> bool {
         span.as_ref().ok().map(Duration::as_secs),
         documented_span(text)
     );
-    let wait = named_wait(|_| Some(text), OffsetDateTime::UNIX_EPOCH);
+    let wait = named_wait(|_| Some(text));
     if let (Some(wait), Ok(seconds)) = (wait, text.parse::<u64>()) {
         // A number beyond 2^53 is rounded, which does not matter to a wait.
         assert!(wait.as_secs() == seconds || seconds > 1 << 53, "{wait:?}");
