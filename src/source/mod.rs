@@ -1,5 +1,6 @@
-//! What the walk needs of the API: one page at a time. The API client is one such source; tests
-//! bring their own.
+//! The service as the walk sees it: a list that is read page by page.
+//!
+//! [`client::Client`] is the service over HTTP. Tests implement [`Source`], too.
 
 pub mod ahead;
 pub mod client;
@@ -14,35 +15,35 @@ use time::OffsetDateTime;
 use crate::retry::Failure;
 use crate::source::page::Page;
 
-/// Which page is asked for.
+/// A request for one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Only events created after this time, a whole second; the API does not say whether events
-    /// of exactly this time are among them.
+    /// List only events after this time, a whole second. The documentation leaves open whether
+    /// events of exactly this time are listed.
     pub since: Option<OffsetDateTime>,
-    /// The page's number, from 1, which is the newest.
+    /// The number of the page. Page 1 is the newest.
     pub number: u64,
-    /// How many events a page is to hold.
+    /// How many events to list on a page.
     pub size: u64,
 }
 
-/// Something that answers with pages; several may be asked for at once.
+/// Something that answers with pages, also to several requests at once.
 pub trait Source {
-    /// Makes one request, with no second try, and returns within `timeout`.
+    /// Makes one request without a retry, and returns within `timeout`.
     ///
     /// # Errors
-    /// What went wrong, and whether another try may do better.
+    /// The fault, and whether a retry may succeed.
     fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Page, Failure<SourceError>>;
 }
 
-/// Why the source gave no page.
+/// Why the service returned no page. Each message names the address and is safe to show.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SourceError {
-    /// It refused the token, or the organization has no audit trails: 401, 403, 404.
+    /// The token was refused, or the organization has no audit trails: 401, 403, 404.
     Refused(String),
-    /// There is no page of this number: 400, 404 or 422 for a page other than the first.
+    /// No page has this number: 400, 404 or 422, except for page 1.
     NoSuchPage(String),
-    /// It failed, or answered something that is not documented.
+    /// The service failed, or its answer is not as documented.
     Failed(String),
 }
 
@@ -55,12 +56,12 @@ impl fmt::Display for SourceError {
 
 impl std::error::Error for SourceError {}
 
-/// Events that the source counts but did not show.
+/// Events that the service counts but did not list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// How many were not seen.
+    /// How many were on no page.
     pub unseen: u64,
-    /// How many there should be.
+    /// How many the service counts.
     pub promised: u64,
 }
 
