@@ -1,5 +1,5 @@
-//! The network between the command and the other side: certificates, proxies, and where secrets may
-//! go.
+//! The network between the command and the other side: certificates, proxies, and the ways that
+//! secrets may take.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,9 +14,9 @@ use crate::relay::{Authority, Identity, Relay};
 use crate::stand_in::{events, ids};
 use crate::support::{Bench, Outcome, PROGRAM, now};
 
-/// What `localhost` may be called.
+/// The names of this machine.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
-/// A name that only a proxy knows.
+/// A host that only a proxy can reach.
 const FAR: &str = "source.example.com";
 
 pub fn bench() -> Bench {
@@ -30,8 +30,7 @@ fn port(url: &str) -> u16 {
     port.expect("a port").1.parse().expect("a number")
 }
 
-/// A run with this endpoint, these arguments and variables, and no checkpoint: it has another
-/// endpoint each time.
+/// A run with this endpoint, and without a checkpoint, because the endpoint differs each time.
 #[track_caller]
 pub fn run(bench: &Bench, endpoint: &str, args: &[&str], variables: &[(&str, &str)]) -> Outcome {
     let mut command = bench.clean(PROGRAM);
@@ -40,7 +39,7 @@ pub fn run(bench: &Bench, endpoint: &str, args: &[&str], variables: &[(&str, &st
     bench.start(command).finish()
 }
 
-/// Writes into the bench's directory and gives the place.
+/// Writes a file into the bench's directory and returns its path.
 fn write(bench: &Bench, name: &str, content: &str) -> String {
     let path = bench.path(name);
     fs::create_dir_all(path.parent().expect("a parent")).expect("it can be made");
@@ -48,10 +47,9 @@ fn write(bench: &Bench, name: &str, content: &str) -> String {
     path.display().to_string()
 }
 
-/// Plain http carries no token to another machine, and no header unless that is meant. 0.0.0.0 is
-/// this machine by a name that does not say so.
+/// 0.0.0.0 is an address of this machine that is not known as one.
 #[test]
-fn nothing_secret_goes_over_plain_http_to_another_machine() {
+fn no_secret_goes_over_plain_http_to_another_machine() {
     let bench = bench();
     let receiver = Receiver::start(Format::Ndjson, Rules::default());
     let elsewhere = |url: &str| url.replace("127.0.0.1", "0.0.0.0");
@@ -76,20 +74,25 @@ fn nothing_secret_goes_over_plain_http_to_another_machine() {
     assert_eq!(receiver.count(), 2);
 }
 
-/// Neither the token nor what a file holds is to be seen by other users of the machine.
 #[cfg(target_os = "linux")]
 #[test]
-fn secrets_are_not_among_a_process_s_arguments() {
+fn other_users_of_the_machine_see_no_secret_of_the_process() {
     let bench = bench();
-    bench.api.with(|world| world.delay = Duration::from_secs(1));
+    // Longer than the test takes; the run is killed.
+    bench
+        .api
+        .with(|world| world.delay = Duration::from_secs(40));
     write(&bench, "token", "test-token\n");
     write(&bench, "headers", "Authorization: Bearer hunter2\n");
     let receiver = Receiver::start(Format::Ndjson, Rules::default());
     let url = receiver.url();
     let args = ["--token-file=token", "--header=@headers", "--post", &url];
-    let mut command = bench.command(&args);
-    command.env_remove("TFC_ORG_TOKEN");
-    let running = bench.start(command);
+    let start = || {
+        let mut command = bench.command(&args);
+        command.env_remove("TFC_ORG_TOKEN");
+        bench.start(command)
+    };
+    let mut running = start();
     running.has_asked(1);
     for name in ["cmdline", "environ", "comm"] {
         let path = format!("/proc/{}/{name}", running.child.id());
@@ -99,16 +102,18 @@ fn secrets_are_not_among_a_process_s_arguments() {
             "{text}"
         );
     }
-    running.finish().code(0).silent();
+    running.child.kill().expect("it waits for the answer");
+    running.finish();
+    bench.api.with(|world| world.delay = Duration::ZERO);
+    start().finish().code(0).silent();
     assert_eq!(
         receiver.received()[0].header("authorization"),
         "Bearer hunter2"
     );
 }
 
-/// A token from a file or standard input that cannot be one is named by its place only.
 #[test]
-fn a_token_that_cannot_be_one_is_not_repeated() {
+fn an_invalid_token_is_named_by_its_place_and_not_shown() {
     let bench = bench();
     let files = [
         "hunter2\nhunter2",
@@ -145,7 +150,7 @@ mod tls {
     use super::*;
 
     #[test]
-    fn a_certificate_that_does_not_hold_is_refused_with_the_reason() {
+    fn an_invalid_certificate_is_refused_with_the_reason() {
         let authority = Authority::new("company");
         let other = Authority::new("stranger");
         let cases = [
@@ -197,17 +202,16 @@ mod tls {
             source
                 .fails(5, "the server's certificate is refused: ")
                 .says(reason);
-            source.holds(!source.stderr.contains("gave up"), "it will not pass");
+            source.holds(!source.stderr.contains("gave up"), "a retry would not help");
             let post = run(&bench, &bench.api.url(), &["--post", &url], &variables);
             post.fails(6, "the server's certificate is refused: ")
                 .says(reason);
             assert_eq!(server.heads().len(), 0, "{source}");
-            bench.delivers_all();
         }
     }
 
     #[test]
-    fn an_authority_of_ones_own_is_trusted_by_file_by_directory_or_by_both() {
+    fn an_own_authority_is_trusted_by_file_by_directory_or_by_both() {
         let (authority, other) = (Authority::new("company"), Authority::new("other"));
         let identity = authority.certify(&NAMES, |_| {});
         let bench = bench();
@@ -237,7 +241,7 @@ mod tls {
     }
 
     #[test]
-    fn a_machine_without_trusted_certificates_is_told() {
+    fn a_machine_without_trusted_certificates_gets_a_remedy() {
         let bench = bench();
         let identity = Authority::new("company").certify(&NAMES, |_| {});
         let server = Relay::tls(&identity, None, port(&bench.api.url()));
@@ -254,11 +258,10 @@ mod tls {
                 .fails(5, "No CA certificates")
                 .says("ca-certificates");
         }
-        bench.delivers_all();
     }
 
     #[test]
-    fn a_server_that_speaks_no_tls_is_told_apart() {
+    fn a_server_that_speaks_no_tls_is_recognised() {
         let bench = bench();
         let server = Relay::start(|mut stream, _| {
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
@@ -270,7 +273,7 @@ mod tls {
             .fails(5, "the server does not speak TLS on this port");
     }
 
-    /// A receiver that wants a certificate of the client's.
+    /// A receiver that asks for a client certificate.
     struct Strict {
         bench: Bench,
         receiver: Receiver,
@@ -320,7 +323,7 @@ mod tls {
             &(client.key_pem() + &client.certificate_pem()),
         );
 
-        // Which of the two is seen depends on who is faster.
+        // The server refuses while the client sends: the client sees the alert or a reset.
         let run = strict.run(&[]);
         let told = ["does the server ask for a client certificate", "broke off"];
         run.code(6).holds(
@@ -355,7 +358,7 @@ mod tls {
             .silent();
     }
 
-    /// ureq would panic on some of these.
+    /// ureq would panic at some of these.
     #[test]
     fn a_certificate_and_a_key_that_do_not_fit_are_usage_errors() {
         let strict = Strict::new();
@@ -415,14 +418,14 @@ mod tls {
 mod proxies {
     use super::*;
 
-    /// `us@er:hunter2%` in base 64, as a proxy is given it.
+    /// `us@er:hunter2%` in base 64, as a proxy receives it.
     const CREDENTIALS: &str = "dXNAZXI6aHVudGVyMiU=";
-    /// How a variable has it.
+    /// The same as a variable has it.
     const ENCODED: &str = "us%40er:hunter2%25";
-    /// An address that nobody listens at.
+    /// An address where nothing listens.
     const NOBODY: &str = "http://127.0.0.1:1";
 
-    /// A service and a receiver behind names that only proxies know.
+    /// A service and a receiver with names that only proxies know.
     struct Far {
         bench: Bench,
         receiver: Receiver,
@@ -446,7 +449,7 @@ mod proxies {
             }
         }
 
-        /// A proxy that knows the service.
+        /// A proxy that connects to the service.
         fn proxy(&self, credentials: Option<&'static str>) -> Relay {
             Relay::proxy(credentials, self.service.port())
         }
@@ -468,7 +471,7 @@ mod proxies {
 
     /// The service is an https address and the receiver an http one.
     #[test]
-    fn service_and_receiver_have_each_a_proxy_of_their_own() {
+    fn service_and_receiver_each_have_their_own_proxy() {
         let far = Far::new();
         let to_receiver = || Relay::proxy(None, port(&far.receiver.url()));
         for (https, http) in [
@@ -493,7 +496,7 @@ mod proxies {
                     .all(|line| line == "CONNECT source.example.com:443 HTTP/1.1")
             );
             assert_eq!(b.lines(), ["CONNECT siem.example.com:8088 HTTP/1.1"]);
-            // The token is in the tunnel, for the service only.
+            // The token goes through the tunnel, and the proxy does not see it.
             for head in a.heads().into_iter().chain(b.heads()) {
                 assert!(!head.headers.contains_key("authorization"), "{head:?}");
             }
@@ -501,7 +504,7 @@ mod proxies {
     }
 
     #[test]
-    fn a_proxy_is_given_its_credentials_and_nobody_else() {
+    fn only_the_proxy_gets_its_credentials() {
         let far = Far::new();
         let proxy = far.proxy(Some(CREDENTIALS));
         let address = proxy
@@ -523,16 +526,12 @@ mod proxies {
                     "the proxy answered 407: it needs a user name and a password, so set $https_proxy",
                 )
                 .asks(0);
-            assert_eq!(
-                proxy.heads().len(),
-                1,
-                "another try would lock the user out"
-            );
+            assert_eq!(proxy.heads().len(), 1, "a retry could lock the user out");
         }
     }
 
     #[test]
-    fn this_machine_and_what_no_proxy_names_are_asked_without_one() {
+    fn loopback_addresses_and_hosts_of_no_proxy_are_never_proxied() {
         let far = Far::new();
         let everywhere = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"].map(|name| (name, NOBODY));
         let service = format!("localhost:{}", far.service.port());
@@ -540,7 +539,7 @@ mod proxies {
         far.run(&service, &args, &everywhere).code(0).silent();
         assert_eq!(far.receiver.count(), 1);
 
-        // Another name of this machine, which is none for a proxy.
+        // Another address of this machine, for which only NO_PROXY avoids the proxy.
         let service = format!("0.0.0.0:{}", far.service.port());
         let exempt = [
             ("HTTPS_PROXY", NOBODY),
@@ -552,7 +551,7 @@ mod proxies {
     }
 
     #[test]
-    fn a_variable_that_names_no_proxy_is_not_passed_over() {
+    fn a_variable_that_names_no_proxy_is_a_usage_error() {
         let far = Far::new();
         for value in [
             "http://us:hunter2@127.0.0.1:port",
@@ -562,7 +561,7 @@ mod proxies {
         ] {
             let run = far.run(FAR, &[], &[("HTTPS_PROXY", value)]);
             run.fails(2, "$HTTPS_PROXY ").asks(0);
-            // It is none of this address's business.
+            // An address that needs no proxy does not use the variable.
             far.is_complete(&far.run(
                 &format!("localhost:{}", far.service.port()),
                 &[],
@@ -571,13 +570,13 @@ mod proxies {
         }
     }
 
-    /// A proxy that answers CONNECT with these bytes.
+    /// A proxy that answers CONNECT with `bytes`.
     fn saying(bytes: &'static [u8]) -> Relay {
         Relay::answering(move |stream| stream.write_all(bytes))
     }
 
     #[test]
-    fn a_proxy_that_does_not_connect_is_named_with_its_reason() {
+    fn a_proxy_that_does_not_connect_is_named_with_the_reason() {
         let far = Far::new();
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(200));
         let cases: [(Relay, &str, bool); 8] = [
@@ -614,21 +613,21 @@ mod proxies {
                 false,
             ),
         ];
-        for (proxy, reason, lasting) in cases {
+        for (proxy, reason, permanent) in cases {
             let address = proxy.url();
             let run = far.run(FAR, &[], &[("HTTPS_PROXY", &address)]);
             run.fails(5, &format!("through the proxy {address}: "))
                 .says(reason);
             run.holds(
-                run.stderr.contains("gave up") != lasting,
-                "whether it may pass",
+                run.stderr.contains("gave up") != permanent,
+                "only a temporary failure is retried",
             );
         }
     }
 
-    /// The library gives each byte of such an answer the whole time anew.
+    /// ureq allows the whole time again for each byte of such an answer.
     #[test]
-    fn a_proxy_that_answers_byte_by_byte_is_left_in_time_and_the_next_try_works() {
+    fn a_proxy_that_answers_byte_by_byte_is_left_in_time_and_a_retry_works() {
         let far = Far::new();
         let (first, service) = (AtomicBool::new(true), far.service.port());
         let proxy = Relay::start(move |mut stream, note| {
@@ -643,7 +642,7 @@ mod proxies {
         });
         let mut command = far.bench.clean(PROGRAM);
         let endpoint = format!("https://{FAR}");
-        command.args(["--no-checkpoint", "--timeout=1s", "--endpoint", &endpoint]);
+        command.args(["--no-checkpoint", "--timeout=3s", "--endpoint", &endpoint]);
         command.envs([
             ("HTTPS_PROXY", proxy.url()),
             ("SSL_CERT_FILE", far.trusted.clone()),
