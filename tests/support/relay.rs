@@ -1,7 +1,7 @@
-//! What stands between the command and the stand-ins: a TLS server with certificates of an
-//! authority of its own, a proxy, or a peer that answers whatever a test likes.
+//! Relays between the command and the stand-ins: a TLS server with certificates of its own
+//! authority, a proxy, or a peer that answers as a test likes.
 //!
-//! Each is a [`Relay`]: one piece of code that is given every connection, in a thread of its own.
+//! Each is a [`Relay`], which serves every connection with one function, in its own thread.
 
 #![allow(dead_code, reason = "each test target that includes this uses a part")]
 
@@ -18,7 +18,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned, crypto::ring};
 
-/// Nothing here waits longer for its peer.
+/// How long a relay waits for its peer at most.
 const TOO_LONG: Duration = Duration::from_secs(45);
 
 /// The head of a request.
@@ -28,12 +28,12 @@ pub struct Head {
     pub line: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
-    /// All of it, as it came.
+    /// The whole head as it was received.
     text: String,
 }
 
 impl Head {
-    /// Reads one; `None` where the peer is done.
+    /// Reads a head. `None` if the peer sends no more.
     pub fn read(reader: &mut impl BufRead) -> Option<Self> {
         let mut text = String::new();
         while !text.ends_with("\r\n\r\n") {
@@ -54,7 +54,7 @@ impl Head {
         })
     }
 
-    /// Reads a request's body, which has a length where there is one.
+    /// Reads the body of the request, if it has a `Content-Length`.
     pub fn read_body(&self, reader: &mut impl Read) -> io::Result<Vec<u8>> {
         let length = self.headers.get("content-length");
         let length = length.map_or(Ok(0), |length| length.parse());
@@ -64,16 +64,16 @@ impl Head {
     }
 }
 
-/// Something that listens on the loopback address until it is dropped.
+/// A listener on the loopback address, until it is dropped.
 pub struct Relay {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
-    /// The heads of the requests that it read.
+    /// The heads of the requests that were read.
     heads: Arc<Mutex<Vec<Head>>>,
 }
 
 impl Relay {
-    /// Gives each connection to `serve`, which may fail: the peer can go at any time.
+    /// Serves each connection with `serve`, which may fail: the peer can leave at any time.
     pub fn start<S>(serve: S) -> Self
     where
         S: Fn(TcpStream, &dyn Fn(&Head)) -> io::Result<()> + Send + Sync + 'static,
@@ -108,7 +108,7 @@ impl Relay {
         relay
     }
 
-    /// A peer that reads each request, and answers with what `answer` writes.
+    /// A peer that reads each request, and lets `answer` write the answer.
     pub fn answering<A>(answer: A) -> Self
     where
         A: Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
@@ -119,15 +119,15 @@ impl Relay {
                 note(&head);
                 head.read_body(&mut reader)?;
                 answer(&mut stream)?;
-                // What comes after it would be another answer.
+                // Further bytes would be another answer.
                 stream.shutdown(Shutdown::Write)?;
             }
             Ok(())
         })
     }
 
-    /// A server with this identity that passes on to another port. With an authority it asks for a
-    /// client certificate that this has signed.
+    /// A TLS server with this identity that forwards requests to another port. With an authority, it
+    /// asks for a client certificate that the authority has signed.
     pub fn tls(identity: &Identity, clients: Option<&Authority>, behind: u16) -> Self {
         let config = Arc::new(identity.server(clients));
         Self::start(move |stream, note| {
@@ -148,13 +148,13 @@ impl Relay {
         })
     }
 
-    /// A proxy that connects to one port, whatever it is asked for. With credentials
-    /// (`user:password`, in base 64) it wants them.
+    /// A proxy that connects to one port, whatever the request names. With credentials
+    /// (`user:password` in base 64) it refuses requests without them.
     pub fn proxy(credentials: Option<&'static str>, behind: u16) -> Self {
         Self::start(move |stream, note| Self::connect(stream, credentials, behind, note))
     }
 
-    /// Does what a proxy does with one connection.
+    /// Serves one connection as a proxy does.
     pub fn connect(
         mut stream: TcpStream,
         credentials: Option<&str>,
@@ -210,7 +210,7 @@ impl Drop for Relay {
     }
 }
 
-/// An authority that signs certificates.
+/// An authority, which signs certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -226,7 +226,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A certificate for these names, changed as a test likes.
+    /// A certificate for these names. `change` may change it before it is signed.
     pub fn certify(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         Identity::new(names, change, Some(self))
     }
@@ -239,7 +239,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A certificate for these names that nobody but itself has signed.
+    /// A certificate for these names that is signed by itself.
     pub fn self_signed(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Self {
         Self::new(names, change, None)
     }
