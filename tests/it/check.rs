@@ -118,8 +118,8 @@ fn the_checkpoint_line_says_how_far_earlier_runs_got() {
 fn a_refused_token_fails_with_4() {
     for (code, text) in [
         (401, "answered 401: "),
-        (403, "no audit trails by its plan"),
-        (404, "no audit trails by its plan"),
+        (403, "the plan of its organization has no audit trails"),
+        (404, "the plan of its organization has no audit trails"),
     ] {
         let bench = bench();
         bench.script(1, Step::error(code, "so"));
