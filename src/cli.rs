@@ -8,10 +8,11 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ::time::OffsetDateTime;
-use argh::{ArgsInfo, FlagInfoKind, FromArgs};
+use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 
 use crate::format::{FORMATS, Format, Label};
 use crate::time;
@@ -50,7 +51,8 @@ pub struct Args {
     #[argh(switch)]
     pub require_checkpoint: bool,
 
-    /// where a first run starts: an RFC 3339 time, or a span back from now (everything retained)
+    /// where a first run starts: an RFC 3339 time, a date, or a span back from now (everything
+    /// retained)
     #[argh(option, arg_name = "when")]
     pub since: Option<When>,
 
@@ -168,7 +170,7 @@ pub struct Args {
     pub verbose: bool,
 
     /// print the version
-    #[argh(switch)]
+    #[argh(switch, short = 'V')]
     pub version: bool,
 }
 
@@ -185,67 +187,143 @@ pub enum Command {
 /// # Errors
 /// One line that names the wrong option, shows the value and says which values are possible.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, String> {
-    let words = split_values(arguments);
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match Args::from_args(&["tfc-audit"], &words) {
-        Ok(args) if args.version => Ok(Command::Print(
-            concat!("tfc-audit ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
-        )),
-        Ok(args) => Ok(Command::Run(Box::new(args))),
-        Err(exit) if exit.status.is_ok() => Ok(Command::Print(exit.output)),
-        Err(exit) => Err(format!(
-            "{} (see tfc-audit --help)",
-            fault(exit.output.trim_end(), &words)
-        )),
-    }
+    let parsed = split_values(arguments).and_then(|words| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match Args::from_args(&["tfc-audit"], &words) {
+            Ok(args) if args.version => Ok(Command::Print(
+                concat!("tfc-audit ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
+            )),
+            Ok(args) => Ok(Command::Run(Box::new(args))),
+            Err(exit) if exit.status.is_ok() => Ok(Command::Print(exit.output)),
+            Err(exit) => Err(fault(exit.output.trim_end(), &words)),
+        }
+    });
+    parsed.map_err(|fault| format!("{fault} (see tfc-audit --help)"))
 }
 
-/// Splits `--name=value`, which argh does not know, into the two words that it does. An option's
-/// value is left alone, even if it looks like an option.
-fn split_values(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut words = Vec::new();
+/// Splits `--name=value`, which argh does not know, into the two words that it does. `-vv` is `-v`.
+///
+/// # Errors
+/// If a switch has a value, or if an option follows where a value has to be. A script's unset
+/// variable leaves such a gap, and `-c --dry-run` must not become a run that delivers.
+fn split_values(arguments: impl IntoIterator<Item = String>) -> Result<Vec<String>, String> {
+    let mut words: Vec<String> = Vec::new();
     let mut is_value = false;
     for argument in arguments {
+        if is_value && (argument.starts_with("--") || is_known(&argument)) {
+            let option = words.pop().unwrap_or_default();
+            return Err(format!(
+                "{option} needs a value, and an option follows (a value that begins with -- is written --NAME=VALUE)"
+            ));
+        }
         match argument.split_once('=') {
-            Some((name, value)) if !is_value && name.starts_with("--") => {
+            _ if is_value => {
+                words.push(argument);
+                is_value = false;
+            }
+            Some((name, _)) if is_known(name) && !takes_value(name) => {
+                return Err(format!("{name} takes no value"));
+            }
+            Some((name, value)) if name.starts_with("--") => {
                 words.extend([name.to_owned(), value.to_owned()]);
             }
+            _ if argument.starts_with("-v") && argument[1..].bytes().all(|byte| byte == b'v') => {
+                words.push("-v".to_owned());
+            }
             _ => {
-                is_value = !is_value && takes_value(&argument);
+                is_value = takes_value(&argument);
                 words.push(argument);
             }
         }
     }
-    words
+    Ok(words)
+}
+
+/// The option that a word names, if it names one.
+fn option(word: &str) -> Option<&'static FlagInfo<'static>> {
+    static INFO: LazyLock<CommandInfoWithArgs> = LazyLock::new(Args::get_args_info);
+    INFO.flags.iter().find(|flag| {
+        let is_short = flag.short.is_some_and(|short| word == format!("-{short}"));
+        word == flag.long || is_short
+    })
+}
+
+fn is_known(word: &str) -> bool {
+    option(word).is_some()
 }
 
 /// Tells if this word is an option that takes the next word as its value.
 fn takes_value(word: &str) -> bool {
-    Args::get_args_info().flags.iter().any(|flag| {
-        let is_short = flag.short.is_some_and(|short| word == format!("-{short}"));
-        (word == flag.long || is_short) && flag.kind != FlagInfoKind::Switch
-    })
+    option(word).is_some_and(|flag| flag.kind != FlagInfoKind::Switch)
 }
 
 /// Rewrites argh's error without the words that may be secret: an option's value, and an argument
 /// that is not an option, such as half of a header that was not quoted.
 fn fault(output: &str, words: &[&str]) -> String {
-    let is_option = |argument: &str| {
-        let is_name = argument.starts_with("--") && !argument.contains(char::is_whitespace);
-        is_name || argument.starts_with('-') && argument.len() == 2
-    };
-    if let Some(argument) = output.strip_prefix("Unrecognized argument: ")
-        && !is_option(argument)
-    {
-        return "unexpected argument: quote values that contain spaces".to_owned();
+    if let Some(argument) = output.strip_prefix("Unrecognized argument: ") {
+        return unknown(argument, words);
     }
     let of_value = words.windows(2).find_map(|pair| {
         let (option, value) = (pair[0], pair[1]);
         let before = format!("Error parsing option '{option}' with value '{value}': ");
-        let fault = output.strip_prefix(&before)?;
-        Some(format!("{option}: {fault}"))
+        match output.strip_prefix(&before)? {
+            "duplicate values provided" => Some(format!("{option} is given more than once")),
+            fault => Some(format!("{option}: {fault}")),
+        }
     });
-    of_value.unwrap_or_else(|| output.to_owned())
+    let missing = output
+        .strip_prefix("No value provided for option '")
+        .and_then(|rest| rest.split('\'').next())
+        .map(|option| format!("{option} needs a value"));
+    of_value.or(missing).unwrap_or_else(|| output.to_owned())
+}
+
+/// The message for an argument that is neither an option nor an option's value.
+fn unknown(argument: &str, words: &[&str]) -> String {
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '-';
+    if argument.starts_with('-') && argument.chars().all(is_name) {
+        return match nearest(argument) {
+            Some(known) => format!("unknown option {argument}: did you mean {known}?"),
+            None => format!("unknown option {argument}"),
+        };
+    }
+    let before = words.iter().take_while(|word| **word != argument);
+    match before.filter(|word| is_known(word)).last() {
+        Some(option) => {
+            format!("unexpected argument after {option}: quote values that contain spaces")
+        }
+        None => "unexpected first argument: options begin with --".to_owned(),
+    }
+}
+
+/// The known option that was probably meant: the word is its beginning, or differs in two letters.
+fn nearest(word: &str) -> Option<String> {
+    let flags = Args::get_args_info().flags;
+    let distances = flags.iter().filter_map(|flag| {
+        let is_beginning = word.len() > 3 && flag.long.starts_with(word);
+        let distance = if is_beginning {
+            0
+        } else {
+            edits(word, flag.long)
+        };
+        (distance <= 2).then_some((distance, flag.long.to_owned()))
+    });
+    distances.min().map(|(_, long)| long)
+}
+
+/// How many letters have to be added, removed or replaced to turn one word into the other.
+fn edits(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (place, letter) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = place + 1;
+        for (column, theirs) in other.bytes().enumerate() {
+            let replaced = diagonal + usize::from(letter != theirs);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
 }
 
 /// A time of `--since` or `--until`.
@@ -272,9 +350,11 @@ impl FromStr for When {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let time = time::parse(text).map(Self::At);
+        let is_date = text.len() == "2026-01-02".len();
+        let midnight = is_date.then(|| format!("{text}T00:00:00Z"));
+        let time = time::parse(midnight.as_deref().unwrap_or(text)).map(Self::At);
         time.or_else(|| time::parse_span(text).ok().map(Self::Ago))
-            .ok_or_else(|| format!("{text:?} is neither a time such as 2026-01-02T03:04:05Z nor a span such as 90s, 10m, 36h or 7d"))
+            .ok_or_else(|| format!("{text:?} is neither a time such as 2026-01-02T03:04:05Z, nor a date, nor a span such as 90s, 10m, 36h or 7d"))
     }
 }
 
@@ -361,12 +441,67 @@ mod tests {
     }
 
     #[test]
-    fn a_value_may_look_like_an_option() {
-        let args = run(&["--checkpoint", "--x=y", "-v"]);
-        assert_eq!(args.checkpoint, Some("--x=y".into()));
-        assert!(args.verbose);
-        let args = run(&["-c", "--help"]);
-        assert_eq!(args.checkpoint, Some("--help".into()));
+    fn a_value_that_looks_like_an_option_is_taken_only_after_an_equals_sign() {
+        assert_eq!(
+            run(&["--checkpoint=--x=y"]).checkpoint,
+            Some("--x=y".into())
+        );
+        assert_eq!(run(&["-c", "./--x"]).checkpoint, Some("./--x".into()));
+        for line in [
+            &["-c", "--dry-run"][..],
+            &["--metrics", "--check"],
+            &["--dead-letter", "--dry-run"],
+            &["-c", "--x"],
+            &["--header", "--gzip=yes"],
+            &["-c", "-v"],
+        ] {
+            let message = message(line);
+            let expected = format!("{} needs a value, and an option follows", line[0]);
+            assert!(message.starts_with(&expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn repeated_and_short_switches_are_understood() {
+        for line in ["-v", "-vv", "-vvv"] {
+            assert!(run(&[line]).verbose, "{line}");
+        }
+        assert!(
+            matches!(args(&["-V"]), Ok(Command::Print(text)) if text.starts_with("tfc-audit "))
+        );
+    }
+
+    #[test]
+    fn a_message_names_the_argument_and_what_was_probably_meant() {
+        for (line, expected) in [
+            (
+                &["--sicne", "1h"][..],
+                "unknown option --sicne: did you mean --since?",
+            ),
+            (
+                &["--token", "hunter2"],
+                "unknown option --token: did you mean --token-file?",
+            ),
+            (
+                &["--token=hunter2"],
+                "unknown option --token: did you mean --token-file?",
+            ),
+            (&["--qwertyuiop"], "unknown option --qwertyuiop"),
+            (&["-x"], "unknown option -x"),
+            (&["--verbose=true"], "--verbose takes no value"),
+            (
+                &["help"],
+                "unexpected first argument: options begin with --",
+            ),
+            (
+                &["--check", "--post", "http://a", "hunter2"],
+                "unexpected argument after --post: quote values that contain spaces",
+            ),
+            (&["-c"], "-c needs a value"),
+            (&["-c", "a", "-c", "b"], "-c is given more than once"),
+        ] {
+            assert_eq!(message(line), format!("{expected} (see tfc-audit --help)"));
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ::time::OffsetDateTime;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::file::{self, CheckpointFile, NoStore, Store};
 use crate::clock::{Clock, SystemClock};
-use crate::config::values::{TokenSource, check_token};
+use crate::config::values::{TokenSource, parse_token};
 use crate::config::{Config, Destination};
 use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::exec::Exec;
@@ -360,10 +360,8 @@ pub fn read_token(source: &TokenSource) -> Result<Secret, Error> {
     };
     let text =
         read.map_err(|error| Error::Usage(format!("--token-file: cannot read {place}: {error}")))?;
-    let token = text.trim_end_matches(['\n', '\r']);
-    check_token(token)
-        .map_err(|fault| Error::Usage(format!("--token-file: the token in {place} {fault}")))?;
-    Ok(Secret::new(token.to_owned()))
+    parse_token(&text)
+        .map_err(|fault| Error::Usage(format!("--token-file: the token in {place} {fault}")))
 }
 
 /// Reads at most 16 KiB, which no token fills.

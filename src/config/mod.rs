@@ -5,19 +5,19 @@ pub mod url;
 pub mod values;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::time::OffsetDateTime;
 
-use crate::cli::Args;
+use crate::cli::{Args, When};
 use crate::config::proxy::Proxy;
 use crate::config::url::Url;
 use crate::config::values::{
-    CheckpointPlace, ClientFiles, Environment, Header, TokenSource, check_token,
+    CheckpointPlace, ClientFiles, Environment, Header, TokenSource, parse_token,
 };
 use crate::format::{Format, Label, Limits};
-use crate::secret::Secret;
 
 /// Delivery by POST.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,19 @@ pub enum Destination {
     Exec(String),
 }
 
+/// The destination as the checkpoint remembers it: `stdout`, `exec`, or the receiver's address
+/// without its query. A generic receiver's path may be a secret, as a webhook's is, and is left out.
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("stdout"),
+            Self::Exec(_) => f.write_str("exec"),
+            Self::Post(post) if post.format.health(post.url.path()).is_some() => post.url.fmt(f),
+            Self::Post(post) => f.write_str(post.url.origin()),
+        }
+    }
+}
+
 /// Everything that decides how a run goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(
@@ -70,6 +83,8 @@ pub struct Config {
     pub checkpoint: Option<CheckpointPlace>,
     /// The time from which a first run delivers; `None` for everything retained.
     pub since: Option<OffsetDateTime>,
+    /// The span of `--since`, if it is one.
+    pub since_span: Option<Duration>,
     /// The time before which events are delivered; `None` for all.
     pub until: Option<OffsetDateTime>,
     /// How far a run looks back for late events.
@@ -132,6 +147,10 @@ impl Config {
             endpoint,
             checkpoint: checkpoint_place(args, environment)?,
             since,
+            since_span: match args.since {
+                Some(When::Ago(span)) => Some(span),
+                _ => None,
+            },
             until,
             overlap: args.overlap.unwrap_or(Duration::from_secs(10 * 60)),
             page_size: args.page_size,
@@ -166,19 +185,18 @@ fn refuse(options: &[(&str, bool)], reason: &str) -> Result<(), String> {
 }
 
 fn token_source(args: &Args, environment: Environment) -> Result<TokenSource, String> {
-    let token = environment("TFC_ORG_TOKEN");
+    // A token that is not UTF-8 fails the check. An empty variable counts as not set.
+    let token = environment("TFC_ORG_TOKEN").map(|token| token.to_string_lossy().into_owned());
+    let token = token.filter(|token| !token.trim().is_empty());
     match (&args.token_file, token) {
         (Some(_), Some(_)) => {
             Err("both --token-file and $TFC_ORG_TOKEN are given: remove one".to_owned())
         }
         (Some(path), None) if path == Path::new("-") => Ok(TokenSource::Stdin),
         (Some(path), None) => Ok(TokenSource::File(path.clone())),
-        (None, Some(token)) => {
-            // A token that is not UTF-8 fails the check.
-            let token = token.to_string_lossy().into_owned();
-            check_token(&token).map_err(|fault| format!("$TFC_ORG_TOKEN {fault}"))?;
-            Ok(TokenSource::Environment(Secret::new(token)))
-        }
+        (None, Some(token)) => parse_token(&token)
+            .map(TokenSource::Environment)
+            .map_err(|fault| format!("$TFC_ORG_TOKEN {fault}")),
         (None, None) => Err("no token: put an organization token or audit-trail token into $TFC_ORG_TOKEN or a file for --token-file".to_owned()),
     }
 }
@@ -291,6 +309,11 @@ fn check_labels(labels: &[Label], format: Format) -> Result<(), String> {
         name.chars().all(is_word) && !name.starts_with(|c: char| c.is_ascii_digit())
     };
     let other = labels.iter().find(|(name, _)| !is_loki_name(name));
+    let mut names: Vec<_> = labels.iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("--label: {:?} is given more than once", pair[0]));
+    }
     match (format, other) {
         (Format::Loki, Some((name, _))) => Err(format!(
             "--label: {name:?} is not a label name of Loki: use letters, digits and _, but no digit at the start"

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::cli;
+use crate::config::values::{parse_header, parse_headers};
+use crate::secret::Secret;
 use crate::time;
 
 /// Reads a command line in the usual environment, with these variables changed.
@@ -130,6 +132,10 @@ fn options_that_contradict_or_lack_each_other_are_refused() {
             "--label goes with --format",
         ),
         (
+            "--post http://localhost:1 --format loki --label a=b --label a=c",
+            "--label: \"a\" is given more than once",
+        ),
+        (
             "--post http://localhost:1 --format loki --label a-b=c",
             "--label: \"a-b\"",
         ),
@@ -157,7 +163,11 @@ fn addresses_and_headers_are_refused_without_being_shown() {
     for (line, fault) in [
         (
             "--endpoint app.terraform.io",
-            "is not an http or https address",
+            "has no scheme: add https:// in front of it",
+        ),
+        (
+            "--endpoint https://app.terraform.io/api/v2",
+            "has a path: give only its scheme, host and port",
         ),
         (
             "--endpoint ftp://app.terraform.io",
@@ -184,8 +194,8 @@ fn addresses_and_headers_are_refused_without_being_shown() {
             "has a port that is not",
         ),
         ("--endpoint http://[::1]x", "has a port that is not"),
-        ("--post=", "is not an http or https address"),
-        ("--post localhost:1", "is not an http or https address"),
+        ("--post=", "has no scheme"),
+        ("--post localhost:1/hunter2", "has no scheme"),
         ("--post https://user:hunter2@localhost", "holds a user name"),
         (
             "--post http://localhost:1 --header hunter2",
@@ -230,6 +240,7 @@ fn since_is_a_time_or_counts_back_from_now() {
     for (since, expected) in [
         ("36h", "2025-12-31T15:04:05.000Z"),
         ("2026-01-01T01:00:00+01:00", "2026-01-01T00:00:00.000Z"),
+        ("2025-12-31", "2025-12-31T00:00:00.000Z"),
     ] {
         let config = config(&format!("--since {since}")).unwrap();
         assert_eq!(time::format(config.since.unwrap()), expected);
@@ -241,7 +252,7 @@ fn an_address_has_one_spelling() {
     for (text, spelling) in [
         ("https://app.terraform.io", "https://app.terraform.io"),
         ("HTTPS://App.Terraform.IO:443/", "https://app.terraform.io"),
-        ("http://127.0.0.1:80/a/", "http://127.0.0.1/a"),
+        ("http://127.0.0.1:80", "http://127.0.0.1"),
         ("http://[::1]:8080", "http://[::1]:8080"),
     ] {
         let endpoint = config(&format!("--endpoint {text}")).unwrap().endpoint;
@@ -294,16 +305,72 @@ fn destinations() {
 }
 
 #[test]
-fn a_token_that_no_header_can_carry_is_refused_and_never_shown() {
+fn a_token_is_taken_without_white_space_around_it() {
     let with = |token: &str| config_in("", &[("TFC_ORG_TOKEN", token)]);
-    for token in ["", "hunter2\n", "hunter2\r\nX: y", "hunter 2", "hünter2"] {
+    for token in ["hunter2", "hunter2\n", " hunter2\r\n"] {
+        let expected = TokenSource::Environment(Secret::new("hunter2".into()));
+        assert_eq!(with(token).unwrap().token, expected);
+        assert!(!format!("{:?}", with(token).unwrap()).contains("hunter2"));
+    }
+    for (token, fault) in [
+        ("hunter2\r\nX: y", "holds a character"),
+        ("hunter 2", "holds a character"),
+        ("hünter2", "holds a character"),
+        ("TFC_ORG_TOKEN=hunter2", "is a line of shell"),
+        ("export TFC_ORG_TOKEN=hunter2", "is a line of shell"),
+        ("\"hunter2\"", "is in quotes"),
+        ("'hunter2'", "is in quotes"),
+        ("Bearer hunter2", "begins with Bearer"),
+    ] {
         let message = with(token).unwrap_err();
+        assert!(message.starts_with("$TFC_ORG_TOKEN"), "{message}");
         assert!(
-            message.starts_with("$TFC_ORG_TOKEN") && !message.contains("nter"),
+            message.contains(fault) && !message.contains("nter"),
             "{message}"
         );
     }
-    assert!(!format!("{:?}", with("hunter2").unwrap()).contains("hunter2"));
+}
+
+#[test]
+fn an_empty_token_variable_counts_as_not_set() {
+    for token in ["", "\n", " "] {
+        let variables = [("TFC_ORG_TOKEN", token)];
+        let config = config_in("--token-file x", &variables).unwrap();
+        assert_eq!(config.token, TokenSource::File("x".into()));
+        let message = config_in("", &variables).unwrap_err();
+        assert!(message.starts_with("no token"), "{message}");
+    }
+}
+
+#[test]
+fn a_header_without_a_credential_is_refused() {
+    for (text, fault) in [
+        ("Authorization:", "has no value"),
+        ("X-Api-Key: \t", "has no value"),
+        ("Authorization: Splunk ", "has no credential"),
+        ("Proxy-Authorization: Basic", "has no credential"),
+        ("authorization: bearer", "has no credential"),
+    ] {
+        assert!(parse_header(text).unwrap_err().contains(fault), "{text}");
+    }
+    for text in ["Authorization: hunter2", "X-Kind: Splunk"] {
+        assert!(parse_header(text).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn a_file_of_headers_may_have_comments_but_not_be_empty() {
+    let headers = parse_headers("# Splunk\n\n  X-A: 1\r\n\t# X-B: 2\nX-C: 3").unwrap();
+    let names: Vec<_> = headers.iter().map(|header| header.0.as_str()).collect();
+    assert_eq!(names, ["X-A", "X-C"]);
+    for text in ["", "\n\n", "# X-A: 1"] {
+        assert_eq!(parse_headers(text).unwrap_err(), "holds no header");
+    }
+    assert!(
+        parse_headers("X-A: 1\nhunter2")
+            .unwrap_err()
+            .starts_with("a line is not")
+    );
 }
 
 #[test]

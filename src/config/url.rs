@@ -27,6 +27,9 @@ impl Url {
     /// The fault, as the rest of a sentence; the address may hold a secret and is not repeated.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const NO_ADDRESS: &str = "is not an http or https address";
+        if !text.contains("://") {
+            return Err("has no scheme: add https:// in front of it");
+        }
         let uri: Uri = text.parse().map_err(|_| NO_ADDRESS)?;
         let (scheme, default) = match uri.scheme_str() {
             Some("https") => ("https", 443),
@@ -60,7 +63,7 @@ impl Url {
         })
     }
 
-    /// Reads the address of a service: it has no query, and a slash at its end makes no difference.
+    /// Reads the address of a service: it has neither path nor query, and a slash at its end makes no difference.
     ///
     /// # Errors
     /// As [`Url::parse`].
@@ -69,7 +72,10 @@ impl Url {
         if url.query.is_some() {
             return Err("has a query");
         }
-        Ok(url.with_path(|path| path.trim_end_matches('/').to_owned()))
+        if !url.path.trim_matches('/').is_empty() {
+            return Err("has a path: give only its scheme, host and port");
+        }
+        Ok(url.with_path(|_| String::new()))
     }
 
     /// Returns the same address with another path, made from its own.

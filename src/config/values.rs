@@ -23,17 +23,24 @@ pub enum TokenSource {
     Stdin,
 }
 
-/// Checks that a token can be sent in a header.
+/// Reads a token, without the white space around it.
 ///
 /// # Errors
-/// The reason, without the token.
-pub fn check_token(token: &str) -> Result<(), &'static str> {
+/// The fault and what to remove, as the rest of a sentence without the token.
+pub fn parse_token(text: &str) -> Result<Secret, &'static str> {
+    let token = text.trim();
     if token.is_empty() {
         Err("is empty")
+    } else if token.starts_with("TFC_ORG_TOKEN=") || token.starts_with("export ") {
+        Err("is a line of shell: keep only what follows TFC_ORG_TOKEN=")
+    } else if token.starts_with(['"', '\'']) || token.ends_with(['"', '\'']) {
+        Err("is in quotes: remove them")
+    } else if token.starts_with("Bearer ") {
+        Err("begins with Bearer: keep only the token behind it")
     } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         Err("holds a character that no token has: a space, a line break or one that is not ASCII")
     } else {
-        Ok(())
+        Ok(Secret::new(token.to_owned()))
     }
 }
 
@@ -73,6 +80,23 @@ impl Header {
     }
 }
 
+/// Reads the text of a file with headers, one a line. Blank lines and lines that begin with `#` are
+/// skipped.
+///
+/// # Errors
+/// The reason, without the header; a file without any header is one.
+pub fn parse_headers(text: &str) -> Result<Vec<(String, Secret)>, String> {
+    let lines = text.lines().map(str::trim);
+    let headers: Vec<_> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| parse_header(line).map_err(|fault| format!("a line {fault}")))
+        .collect::<Result<_, _>>()?;
+    if headers.is_empty() {
+        return Err("holds no header".to_owned());
+    }
+    Ok(headers)
+}
+
 /// Headers that the program itself sets.
 const OWN_HEADERS: [&str; 4] = [
     "content-length",
@@ -80,6 +104,11 @@ const OWN_HEADERS: [&str; 4] = [
     "transfer-encoding",
     "host",
 ];
+
+/// The first words of an `Authorization` header, in lower case: alone they prove nothing. Splunk has
+/// its own, the others are registered
+/// (<https://www.iana.org/assignments/http-authschemes/http-authschemes.xhtml>) or common.
+const SCHEMES: [&str; 6] = ["apikey", "basic", "bearer", "digest", "splunk", "token"];
 
 /// Reads `NAME: VALUE` and returns both.
 ///
@@ -95,6 +124,13 @@ pub fn parse_header(text: &str) -> Result<(String, Secret), &'static str> {
     }
     if OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
         return Err("is set by the program itself");
+    }
+    if value.is_empty() {
+        return Err("has no value");
+    }
+    let is_credential = name.to_ascii_lowercase().ends_with("authorization");
+    if is_credential && SCHEMES.contains(&value.to_ascii_lowercase().as_str()) {
+        return Err("has no credential behind the word that names its kind");
     }
     if HeaderValue::try_from(value).is_err() {
         return Err("has a value with a character that is not allowed in HTTP");

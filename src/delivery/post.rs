@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 use ureq::RequestBuilder;
 
 use crate::config::Post;
-use crate::config::values::{ClientFiles, Header, parse_header};
+use crate::config::values::{ClientFiles, Header, parse_headers};
 use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
@@ -183,10 +183,7 @@ fn read_headers(path: &Path) -> Result<Vec<(String, Secret)>, Error> {
     let fault =
         |fault: &dyn Display| Error::Usage(format!("--header: {}: {fault}", path.display()));
     let text = fs::read_to_string(path).map_err(|error| fault(&error))?;
-    text.lines()
-        .filter(|line| !line.trim().is_empty())
-        .map(|line| parse_header(line).map_err(|wrong| fault(&format_args!("a line {wrong}"))))
-        .collect()
+    parse_headers(&text).map_err(|error| fault(&error))
 }
 
 fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
