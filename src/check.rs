@@ -30,7 +30,7 @@ use crate::format::Verdict;
 use crate::fs;
 use crate::report::metrics;
 use crate::retry::is_retryable;
-use crate::run::{RETENTION, read_token, refuse_other_organization};
+use crate::run::{CERTAINLY_RETAINED, RETENTION, read_token, refuse_other_organization};
 use crate::secret::Secret;
 use crate::source::client::Client;
 use crate::source::page::Page;
@@ -194,11 +194,11 @@ fn events(check: &mut Check) -> Finding {
     }
     let before = check.checkpoint().ok().flatten();
     let last = before.and_then(|before| before.last_timestamp);
-    Err(if last.is_some() || check.config.since.is_some() {
-        Warn(NONE.to_owned())
+    let retained = time::before(check.clock.now(), CERTAINLY_RETAINED);
+    Err(if last.is_some_and(|last| last < retained) {
+        Warn("none is listed in 14 days".to_owned())
     } else {
-        let text = format!("{NONE} (add --since 1h if the organization is too new to have events)");
-        Fail(Exit::TokenRefused, text)
+        Fail(Exit::TokenRefused, NONE.to_owned())
     })
 }
 

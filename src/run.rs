@@ -22,7 +22,8 @@ use crate::event::Event;
 use crate::report::Report;
 use crate::retry::Patience;
 use crate::secret::Secret;
-use crate::source::ahead::{Readings, Threads};
+use crate::source::SourceError;
+use crate::source::ahead::{Answer, Forward, More, Readings, Threads};
 use crate::source::client::Client;
 use crate::text::excerpt;
 use crate::time;
@@ -32,6 +33,10 @@ use crate::walk::{Scope, Walk};
 pub const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Up to this age, a delivered event is expected to be listed still.
 pub const CERTAINLY_RETAINED: Duration = Duration::from_secs(13 * 24 * 60 * 60);
+/// Clocks that differ by no more agree.
+const CLOCKS_AGREE: Duration = Duration::from_secs(60);
+/// The most that the service's clock is believed to be ahead of this machine's.
+const MOST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 /// How far `since` looks behind the boundary: the documentation does not say if it is inclusive.
 const INCLUSIVE_EITHER_WAY: Duration = Duration::from_secs(1);
 
@@ -58,6 +63,8 @@ pub fn run(
         _ => None,
     };
     let mut checkpoint = resume(config, warn)?;
+    let destination = config.destination.to_string();
+    let former = checkpoint.destination.replace(destination.clone());
     let mut target = target(config, *clock)?;
     let dead_letters = dead_letters(config, *clock)?;
     let token = read_token(&config.token)?;
@@ -70,6 +77,11 @@ pub fn run(
         }
         None => Box::new(NoStore),
     };
+    if let (Some(former), Some(last)) = (former, checkpoint.last_timestamp)
+        && former != destination
+    {
+        warn(&changed_destination(&former, &destination, last));
+    }
     let patience = Patience {
         timeout: config.timeout,
         retries: config.retries,
@@ -93,7 +105,7 @@ pub fn run(
         clock,
         patience,
         overlap: config.overlap,
-        since: config.since,
+        since_span: config.since_span,
         until: config.until,
         page_size: config.page_size,
         connections: config.connections,
@@ -127,6 +139,17 @@ fn resume(config: &Config, warn: &mut dyn FnMut(&str)) -> Result<Checkpoint, Err
         warn("--since has no effect: the checkpoint says where to continue");
     }
     Ok(checkpoint)
+}
+
+/// The warning about a new destination, with the way to send the events up to `last` there, too.
+fn changed_destination(former: &str, destination: &str, last: OffsetDateTime) -> String {
+    // `--until` excludes its own time.
+    let until = time::floor_second(last) + Duration::from_secs(1);
+    format!(
+        "events went to {} until now, and go to {destination} from now on; to send the earlier ones there, too, run once with --no-checkpoint --until {} in place of --checkpoint (add --since TIME for less than everything retained)",
+        excerpt(former.as_bytes()),
+        time::format(until)
+    )
 }
 
 /// The receiver's side of the run; a dry run prints instead.
@@ -175,8 +198,8 @@ pub struct Drain<'a> {
     pub patience: Patience,
     /// `--overlap`.
     pub overlap: Duration,
-    /// `--since`.
-    pub since: Option<OffsetDateTime>,
+    /// The span of `--since`, if it is one.
+    pub since_span: Option<Duration>,
     /// `--until`.
     pub until: Option<OffsetDateTime>,
     /// `--page-size`.
@@ -204,7 +227,7 @@ impl Drain<'_> {
         report: &mut Report,
         warn: &mut dyn FnMut(&str),
     ) -> Result<Exit, Error> {
-        let scope = Scope {
+        let scope = |checkpoint: &Checkpoint| Scope {
             since: checkpoint
                 .boundary_start
                 .map(|start| time::before(start, INCLUSIVE_EITHER_WAY)),
@@ -213,21 +236,30 @@ impl Drain<'_> {
             page_size: self.page_size,
             connections: self.connections,
         };
-        let mut walk = Walk::new(
-            readings,
-            self.clock,
-            self.patience,
-            scope,
-            checkpoint.known(),
-        );
-        let started = walk.start();
-        report.walk = walk.figures();
-        started?;
+        let mut start = |checkpoint: &Checkpoint| {
+            let scope = scope(checkpoint);
+            let known = checkpoint.known();
+            let mut walk = Walk::new(readings, self.clock, self.patience, scope, known);
+            let started = walk.start();
+            report.walk = walk.figures();
+            started.map(|()| walk)
+        };
+        let mut walk = start(checkpoint)?;
+        let now = self.clock.now();
+        let server_time = walk.server_time().min(now + MOST_AHEAD);
+        // A span counts back from the service's time: this machine's clock may be ahead of it.
+        if let Some(span) = self.since_span
+            && server_time + CLOCKS_AGREE < now
+            && checkpoint.start_at(time::before(server_time, span))
+        {
+            walk = start(checkpoint)?;
+        }
         (self.watch)(report);
-        let server_time = walk.server_time();
-        let expects_known = checkpoint
-            .last_timestamp
-            .is_some_and(|last| last > time::before(server_time, CERTAINLY_RETAINED));
+        let expects_known = checkpoint.last_timestamp.is_some_and(|last| {
+            last > time::before(server_time, CERTAINLY_RETAINED) && last <= server_time
+        });
+        // A clock that is ahead, here or there, must not hide the present.
+        let settled_by = server_time.min(now);
         refuse_other_organization(walk.first_events(), checkpoint)?;
         if let Some(completed) = checkpoint
             .completed_at
@@ -255,8 +287,8 @@ impl Drain<'_> {
                 let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
                     let next = following.first().map(|next| next.time);
                     let rest = next.into_iter().chain(stride.rest).min();
-                    let (rest, overlap) = self.look_back(rest, server_time);
-                    checkpoint.advance(&acknowledged, rest, server_time, overlap);
+                    let (rest, overlap) = self.look_back(rest, settled_by);
+                    checkpoint.advance(&acknowledged, rest, settled_by, overlap);
                     let events = acknowledged.events().len();
                     store
                         .commit(checkpoint)
@@ -270,24 +302,21 @@ impl Drain<'_> {
                 result?;
             }
         }
-        let is_trusted = !expects_known || walk.known_met();
-        if !is_trusted {
-            warn(
-                "the service no longer lists any event that it listed before: another kind of token, audit trails switched off, or data removed?",
-            );
-        }
-        if is_empty && checkpoint.last_timestamp.is_none() && self.since.is_none() {
-            warn(
-                "the service lists no event at all, as it does for a user or team token: use an organization token or an audit-trail token, and an organization that has audit trails",
-            );
-        }
         if exit != Exit::Success {
             return Ok(exit);
         }
-        // An answer without any event of the boundary settles nothing.
-        if is_trusted {
-            checkpoint.complete(self.clock.now(), server_time, self.overlap);
+        if expects_known && !walk.known_met() {
+            return Err(refused(
+                "the service no longer lists any event that it listed before: another kind of token, audit trails switched off, or data removed? What is new was delivered",
+            ));
         }
+        let lists_nothing = is_empty && checkpoint.last_timestamp.is_none();
+        if lists_nothing && !(scope(checkpoint).since.is_some() && has_events(readings)?) {
+            return Err(refused(
+                "the service lists no event at all, as it does for a user or team token: use an organization token or an audit-trail token, and an organization that has audit trails",
+            ));
+        }
+        checkpoint.complete(server_time, settled_by, self.overlap);
         store
             .commit(checkpoint)
             .map_err(|fault| Error::NotCommitted { events: 0, fault })?;
@@ -315,6 +344,27 @@ impl Drain<'_> {
             None => (rest, self.overlap),
         }
     }
+}
+
+/// Asks for one event of everything retained: nothing since a time is not nothing at all.
+fn has_events(readings: &dyn Readings) -> Result<bool, Error> {
+    let mut reading = readings.open(Forward {
+        since: None,
+        number: 1,
+        size: 1,
+        effective: 1,
+        more: More::Perhaps,
+    });
+    match reading.next().map(|fetched| fetched.answer) {
+        Some(Ok(Answer::Page(page))) => Ok(!page.events.is_empty()),
+        Some(Err(error)) => Err(error),
+        _ => Ok(false),
+    }
+}
+
+/// The error for a service that lists nothing where it must list something.
+fn refused(message: &str) -> Error {
+    Error::Source(SourceError::Refused(message.to_owned()))
 }
 
 /// Refuses a token of another organization: the checkpoint knows no event of the first page, and

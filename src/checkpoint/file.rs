@@ -14,6 +14,9 @@ use crate::fs;
 /// How long a run that waits for the lock sleeps between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
+/// The largest file that is read or written, in bytes.
+const LARGEST: u64 = 64 * 1024 * 1024;
+
 /// The place that a run commits to.
 pub trait Store {
     /// Replaces the checkpoint of the last commit durably.
@@ -82,14 +85,23 @@ impl CheckpointFile {
 impl Store for CheckpointFile {
     fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
         let (path, temporary) = (&self.path, &self.temporary);
-        fs::replace(path, temporary, fs::PRIVATE, &checkpoint.to_json())
+        let json = checkpoint.to_json();
+        if json.len() as u64 > LARGEST {
+            return Err(format!(
+                "the checkpoint {} would be larger than 64 MiB; shorten --overlap",
+                path.display()
+            ));
+        }
+        fs::replace(path, temporary, fs::PRIVATE, &json)
             .and_then(|()| fs::sync_directory(path))
             .map_err(|error| {
-                format!(
-                    "the checkpoint {} cannot be written: {error}; its directory has to be writable, with space for {} beside it",
-                    path.display(),
-                    temporary.display()
-                )
+                let remedy = if error.kind() == ErrorKind::ResourceBusy {
+                    "it is a mount of its own, and a commit replaces the file: mount its directory instead".to_owned()
+                } else {
+                    let temporary = temporary.display();
+                    format!("its directory has to be writable, with space for {temporary} beside it")
+                };
+                format!("the checkpoint {} cannot be written: {error}; {remedy}", path.display())
             })
     }
 }
@@ -143,9 +155,14 @@ fn try_lock(lock: &File, path: &Path) -> Result<(), Error> {
 /// [`Error::Checkpoint`] if the file cannot be trusted, or is required and missing.
 pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint>, Error> {
     let shown = place.path.display();
+    let untrusted = |fault: &str| {
+        Error::Checkpoint(format!(
+            "the checkpoint {shown} cannot be trusted: {fault}; nothing was done. Restore it, name another with --checkpoint, or remove it and run once with --since and the time of the newest event that arrived (without --since, everything retained is delivered again)"
+        ))
+    };
     let mut json = Vec::new();
     let file = fs::open_to_read(&place.path);
-    match file.and_then(|mut file| file.read_to_end(&mut json)) {
+    match file.and_then(|file| file.take(LARGEST + 1).read_to_end(&mut json)) {
         Err(error) if error.kind() == ErrorKind::NotFound && place.required => {
             Err(Error::Checkpoint(format!(
                 "there is no checkpoint {shown}, and --require-checkpoint is given; to start afresh, run once without it"
@@ -156,10 +173,9 @@ pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint
             "the checkpoint {shown} cannot be read: {error}; nothing was done; {}name another with --checkpoint",
             fs::remedy(&error)
         ))),
-        Ok(_) => Checkpoint::parse(&json, endpoint).map(Some).map_err(|fault| {
-            Error::Checkpoint(format!(
-                "the checkpoint {shown} cannot be trusted: {fault}; nothing was done. Restore it, name another with --checkpoint, or remove it and run once with --since and the time of the newest event that arrived (without --since, everything retained is delivered again)"
-            ))
-        }),
+        Ok(_) if json.len() as u64 > LARGEST => Err(untrusted("it is larger than 64 MiB")),
+        Ok(_) => Checkpoint::parse(&json, endpoint)
+            .map(Some)
+            .map_err(|fault| untrusted(&fault)),
     }
 }

@@ -49,6 +49,8 @@ pub struct Checkpoint {
     pub boundary_start: Option<OffsetDateTime>,
     /// The IDs of all delivered events at or after `boundary_start`.
     pub boundary: BTreeMap<OffsetDateTime, Vec<EventId>>,
+    /// Where the events went, as [`crate::config::Destination`] names it; `None` in older files.
+    pub destination: Option<String>,
     /// When a run last delivered everything that the service listed.
     pub completed_at: Option<OffsetDateTime>,
 }
@@ -61,6 +63,8 @@ struct Content {
     endpoint: String,
     #[serde(deserialize_with = "Option::deserialize")]
     organization_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    destination: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
     last_timestamp: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
@@ -77,6 +81,7 @@ impl Checkpoint {
         Self {
             endpoint,
             organization_id: None,
+            destination: None,
             last_timestamp: None,
             boundary_start: since.map(time::floor_second),
             boundary: BTreeMap::new(),
@@ -102,7 +107,10 @@ impl Checkpoint {
             ));
         }
         let Object(mut content): Object<Content> =
-            serde_json::from_slice(json).map_err(|error| format!("it is damaged ({error})"))?;
+            serde_json::from_slice(json).map_err(|error| {
+                let error = error.to_string();
+                format!("it is damaged ({})", excerpt(error.as_bytes()))
+            })?;
         let theirs = Url::parse_endpoint(&content.endpoint).ok();
         let is_theirs = theirs.is_some_and(|theirs| theirs.to_string() == endpoint);
         // Before the first event the checkpoint holds nothing of a service. A wrong address in the
@@ -128,11 +136,13 @@ impl Checkpoint {
         for (text, ids) in &mut content.boundary_ids {
             let time = time("boundary_ids", text)?;
             if Some(time) > last_timestamp || boundary_start.is_some_and(|start| time < start) {
+                let text = excerpt(text.as_bytes());
                 return Err(format!(
                     "its boundary_ids at {text} lie outside of boundary_start to last_timestamp"
                 ));
             }
             if ids.is_empty() || ids.contains(&EventId::new("")) {
+                let text = excerpt(text.as_bytes());
                 return Err(format!(
                     "its boundary_ids at {text} hold no id or an empty one"
                 ));
@@ -148,6 +158,7 @@ impl Checkpoint {
         Ok(Self {
             endpoint,
             organization_id: content.organization_id,
+            destination: content.destination,
             last_timestamp,
             boundary_start,
             boundary,
@@ -164,6 +175,7 @@ impl Checkpoint {
             version: VERSION,
             endpoint: self.endpoint.clone(),
             organization_id: self.organization_id.clone(),
+            destination: self.destination.clone(),
             last_timestamp: self.last_timestamp.map(time::format),
             boundary_start: self.boundary_start.map(time::format),
             boundary_ids: self.boundary.iter().map(ids).collect(),
@@ -198,13 +210,13 @@ impl Checkpoint {
     /// Adds delivered events, and moves the boundary.
     ///
     /// `rest` is a lower bound on the timestamps that this run has yet to deliver; `None` if nothing
-    /// is left. `server_time` is the service's clock at the run's first answer. The boundary stays
-    /// behind both by the overlap.
+    /// is left. `settled_by` is the earlier of the service's clock and this machine's. The boundary
+    /// stays behind both by the overlap.
     pub fn advance(
         &mut self,
         delivered: &Acknowledged,
         rest: Option<OffsetDateTime>,
-        server_time: OffsetDateTime,
+        settled_by: OffsetDateTime,
         overlap: Duration,
     ) {
         let events = delivered.events();
@@ -213,7 +225,7 @@ impl Checkpoint {
         if self.organization_id.is_none() {
             self.organization_id = events.iter().find_map(Event::organization);
         }
-        self.move_boundary(rest, server_time, overlap);
+        self.move_boundary(rest, settled_by, overlap);
         for event in events
             .iter()
             .filter(|event| self.boundary_start.is_none_or(|start| event.time >= start))
@@ -227,29 +239,30 @@ impl Checkpoint {
         }
     }
 
-    /// Notes that everything that the service listed is delivered. `now` becomes `completed_at`.
+    /// Notes that everything that the service listed is delivered. `server_time` becomes
+    /// `completed_at`; the boundary goes by `settled_by`, as in [`Checkpoint::advance`].
     pub fn complete(
         &mut self,
-        now: OffsetDateTime,
         server_time: OffsetDateTime,
+        settled_by: OffsetDateTime,
         overlap: Duration,
     ) {
-        self.move_boundary(None, server_time, overlap);
-        self.completed_at = Some(time::floor_second(now));
+        self.move_boundary(None, settled_by, overlap);
+        self.completed_at = Some(time::floor_second(server_time));
     }
 
     /// Moves `boundary_start` forward, never back: the IDs before it are already dropped.
     fn move_boundary(
         &mut self,
         rest: Option<OffsetDateTime>,
-        server_time: OffsetDateTime,
+        settled_by: OffsetDateTime,
         overlap: Duration,
     ) {
         let Some(last) = self.last_timestamp else {
             return;
         };
         // An event stamped in the future must not hide the present.
-        let settled = last.min(server_time).min(rest.unwrap_or(last));
+        let settled = last.min(settled_by).min(rest.unwrap_or(last));
         let start = time::floor_second(time::before(settled, overlap));
         self.boundary_start = self.boundary_start.max(Some(start));
         if let Some(start) = self.boundary_start {

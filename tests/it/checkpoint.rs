@@ -280,20 +280,123 @@ fn an_event_may_be_as_late_as_the_overlap() {
 }
 
 #[test]
-fn events_that_are_no_longer_listed_are_a_warning() {
+fn a_service_that_no_longer_lists_a_delivered_event_is_refused() {
     let bench = settled();
     bench.api.with(|world| world.remove_oldest(3));
-    bench
-        .run(&[])
-        .code(0)
-        .prints_nothing()
-        .warns("no longer lists");
+    bench.run(&[]).fails(4, "no longer lists");
+    let completed = bench.checkpoint_field("completed_at");
     bench.insert(events_from(1_000, 2, now(), 2));
     let run = bench.run(&[]);
-    run.code(0)
-        .warns("no longer lists")
+    run.code(4)
+        .says("no longer lists")
         .prints_events(&bench.in_order());
+    assert_eq!(bench.checkpoint_field("completed_at"), completed);
+    // What was delivered then is listed now.
     bench.is_settled();
+}
+
+#[test]
+fn nothing_since_a_time_is_told_apart_from_nothing_at_all() {
+    let bench = Bench::of(Vec::new());
+    for args in [&["--since=1h"][..], &["--no-checkpoint", "--since=1h"]] {
+        bench.run(args).fails(4, "user or team token").asks(2);
+    }
+    bench
+        .run(&["--no-checkpoint"])
+        .fails(4, "user or team token")
+        .asks(1);
+    bench.insert(events(3, minutes_ago(90), 1));
+    for args in [&["--since=1h"][..], &[], &["--no-checkpoint", "--since=1h"]] {
+        bench.run(args).code(0).silent().prints_nothing().asks(2);
+    }
+    let new = events_from(1_000, 1, now(), 1);
+    bench.insert(new.clone());
+    bench.run(&[]).code(0).silent().prints_events(&new).asks(1);
+}
+
+#[test]
+fn a_changed_destination_is_said_once_with_the_way_to_catch_up() {
+    let bench = settled();
+    let other = ["--exec", "cat >>other"];
+    bench.insert(events_from(1_000, 1, now(), 1));
+    let run = bench.run(&other);
+    run.code(0)
+        .warns("events went to stdout until now, and go to exec")
+        .says("--no-checkpoint --until 20");
+    bench.run(&other).code(0).silent();
+    // An older checkpoint does not know its destination.
+    bench.set_checkpoint_field("destination", json!(null));
+    bench.run(&[]).code(0).silent();
+    assert_eq!(bench.checkpoint_field("destination"), json!("stdout"));
+}
+
+#[test]
+fn a_span_of_since_counts_back_from_the_services_time() {
+    let events = events(3, minutes_ago(150), 1);
+    let bench = Bench::new(World {
+        // This machine's clock is two hours ahead.
+        date: Some(minutes_ago(120)),
+        ..World::new(events)
+    });
+    bench.run(&["--since=1h"]).code(0).silent();
+    bench.has_all();
+    bench.is_settled();
+}
+
+#[test]
+fn a_date_in_the_future_does_not_hide_the_present() {
+    let ahead = now() + 10 * Duration::from_secs(3600);
+    let bench = Bench::new(World {
+        date: Some(ahead),
+        ..World::new([events(3, now(), 1), events_from(1_000, 1, ahead, 1)].concat())
+    });
+    bench.run(&[]).code(0).silent();
+    bench.api.with(|world| world.date = None);
+    let new = events_from(2_000, 2, now(), 1);
+    bench.insert(new.clone());
+    bench.run(&[]).code(0).silent().prints_events(&new);
+    bench.is_settled();
+}
+
+#[test]
+fn the_last_complete_run_is_dated_by_the_service() {
+    let date = minutes_ago(30);
+    let bench = Bench::new(World {
+        date: Some(date),
+        ..World::new(events(3, minutes_ago(40), 1))
+    });
+    bench.run(&[]).code(0).silent();
+    let second = stamp(date).split('.').next().unwrap().to_owned();
+    let completed = bench.checkpoint_field("completed_at").to_string();
+    assert!(completed.contains(&second), "{completed}");
+}
+
+#[test]
+fn a_huge_checkpoint_is_refused_in_a_short_message() {
+    let bench = settled();
+    let good = bench.checkpoint();
+    let long = "x".repeat(3_000_000);
+    for (content, because) in [
+        (
+            good.replacen('{', &format!("{{\"{long}\":1,"), 1),
+            "damaged",
+        ),
+        (
+            good.replace(
+                "\"boundary_ids\":{",
+                &format!("\"boundary_ids\":{{\"{long}\":[],"),
+            ),
+            "is not a time",
+        ),
+    ] {
+        fs::write(bench.path("checkpoint.json"), content).unwrap();
+        let run = bench.run(&[]);
+        is_refused(&run, because);
+        assert!(run.stderr.len() < 1500, "{}", run.stderr.len());
+    }
+    let file = fs::File::create(bench.path("checkpoint.json")).unwrap();
+    file.set_len(65 * 1024 * 1024).unwrap();
+    is_refused(&bench.run(&[]), "larger than 64 MiB");
 }
 
 /// No event came for so long that retention has removed the events that were delivered last.

@@ -943,7 +943,7 @@ fn drive(
             clock,
             patience,
             overlap: Duration::from_secs(run.overlap),
-            since: None,
+            since_span: None,
             until: None,
             page_size: run.page_size,
             connections: run.connections,
@@ -980,10 +980,11 @@ fn one_run(
     ledger
         .runs
         .push((clock.seconds(), i64::try_from(run.overlap).unwrap()));
-    let known = match &*disk.borrow() {
-        Some(json) => Checkpoint::parse(json, ENDPOINT)?.known().len(),
-        None => 0,
+    let before = match &*disk.borrow() {
+        Some(json) => Some(Checkpoint::parse(json, ENDPOINT)?),
+        None => None,
     };
+    let known = before.as_ref().map_or(0, |before| before.known().len());
     let arrived = RefCell::default();
     let mut announced = Vec::new();
     let result = drive(run, world, clock, disk, &arrived, &mut |warning| {
@@ -1006,7 +1007,22 @@ fn one_run(
     if let Some(Err(Error::Checkpoint(fault))) = &result {
         return Err(what(fault.clone()));
     }
-    let was_cut_short = !matches!(&result, Some(Ok(_)));
+    if let Some(Err(Error::Source(SourceError::Refused(_)))) = &result {
+        // Retention has removed every event that the checkpoint knows, or an answer was empty.
+        let ids = before
+            .iter()
+            .flat_map(|before| before.boundary.values().flatten());
+        let known: HashSet<u64> = ids.map(|id| number(&id.to_string())).collect();
+        let is_listed = world.listed.iter().any(|event| known.contains(&event.id));
+        if is_listed && run.percent.empty == 0 {
+            return Err(what("an event of the boundary is listed".to_owned()));
+        }
+    }
+    let is_complete = matches!(
+        &result,
+        Some(Ok(_) | Err(Error::Source(SourceError::Refused(_))))
+    );
+    let was_cut_short = !is_complete;
     let is_failed_commit = matches!(&result, None | Some(Err(Error::NotCommitted { .. })));
     ledger
         .after_run(run, &arrived.borrow(), &world, is_failed_commit)
