@@ -44,7 +44,7 @@ impl Event {
     }
 
     /// Returns the organization of the event (`auth.organization_id`), or `None` if the event does
-    /// not name one.
+    /// not name one in the usual form. The checkpoint keeps it, and must not keep anything else.
     #[must_use]
     pub fn organization(&self) -> Option<String> {
         #[derive(Deserialize)]
@@ -56,7 +56,10 @@ impl Event {
             organization_id: String,
         }
         let event: Event = serde_json::from_str(self.json()).ok()?;
-        Some(event.auth.organization_id)
+        let id = event.auth.organization_id;
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        let is_usual = id.starts_with("org-") && id.len() <= 64 && id.bytes().all(is_word);
+        is_usual.then_some(id)
     }
 
     /// Returns the event's JSON on one line. Only an event that contains line breaks is compacted:
@@ -305,5 +308,9 @@ mod tests {
         );
         assert_eq!(organization(r#"{"auth":null}"#), None);
         assert_eq!(organization(r#"{"auth":{"organization_id":null}}"#), None);
+        for other in ["hunter2", "org-a b", &format!("org-{}", "a".repeat(61))] {
+            let event = format!(r#"{{"auth":{{"organization_id":"{other}"}}}}"#);
+            assert_eq!(organization(&event), None);
+        }
     }
 }

@@ -3,8 +3,13 @@
 use std::cmp::Reverse;
 use std::fmt;
 
+use crate::text;
+
 /// The replacement for a secret: shorter than any part that is masked, so that none occurs in it.
 const MASK: &str = "***";
+
+/// How many bytes of a foreign text are searched for secrets: far more than a message shows.
+pub const MOST_MASKED: usize = 16 * 1024;
 
 /// A text that is never shown: it has no `Display`, and its `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,19 +31,115 @@ impl Secret {
     /// Replaces the secret by `***` in a text that came back.
     ///
     /// Some proxies and receivers repeat what they were sent, as a whole or in part: `Bearer`
-    /// precedes the token, and a query has several values. Parts of at most three characters are
-    /// left alone, since they occur in ordinary words.
+    /// precedes the token, and a query has several values. They may spell it as JSON, HTML or a
+    /// query does, or decode a query. Parts of at most three characters are left alone, since they
+    /// occur in ordinary words.
     #[must_use]
-    pub fn mask(&self, text: impl Into<String>) -> String {
+    pub fn mask(&self, text: impl AsRef<str>) -> String {
         let is_separator = |c: char| c.is_whitespace() || matches!(c, '&' | '=' | ';' | ',');
-        let mut parts: Vec<&str> = self.0.split(is_separator).chain([self.0.trim()]).collect();
-        parts.retain(|part| part.len() > MASK.len());
+        let parts = self.0.split(is_separator).chain([self.0.trim()]);
+        let mut parts: Vec<String> = parts
+            .flat_map(|part| [part.to_owned(), decoded(part)])
+            .filter(|part| part.len() > MASK.len())
+            .collect();
         // The whole first: masked after its parts, it would not be found.
         parts.sort_by_key(|part| Reverse(part.len()));
-        parts
-            .into_iter()
-            .fold(text.into(), |text, part| text.replace(part, MASK))
+        parts.dedup();
+        // The characters with which a part can begin, in any spelling.
+        let mut begins: Vec<char> = parts
+            .iter()
+            .filter_map(|part| part.chars().next())
+            .collect();
+        begins.extend(['\\', '&', '%', '+']);
+        let (mut masked, mut rest) = (String::new(), text.as_ref());
+        while let Some(place) = rest.find(begins.as_slice()) {
+            masked.push_str(&rest[..place]);
+            rest = &rest[place..];
+            if let Some(end) = parts.iter().find_map(|part| strip_spelled(rest, part)) {
+                masked.push_str(MASK);
+                rest = end;
+            } else {
+                masked.extend(rest.chars().next());
+                rest = &rest[rest.chars().next().map_or(0, char::len_utf8)..];
+            }
+        }
+        masked + rest
     }
+}
+
+/// Prepares foreign text for a message: secrets are masked first, and the rest is cut then, so that
+/// half a secret never remains.
+#[must_use]
+pub fn excerpt<'a>(secrets: impl IntoIterator<Item = &'a Secret>, bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MOST_MASKED)]);
+    let mask = |text: String, secret: &Secret| secret.mask(text);
+    let masked = secrets.into_iter().fold(text.into_owned(), mask);
+    text::excerpt(masked.as_bytes())
+}
+
+/// Decodes a part of a query: `%2B` is `+`. Text that is not a query's stays as it is.
+fn decoded(part: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), part);
+    while let Some(&first) = rest.as_bytes().first() {
+        let hex = rest.strip_prefix('%').and_then(|hex| hex.get(..2));
+        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        bytes.push(byte.unwrap_or(first));
+        let length = if byte.is_some() { 3 } else { 1 };
+        match rest.get(length..) {
+            Some(next) => rest = next,
+            // A character of several bytes occurs in no query.
+            None => return part.to_owned(),
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| part.to_owned())
+}
+
+/// Removes a secret from the beginning of a text, in any spelling of each character.
+fn strip_spelled<'t>(text: &'t str, secret: &str) -> Option<&'t str> {
+    secret
+        .chars()
+        .try_fold(text, |rest, character| strip_character(rest, character))
+}
+
+/// Removes a character from the beginning of a text, as it is or in another spelling.
+fn strip_character(text: &str, character: char) -> Option<&str> {
+    strip_encoded(text, character).or_else(|| text.strip_prefix(character))
+}
+
+/// Removes a character that is written as in JSON (`\/`, `\u002b`), as in HTML (`&#43;`, `&amp;`) or
+/// as in a query (`%2B`, `+` for a space).
+fn strip_encoded(text: &str, character: char) -> Option<&str> {
+    let is = |code: &str, radix| u32::from_str_radix(code, radix) == Ok(u32::from(character));
+    if let Some(rest) = text.strip_prefix('\\') {
+        let code = rest
+            .strip_prefix('u')
+            .and_then(|rest| rest.split_at_checked(4));
+        return match code {
+            Some((code, rest)) if is(code, 16) => Some(rest),
+            _ => rest.strip_prefix(character),
+        };
+    }
+    if let Some(rest) = text.strip_prefix('&') {
+        let (entity, rest) = rest.split_once(';')?;
+        let is_character = match (entity, entity.strip_prefix("#x"), entity.strip_prefix('#')) {
+            (_, Some(code), _) => is(code, 16),
+            (_, _, Some(code)) => is(code, 10),
+            ("amp", ..) => character == '&',
+            ("lt", ..) => character == '<',
+            ("gt", ..) => character == '>',
+            ("quot", ..) => character == '"',
+            ("apos", ..) => character == '\'',
+            _ => false,
+        };
+        return is_character.then_some(rest);
+    }
+    if character == ' ' && text.starts_with('+') {
+        return text.strip_prefix('+');
+    }
+    character.to_string().bytes().try_fold(text, |rest, byte| {
+        let (code, rest) = rest.strip_prefix('%')?.split_at_checked(2)?;
+        (u8::from_str_radix(code, 16) == Ok(byte)).then_some(rest)
+    })
 }
 
 impl fmt::Debug for Secret {
@@ -61,5 +162,30 @@ mod tests {
             "your key=***"
         );
         assert_eq!(Secret::new("c".into()).mask("code c"), "code c");
+    }
+
+    #[test]
+    fn a_secret_is_masked_in_every_spelling() {
+        let secret = Secret::new("a/b+c\"d&é".into());
+        for spelled in [
+            "a/b+c\"d&é",
+            r#"a\/b\u002bc\"d\u0026\u00e9"#,
+            "a&#47;b&#x2B;c&quot;d&amp;&#233;",
+            "a%2Fb%2bc%22d%26%C3%A9",
+        ] {
+            assert_eq!(secret.mask(format!("<{spelled}>")), "<***>", "{spelled}");
+        }
+        let query = Secret::new("key=hun%2Fter+2".into());
+        assert_eq!(query.mask("the key hun/ter+2"), "the key ***");
+        assert_eq!(Secret::new("hunter 2".into()).mask("q=hunter+2"), "q=***");
+        assert_eq!(Secret::new("hun%é%".into()).mask("hun%é%x"), "***x");
+    }
+
+    #[test]
+    fn a_secret_is_masked_before_the_text_is_cut() {
+        let secret = Secret::new("hunter2".repeat(20));
+        let text = format!("{}{}", "x".repeat(190), secret.expose());
+        let shown = excerpt([&secret], text.as_bytes());
+        assert_eq!(shown, format!("{}***", "x".repeat(190)));
     }
 }

@@ -48,9 +48,25 @@ fn small(number: impl TryInto<u8>) -> Option<u8> {
     number.try_into().ok()
 }
 
-/// Parses any RFC 3339 form, except a time whose year in UTC is before 0: it could not be formatted.
+/// Parses any RFC 3339 form and its common variants: a space for the `T`, an offset without a colon,
+/// and ` UTC` for the `Z`. A time whose year in UTC is before 0 could not be formatted, and is none.
 fn parse_any(text: &str) -> Option<OffsetDateTime> {
-    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    let mut usual = match text.strip_suffix(" UTC") {
+        Some(time) => format!("{time}Z"),
+        None => text.to_owned(),
+    };
+    if usual.as_bytes().get(10) == Some(&b' ') {
+        usual.replace_range(10..11, "T");
+    }
+    let digits = usual.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let sign = usual
+        .len()
+        .checked_sub(5)
+        .map(|place| usual.as_bytes()[place]);
+    if digits == 4 && matches!(sign, Some(b'+' | b'-')) {
+        usual.insert(usual.len() - 2, ':');
+    }
+    let time = OffsetDateTime::parse(&usual, &Rfc3339).ok()?;
     time.checked_to_offset(UtcOffset::UTC)
         .filter(|time| time.year() >= 0)
 }
@@ -166,6 +182,11 @@ mod tests {
             "2026-01-02T03:04:05.000000000Z",
             "2026-01-02T05:04:05+02:00",
             "2026-01-01T21:34:05.0-05:30",
+            "2026-01-02 03:04:05Z",
+            "2026-01-02 03:04:05.000 UTC",
+            "2026-01-02T03:04:05 UTC",
+            "2026-01-02T05:04:05+0200",
+            "2026-01-01 21:34:05-0530",
         ];
         for form in forms {
             let time = parse(form).unwrap();

@@ -140,6 +140,9 @@ impl Config {
                     .to_owned(),
             );
         }
+        endpoint
+            .check_localhost()
+            .map_err(|fault| format!("--endpoint {fault}"))?;
         Ok(Self {
             dry_run: args.dry_run,
             token: token_source(args, environment)?,
@@ -278,6 +281,8 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
         return Err("--post and --exec exclude each other".to_owned());
     }
     let url = Url::parse(address).map_err(|fault| format!("--post {fault}"))?;
+    url.check_localhost()
+        .map_err(|fault| format!("--post {fault}"))?;
     let headers = args.header.iter().map(|text| Header::parse(text));
     let headers: Vec<_> = headers
         .collect::<Result<_, _>>()
@@ -289,8 +294,12 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
     check_labels(&args.label, format)?;
     let client = client_files(args, &url)?;
     let url = url.with_path(|path| format.path(path));
+    let proxy = Proxy::choose(environment, &url)?;
+    if client.is_some() && proxy.as_ref().is_some_and(Proxy::is_https) {
+        return Err("--client-cert: an https proxy would be shown the certificate, too; use an http proxy, or name the receiver in NO_PROXY".to_owned());
+    }
     Ok(Post {
-        proxy: Proxy::choose(environment, &url)?,
+        proxy,
         url,
         client,
         format,
@@ -311,8 +320,8 @@ fn check_labels(labels: &[Label], format: Format) -> Result<(), String> {
     let other = labels.iter().find(|(name, _)| !is_loki_name(name));
     let mut names: Vec<_> = labels.iter().map(|(name, _)| name).collect();
     names.sort_unstable();
-    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(format!("--label: {:?} is given more than once", pair[0]));
+    if let Some([name, ..]) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("--label: {name:?} is given more than once"));
     }
     match (format, other) {
         (Format::Loki, Some((name, _))) => Err(format!(

@@ -74,6 +74,12 @@ impl Proxy {
         self.variable
     }
 
+    /// True for a proxy that is reached by https.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.proxy.protocol() == ProxyProtocol::Https
+    }
+
     /// The proxy as ureq takes it, credentials included.
     #[must_use]
     pub fn to_ureq(&self) -> ureq::Proxy {

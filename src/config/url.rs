@@ -1,7 +1,7 @@
 //! Addresses of the service and of receivers, in one spelling and safe to show.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, ToSocketAddrs};
 
 use ureq::http::Uri;
 use ureq::http::uri::Authority;
@@ -132,6 +132,25 @@ impl Url {
     pub fn is_loopback(&self) -> bool {
         let address = self.host.trim_matches(['[', ']']).parse::<IpAddr>();
         self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    }
+
+    /// Checks that `localhost` is this machine where a request to it is not encrypted: a name
+    /// service may know another one.
+    ///
+    /// # Errors
+    /// The fault, as the rest of a sentence.
+    pub fn check_localhost(&self) -> Result<(), &'static str> {
+        if self.is_https || self.host != "localhost" {
+            return Ok(());
+        }
+        let addresses = ("localhost", self.port).to_socket_addrs();
+        match addresses.map(|mut all| all.all(|address| address.ip().is_loopback())) {
+            Ok(false) => Err(
+                "is localhost, which is another machine by this one's name service: use 127.0.0.1",
+            ),
+            // Without an address there is no connection either.
+            _ => Ok(()),
+        }
     }
 
     /// Tells if others on the way can read requests.

@@ -162,9 +162,12 @@ impl Target for Receiver {
             origin: &self.shown,
             status,
             body: broken.is_none().then_some(&body),
-            said: &match redirect.as_str() {
-                "" => excerpt(&body),
-                redirect => self.masked(format!("it leads{redirect}")),
+            said: &match redirect {
+                None => excerpt(&body),
+                Some(address) => {
+                    let address = self.masked(address);
+                    format!("it leads to {}", excerpt(address.as_bytes()))
+                }
             },
         };
         let mut verdict = self.format.judge(&answer, events.len());

@@ -247,17 +247,13 @@ pub fn spent(headers: &HeaderMap) -> Option<Duration> {
     is_spent.then(|| wait(headers)).flatten()
 }
 
-/// The address that a redirect names, as ` to ADDRESS`; empty for any other answer. User name,
-/// password, query and fragment are left out, because they may be secret.
+/// The address that a redirect names; `None` for any other answer. User name, password, query and
+/// fragment are left out, because they may be secret. The rest is foreign text.
 #[must_use]
-pub fn redirect(response: &Response<Body>) -> String {
-    match response.headers().get("location") {
-        Some(location) if response.status().is_redirection() => {
-            let location = String::from_utf8_lossy(location.as_bytes());
-            format!(" to {}", excerpt(public(&location).as_bytes()))
-        }
-        _ => String::new(),
-    }
+pub fn redirect(response: &Response<Body>) -> Option<String> {
+    let location = response.headers().get("location");
+    let location = location.filter(|_| response.status().is_redirection())?;
+    Some(public(&String::from_utf8_lossy(location.as_bytes())))
 }
 
 /// An address without the parts that may be secret.

@@ -12,17 +12,16 @@ use crate::config::proxy::Proxy;
 use crate::config::url::Url;
 use crate::http::{self, Connection};
 use crate::retry::{self, Failure};
-use crate::secret::Secret;
+use crate::secret::{MOST_MASKED, Secret, excerpt};
 use crate::source::page::{self, Page};
 use crate::source::{PageRequest, Source, SourceError};
 use crate::spare;
-use crate::text::excerpt;
 use crate::time;
 
 /// The largest page in bytes, after decompression. 1,000 events are about 0.6 MB.
 const LARGEST_BODY: u64 = 64 * 1024 * 1024;
 /// How many bytes of the body of an error are read for its message.
-const LARGEST_ERROR_BODY: u64 = 4 * 1024;
+const LARGEST_ERROR_BODY: u64 = MOST_MASKED as u64;
 
 /// The wait of all requests after a 429 that names none: the limit is per second
 /// (<https://developer.hashicorp.com/terraform/cloud-docs/api-docs#rate-limiting>).
@@ -53,7 +52,7 @@ impl Client {
 
     /// A text of the service as it may be shown: without the token, which some proxies send back.
     fn shown(&self, text: &str) -> String {
-        excerpt(self.authorization.mask(text).as_bytes())
+        excerpt([&self.authorization], text.as_bytes())
     }
 
     /// The failure of a request without a complete answer.
@@ -70,7 +69,9 @@ impl Client {
     fn refused(&self, request: &PageRequest, response: Response<Body>) -> Failure<SourceError> {
         let code = response.status().as_u16();
         let wait = http::wait(response.headers()).or((code == 429).then_some(UNNAMED_WAIT));
-        let redirect = self.authorization.mask(http::redirect(&response));
+        let redirect = http::redirect(&response)
+            .map(|address| format!(" to {}", self.shown(&address)))
+            .unwrap_or_default();
         let mut body = Vec::new();
         // The body is only shown, so a part of it is enough.
         let _ = http::read_body(response, LARGEST_ERROR_BODY, &mut body);
@@ -134,7 +135,7 @@ impl Source for Client {
                 let found = self.shown(&malformed.found);
                 let message = format!("{}: {fault}: {found}", self.at(request));
                 Err(Failure {
-                    retryable: malformed.truncated,
+                    retryable: malformed.is_retryable,
                     ..Failure::permanent(SourceError::Failed(message))
                 })
             }

@@ -15,6 +15,7 @@ use serde::de::IgnoredAny;
 
 use crate::event::{Event, EventId, Text};
 use crate::json::Object;
+use crate::secret::MOST_MASKED;
 use crate::source::scan;
 use crate::time;
 
@@ -30,7 +31,7 @@ const MOST_EVENTS: usize = 10_000;
 const LONGEST_ID: usize = 512;
 
 /// How many bytes of a malformed body are kept: more than a message shows.
-const LONGEST_FOUND: usize = 2048;
+const LONGEST_FOUND: usize = MOST_MASKED;
 
 /// One page of the list.
 #[derive(Clone, Debug, Default)]
@@ -60,8 +61,9 @@ pub struct Malformed {
     pub fault: String,
     /// The beginning of the text there.
     pub found: String,
-    /// The body ends too early: the connection broke off, and a retry may succeed.
-    pub truncated: bool,
+    /// A retry may succeed: the body ends too early, since the connection broke off, or it is no
+    /// JSON at all, as the page of a gateway under maintenance.
+    pub is_retryable: bool,
 }
 
 impl Malformed {
@@ -70,9 +72,14 @@ impl Malformed {
         Self {
             fault,
             found,
-            truncated: false,
+            is_retryable: false,
         }
     }
+}
+
+/// Tells if a body is no JSON object, but perhaps a gateway's page.
+fn is_other(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() != Some(&b'{')
 }
 
 /// Reads a page from a body.
@@ -84,7 +91,7 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
         let place = error.utf8_error().valid_up_to();
         Malformed {
             // The body ends within a character.
-            truncated: error.utf8_error().error_len().is_none(),
+            is_retryable: error.utf8_error().error_len().is_none() || is_other(error.as_bytes()),
             ..Malformed::new(
                 format!("the body is not UTF-8 from byte {place} on"),
                 error.as_bytes(),
@@ -152,7 +159,7 @@ impl Fault {
         let reason = &self.reason;
         match (serde_json::from_str::<IgnoredAny>(text), self.event) {
             (Err(error), _) => Malformed {
-                truncated: error.is_eof(),
+                is_retryable: error.is_eof() || is_other(text.as_bytes()),
                 ..no_page(&error)
             },
             (Ok(_), None) => no_page(reason),
@@ -340,15 +347,25 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_just_ends_is_told_apart() {
+    fn a_body_that_ends_early_or_is_no_json_is_retried() {
         assert!(
             parse(br#"{"data":[{"id":"a","#.to_vec())
                 .unwrap_err()
-                .truncated
+                .is_retryable
         );
-        assert!(parse(Vec::new()).unwrap_err().truncated);
-        assert!(parse(b"{\"data\":[\"\xc3".to_vec()).unwrap_err().truncated);
-        assert!(!parse(b"{\"data\":[\"\xff".to_vec()).unwrap_err().truncated);
-        assert!(!parse(b"nonsense".to_vec()).unwrap_err().truncated);
+        assert!(parse(Vec::new()).unwrap_err().is_retryable);
+        assert!(
+            parse(b"{\"data\":[\"\xc3".to_vec())
+                .unwrap_err()
+                .is_retryable
+        );
+        assert!(
+            !parse(b"{\"data\":[\"\xff".to_vec())
+                .unwrap_err()
+                .is_retryable
+        );
+        assert!(!parse(b"{nonsense".to_vec()).unwrap_err().is_retryable);
+        // The page of a gateway.
+        assert!(parse(b" <html>".to_vec()).unwrap_err().is_retryable);
     }
 }

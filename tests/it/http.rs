@@ -133,7 +133,7 @@ fn an_address_where_nothing_listens_exits_5() {
 
 /// The beginning of such an answer is shown on one line.
 #[test]
-fn an_undocumented_answer_is_shown_and_not_retried() {
+fn an_undocumented_answer_is_shown() {
     let html = "<!DOCTYPE html>\r\n<html>\x1b[2J<title>Sign in</title>";
     let event = r#"{"data":[{"id":"a","timestamp":"noon"}],"pagination":{}}"#;
     let answers = [
@@ -159,9 +159,17 @@ fn an_undocumented_answer_is_shown_and_not_retried() {
     ];
     for (step, shown) in answers {
         let bench = bench([step]);
-        bench.run(&[]).fails(5, shown).asks(1);
+        bench.run(&["--retries=0"]).fails(5, shown).asks(1);
         bench.delivers_all();
     }
+}
+
+/// A gateway under maintenance may answer 200 with a page of its own.
+#[test]
+fn a_body_that_is_no_json_is_retried() {
+    let bench = bench([Step::Body("<!DOCTYPE html><html>back soon".to_owned())]);
+    bench.run(&[]).code(0).silent().asks(2);
+    bench.has_all();
 }
 
 #[test]
