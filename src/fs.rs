@@ -21,6 +21,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::libc;
+
 /// The mode of a file for its owner only.
 pub const PRIVATE: u32 = 0o600;
 

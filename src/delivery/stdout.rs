@@ -2,10 +2,13 @@
 //!
 //! Events are acknowledged when they are written and, if standard output is a regular file, synced.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::clock::SystemClock;
 use crate::config::Post;
@@ -38,7 +41,22 @@ impl Stdout {
 
 /// Standard output without the standard library's buffer, which would report an error too late.
 fn duplicate() -> io::Result<File> {
-    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+    let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    if was_closed(&file)? {
+        return Err(io::Error::other(
+            "it is closed, or the null device opened for reading and writing; name a file or a pipe, or discard the events with >/dev/null",
+        ));
+    }
+    Ok(file)
+}
+
+/// Whether the caller closed standard output. Before `main`, Rust then opens the null device for
+/// reading and writing in its place. A shell opens the null device for writing only.
+fn was_closed(stdout: &File) -> io::Result<bool> {
+    let device = stdout.metadata()?.rdev();
+    let flags = OFlag::from_bits_retain(fcntl(stdout, FcntlArg::F_GETFL)?);
+    let is_null = fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == device);
+    Ok(is_null && flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
 }
 
 impl Target for Stdout {

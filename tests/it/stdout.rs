@@ -27,6 +27,35 @@ fn a_reader_that_goes_away_gets_everything_from_the_next_run() {
     bench.delivers_all();
 }
 
+/// `tfc-audit >&-`: the events would be written to the null device and count as delivered.
+#[test]
+fn a_closed_standard_output_gets_no_event() {
+    let bench = bench();
+    let with = |redirection: &str, args: &[&str]| {
+        let inner = bench.command(args);
+        let mut command = bench.clean("/bin/sh");
+        command.args(["-c", &format!("exec \"$0\" \"$@\" {redirection}")]);
+        command.arg(inner.get_program()).args(inner.get_args());
+        bench.start(command).finish()
+    };
+    let closed = "standard output: it is closed";
+    with(">&-", &[]).fails(1, closed);
+    // Some programs start others like this, as if they were closed.
+    with("1<>/dev/null", &[]).fails(1, closed);
+    with(">&-", &["--dry-run"]).fails(1, closed);
+    assert!(!bench.files().contains(&"checkpoint.json".to_owned()));
+    // Where no event goes to standard output, it may be closed.
+    let exec = ["--no-checkpoint", "--exec", "cat >> out"];
+    with(">&-", &exec).code(0).silent();
+    let expected = bench.api.with(|world| world.expected());
+    assert!(fs::read_to_string(bench.path("out")).unwrap() == expected);
+
+    // Events may be discarded on purpose.
+    with(">/dev/null", &["--no-checkpoint"]).code(0).silent();
+    with(">/dev/null", &[]).code(0).silent();
+    bench.is_settled();
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_device_leaves_the_checkpoint_untouched() {
