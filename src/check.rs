@@ -149,7 +149,10 @@ impl Check<'_> {
 
 /// Says where the token is, and warns of a file that others can read or write.
 fn token(check: &mut Check) -> Finding {
-    check.token = Some(read_token(&check.config.token)?);
+    check.token = Some(read_token(
+        &check.config.token,
+        check.config.max_time.unwrap_or(Duration::MAX),
+    )?);
     match &check.config.token {
         TokenSource::Environment(_) => Ok("in $TFC_ORG_TOKEN".to_owned()),
         TokenSource::Stdin => Ok("from standard input".to_owned()),

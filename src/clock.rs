@@ -1,6 +1,9 @@
 //! Time and chance: the only place that reads the clock, sleeps or draws a random number.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -43,7 +46,7 @@ impl Clock for SystemClock {
     }
 
     fn sleep(&self, span: Duration) {
-        std::thread::sleep(span);
+        thread::sleep(span);
     }
 
     fn chance(&self) -> f64 {
@@ -51,4 +54,23 @@ impl Clock for SystemClock {
         let draw = RandomState::new().hash_one(());
         f64::from(u32::try_from(draw >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
     }
+}
+
+/// Does work that nothing can interrupt. Returns its result, or `None` if it takes longer than
+/// `limit`: its thread is then left behind until the process ends. [`Duration::MAX`] is no limit and
+/// needs no thread.
+///
+/// # Errors
+/// If no thread can be started.
+pub fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    if limit == Duration::MAX {
+        return Ok(Some(work()));
+    }
+    let (sender, receiver) = mpsc::channel();
+    // Nobody receives a result that comes too late.
+    thread::Builder::new().spawn(move || sender.send(work()))?;
+    Ok(receiver.recv_timeout(limit).ok())
 }

@@ -56,6 +56,8 @@ pub enum Error {
     Source(SourceError),
     /// `--max-time` was reached.
     OutOfTime,
+    /// `--max-time` was reached while the run waited for this.
+    Stuck(String),
     /// The receiver failed, after the retries.
     Receiver(String),
     /// The receiver refused events for good.
@@ -94,7 +96,7 @@ impl Error {
             Self::Checkpoint(_) | Self::NotCommitted { .. } => Exit::CheckpointUnusable,
             Self::Source(SourceError::Refused(_)) => Exit::TokenRefused,
             Self::Source(_) => Exit::SourceFailed,
-            Self::OutOfTime => Exit::OutOfTime,
+            Self::OutOfTime | Self::Stuck(_) => Exit::OutOfTime,
             Self::StdoutClosed => Exit::StdoutClosed,
             Self::Receiver(_) => Exit::ReceiverFailed,
             Self::EventsRefused(_) => Exit::EventsRefused,
@@ -122,6 +124,7 @@ impl fmt::Display for Error {
             ),
             Self::Source(error) => error.fmt(f),
             Self::OutOfTime => f.write_str("--max-time was reached and more remains; the next run continues from here"),
+            Self::Stuck(what) => write!(f, "--max-time was reached while waiting for {what}; the next run continues after the last acknowledged batch"),
             Self::StdoutClosed => f.write_str(
                 "the reader of standard output closed it; the next run delivers the events that were not written (with --exec, a program confirms what it took)",
             ),
@@ -163,6 +166,7 @@ mod tests {
             (Error::Source(SourceError::NoSuchPage(text())), 5),
             (Error::Source(SourceError::Failed(text())), 5),
             (Error::OutOfTime, 3),
+            (Error::Stuck(text()), 3),
             (Error::Receiver(text()), 6),
             (Error::EventsRefused(text()), 7),
             (Error::DeadLetter(text()), 1),

@@ -9,7 +9,7 @@ use ::time::OffsetDateTime;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::file::{self, CheckpointFile, NoStore, Store};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, within};
 use crate::config::values::{TokenSource, parse_token};
 use crate::config::{Config, Destination};
 use crate::delivery::dead_letters::DeadLetters;
@@ -67,7 +67,12 @@ pub fn run(
     let former = checkpoint.destination.replace(destination.clone());
     let mut target = target(config, *clock)?;
     let dead_letters = dead_letters(config, *clock)?;
-    let token = read_token(&config.token)?;
+    let patience = Patience {
+        timeout: config.timeout,
+        retries: config.retries,
+        deadline: config.max_time,
+    };
+    let token = read_token(&config.token, patience.left(clock).unwrap_or(Duration::MAX))?;
     let mut store: Box<dyn Store> = match locked {
         Some(mut file) => {
             // Only events that can be committed may be delivered, so the first commit is tried
@@ -82,11 +87,6 @@ pub fn run(
     {
         warn(&changed_destination(&former, &destination, last));
     }
-    let patience = Patience {
-        timeout: config.timeout,
-        retries: config.retries,
-        deadline: config.max_time,
-    };
     let client = Client::new(
         &config.endpoint,
         config.proxy.as_ref(),
@@ -179,14 +179,15 @@ fn dead_letters(config: &Config, clock: SystemClock) -> Result<Option<DeadLetter
     }
 }
 
-/// `--timeout` does not apply to `--exec`: a program may take as long as the run.
+/// `--timeout` applies to HTTP only: a program, or the reader of standard output, may take as long as
+/// the run.
 fn patience_with_receiver(config: &Config, patience: Patience) -> Patience {
     match config.destination {
-        Destination::Exec(_) => Patience {
+        Destination::Post(_) if !config.dry_run => patience,
+        _ => Patience {
             timeout: Duration::MAX,
             ..patience
         },
-        _ => patience,
     }
 }
 
@@ -395,21 +396,30 @@ pub fn refuse_other_organization(events: &[Event], checkpoint: &Checkpoint) -> R
     }
 }
 
-/// Reads the token from its file, standard input or the environment.
+/// Reads the token from its file, standard input or the environment, within `limit`: a pipe may have
+/// no writer. [`Duration::MAX`] is no limit.
 ///
 /// # Errors
 /// [`Error::Usage`] if it cannot be read or is no token; the message does not repeat it.
-pub fn read_token(source: &TokenSource) -> Result<Secret, Error> {
-    let (place, read) = match source {
+/// [`Error::Stuck`] if it takes too long.
+pub fn read_token(source: &TokenSource, limit: Duration) -> Result<Secret, Error> {
+    let (place, path) = match source {
         TokenSource::Environment(token) => return Ok(token.clone()),
-        TokenSource::File(path) => (
-            path.display().to_string(),
-            File::open(path).and_then(read_short),
-        ),
-        TokenSource::Stdin => ("standard input".to_owned(), read_short(io::stdin())),
+        TokenSource::File(path) => (path.display().to_string(), Some(path.clone())),
+        TokenSource::Stdin => ("standard input".to_owned(), None),
     };
-    let text =
-        read.map_err(|error| Error::Usage(format!("--token-file: cannot read {place}: {error}")))?;
+    let read = within(limit, || match path {
+        Some(path) => File::open(path).and_then(read_short),
+        None => read_short(io::stdin()),
+    });
+    let text = match read {
+        Ok(Some(Ok(text))) => text,
+        Ok(None) => return Err(Error::Stuck(format!("the token from {place}"))),
+        Err(error) | Ok(Some(Err(error))) => {
+            let fault = format!("--token-file: cannot read {place}: {error}");
+            return Err(Error::Usage(fault));
+        }
+    };
     parse_token(&text)
         .map_err(|fault| Error::Usage(format!("--token-file: the token in {place} {fault}")))
 }

@@ -68,6 +68,12 @@ impl LineFile {
         result
     }
 
+    /// Whether it is a regular file, and neither a pipe nor a device.
+    #[must_use]
+    pub fn is_regular(&self) -> bool {
+        self.is_regular
+    }
+
     /// The number of bytes that the last append wrote.
     #[must_use]
     pub fn written(&self) -> u64 {

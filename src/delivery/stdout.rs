@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::clock::SystemClock;
+use crate::clock::{SystemClock, within};
 use crate::config::Post;
 use crate::delivery::Target;
 use crate::delivery::lines::{self, LineFile};
@@ -21,7 +21,8 @@ use crate::format::{Encoder, Limits, Verdict};
 /// Standard output as a receiver.
 #[derive(Debug)]
 pub struct Stdout {
-    lines: LineFile,
+    /// `None` after a write that is stuck.
+    lines: Option<LineFile>,
     normalized: bool,
 }
 
@@ -33,7 +34,7 @@ impl Stdout {
     pub fn of_process(normalized: bool, clock: SystemClock) -> Result<Self, Error> {
         let lines = duplicate().and_then(|file| LineFile::new(file, "/dev/stdout".into(), clock));
         Ok(Self {
-            lines: lines.map_err(Error::Stdout)?,
+            lines: Some(lines.map_err(Error::Stdout)?),
             normalized,
         })
     }
@@ -61,14 +62,33 @@ fn was_closed(stdout: &File) -> io::Result<bool> {
 
 impl Target for Stdout {
     fn sent(&self, _: &[u8]) -> u64 {
-        self.lines.written()
+        self.lines.as_ref().map_or(0, LineFile::written)
     }
 
-    fn send(&mut self, events: &[Event], _: &[u8], _: Duration) -> Result<Verdict, Error> {
-        let appended = self.lines.append(events, self.normalized);
+    fn send(&mut self, events: &[Event], _: &[u8], timeout: Duration) -> Result<Verdict, Error> {
+        let mut lines = self.lines.take().ok_or_else(stuck)?;
+        // Half a line is cut off a regular file after a failed write, so that one is waited for.
+        let limit = if lines.is_regular() {
+            Duration::MAX
+        } else {
+            timeout
+        };
+        let (events, normalized) = (events.to_vec(), self.normalized);
+        let append = move || {
+            let appended = lines.append(&events, normalized);
+            (lines, appended)
+        };
+        let appended = within(limit, append).map_err(Error::Stdout)?;
+        let (lines, appended) = appended.ok_or_else(stuck)?;
+        self.lines = Some(lines);
         appended.map_err(Error::of_stdout)?;
         Ok(Verdict::Accepted)
     }
+}
+
+/// The error for a write that takes too long.
+fn stuck() -> Error {
+    Error::Stuck("the reader of standard output".to_owned())
 }
 
 /// Standard output in the place of an HTTP receiver: it shows the bodies before compression, each
@@ -102,9 +122,12 @@ impl Target for Preview {
         (body, count)
     }
 
-    fn send(&mut self, _: &[Event], body: &[u8], _: Duration) -> Result<Verdict, Error> {
-        let written = lines::write_all(&mut self.file, body, &mut 0, &self.clock);
-        written.map_err(Error::of_stdout)?;
+    fn send(&mut self, _: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
+        let mut file = self.file.try_clone().map_err(Error::Stdout)?;
+        let (body, clock) = (body.to_vec(), self.clock);
+        let write = move || lines::write_all(&mut file, &body, &mut 0, &clock);
+        let written = within(timeout, write).map_err(Error::Stdout)?;
+        written.ok_or_else(stuck)?.map_err(Error::of_stdout)?;
         Ok(Verdict::Accepted)
     }
 }

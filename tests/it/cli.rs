@@ -54,6 +54,26 @@ fn the_token_comes_from_a_file_or_standard_input() {
     bench.has_all();
 }
 
+/// Nobody writes to the pipe, or closes it.
+#[test]
+fn max_time_ends_a_run_that_gets_no_token() {
+    let bench = bench();
+    let fifo = bench.clean("mkfifo").arg("token").status().unwrap();
+    assert!(fifo.success());
+    for (place, named) in [("token", "token"), ("-", "standard input")] {
+        let mut command = bench.command(&["--max-time=1s", "--token-file", place]);
+        command.env_remove("TFC_ORG_TOKEN").stdin(Stdio::piped());
+        let mut run = bench.start(command);
+        let writer = run.child.stdin.take();
+        let run = run.finish();
+        run.fails(3, &format!("waiting for the token from {named}"))
+            .asks(0);
+        drop(writer);
+    }
+    // The lock is free.
+    bench.delivers_all();
+}
+
 #[test]
 fn verbose_prints_one_line() {
     let bench = Bench::of(events(2_500, now(), 2));

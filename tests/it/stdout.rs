@@ -2,6 +2,8 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -27,16 +29,39 @@ fn a_reader_that_goes_away_gets_everything_from_the_next_run() {
     bench.delivers_all();
 }
 
+/// The reader keeps the pipe open and reads nothing.
+#[test]
+fn max_time_ends_a_run_whose_reader_is_stuck() {
+    let bench = bench();
+    let args: [&[&str]; 2] = [&[], &["--dry-run", "--post=http://127.0.0.1:9/"]];
+    for args in args {
+        let mut run = bench.start(bench.command(&[args, &["--max-time=4s"]].concat()));
+        let reader = run.stdout();
+        let run = run.finish();
+        run.fails(3, "waiting for the reader of standard output");
+        drop(reader);
+    }
+    assert_eq!(bench.checkpoint_field("last_timestamp"), json!(null));
+    bench.delivers_all();
+}
+
+#[test]
+fn a_reader_may_take_longer_than_timeout() {
+    let bench = bench();
+    let run = bench.start(bench.command(&["--timeout=1s", "--retries=9", "--max-time=40s"]));
+    thread::sleep(Duration::from_secs(2));
+    run.finish().code(0).silent();
+    bench.has_all();
+    bench.is_settled();
+}
+
 /// `tfc-audit >&-`: the events would be written to the null device and count as delivered.
 #[test]
 fn a_closed_standard_output_gets_no_event() {
     let bench = bench();
     let with = |redirection: &str, args: &[&str]| {
-        let inner = bench.command(args);
-        let mut command = bench.clean("/bin/sh");
-        command.args(["-c", &format!("exec \"$0\" \"$@\" {redirection}")]);
-        command.arg(inner.get_program()).args(inner.get_args());
-        bench.start(command).finish()
+        let script = format!("exec \"$0\" \"$@\" {redirection}");
+        bench.start(bench.scripted(&script, args)).finish()
     };
     let closed = "standard output: it is closed";
     with(">&-", &[]).fails(1, closed);

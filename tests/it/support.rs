@@ -124,9 +124,14 @@ impl Bench {
     /// bytes: a full disk without one.
     pub fn limited(&self, blocks: u32, args: &[&str]) -> Command {
         let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        self.scripted(&script, args)
+    }
+
+    /// As [`Bench::command`], started by a shell script as `"$0" "$@"`.
+    pub fn scripted(&self, script: &str, args: &[&str]) -> Command {
         let inner = self.command(args);
         let mut command = self.clean("/bin/sh");
-        command.args([OsStr::new("-c"), OsStr::new(&script), inner.get_program()]);
+        command.args([OsStr::new("-c"), OsStr::new(script), inner.get_program()]);
         command.args(inner.get_args());
         command
     }
