@@ -65,5 +65,6 @@ pub mod report;
 pub mod clock;
 pub mod error;
 pub mod json;
+pub mod signals;
 pub mod spare;
 pub mod text;

@@ -13,10 +13,17 @@ use tfc_audit::report::metrics::{self, Ending};
 use tfc_audit::report::progress::Progress;
 use tfc_audit::report::summary::summary;
 use tfc_audit::run;
+use tfc_audit::signals;
 
 fn main() -> ExitCode {
     let clock = SystemClock::start();
-    let exit = match arguments().and_then(|words| cli::parse(words).map_err(Error::Usage)) {
+    let command = arguments().and_then(|words| cli::parse(words).map_err(Error::Usage));
+    let has_program = matches!(&command, Ok(Command::Run(args)) if args.exec.is_some());
+    // By default a signal leaves the program behind, and cannot end process 1 of a container.
+    if has_program || std::process::id() == 1 {
+        signals::listen(clock);
+    }
+    let exit = match command {
         Ok(Command::Run(args)) if args.check => ended(check(
             configure(&args, &clock),
             &clock,

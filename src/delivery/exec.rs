@@ -1,8 +1,10 @@
 //! Delivery to a program: each batch goes to the standard input of a shell command.
 
-use std::io::{self, Write};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::env;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{self, Command};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
@@ -10,6 +12,8 @@ use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
 use crate::format::{Encoder, Format, Limits, Verdict};
+use crate::fs::PRIVATE;
+use crate::signals;
 use crate::time;
 
 /// A shell command as a receiver.
@@ -30,21 +34,19 @@ impl Exec {
         }
     }
 
-    /// Waits for a child, and ends one that takes longer than `timeout`. `None` if it was ended.
-    fn wait(&self, child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
-        if timeout == Duration::MAX {
-            return child.wait().map(Some);
-        }
-        let end = self.clock.elapsed().saturating_add(timeout);
-        while self.clock.elapsed() < end {
-            if let Some(status) = child.try_wait()? {
-                return Ok(Some(status));
-            }
-            self.clock.sleep(Duration::from_millis(10));
-        }
-        child.kill()?;
-        child.wait()?;
-        Ok(None)
+    /// The batch as an open file without a name. A program that outlives the run still reads all of
+    /// it, while the end of a pipe would look like the end of the batch.
+    fn file(&self, body: &[u8]) -> io::Result<File> {
+        let chance = self.clock.chance().to_bits();
+        let name = format!("tfc-audit.{}.{chance:x}", process::id());
+        let path = env::temp_dir().join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        let mut file = options.mode(PRIVATE).open(&path)?;
+        fs::remove_file(&path)?;
+        file.write_all(body)?;
+        file.rewind()?;
+        Ok(file)
     }
 }
 
@@ -64,7 +66,17 @@ impl Target for Exec {
             })
         };
         let time = |event: Option<&Event>| event.map(|event| time::format(event.time));
-        let child = Command::new("sh")
+        let file = match self.file(body) {
+            Ok(file) => file,
+            Err(error) => {
+                return failed(format!(
+                    "cannot write the batch to a file in {}: {error}; make space there, or set TMPDIR to another directory",
+                    env::temp_dir().display()
+                ));
+            }
+        };
+        let mut command = Command::new("sh");
+        command
             .args(["-c", &self.command])
             .env_remove("TFC_ORG_TOKEN")
             .env("TFC_AUDIT_BATCH_ID", batch_id(events))
@@ -77,27 +89,12 @@ impl Target for Exec {
                 "TFC_AUDIT_LAST_TIMESTAMP",
                 time(events.last()).unwrap_or_default(),
             )
-            .stdin(Stdio::piped())
-            .spawn();
-        let mut child = match child {
-            Ok(child) => child,
-            Err(error) => return failed(format!("cannot start sh: {error}")),
-        };
-        // A thread of its own writes: a command that does not read must not hide its end, or that
-        // of the time. A command that ends before it has read everything decides by its exit code.
-        if let Some(mut stdin) = child.stdin.take() {
-            let body = body.to_vec();
-            let writer = thread::Builder::new().spawn(move || stdin.write_all(&body));
-            if let Err(error) = writer {
-                let _ = child.kill().and_then(|()| child.wait()); // it may just have ended
-                return failed(format!("cannot start a thread: {error}"));
-            }
-        }
-        match self.wait(&mut child, timeout) {
+            .stdin(file);
+        match signals::run(&mut command, timeout, self.clock) {
             Ok(Some(status)) if status.success() => Ok(Verdict::Accepted),
             Ok(Some(status)) => failed(format!("the command ended with {status}")),
-            Ok(None) => Err(Error::OutOfTime),
-            Err(error) => failed(format!("cannot wait for the command: {error}")),
+            Ok(None) => Err(Error::Stuck("the command of --exec".to_owned())),
+            Err(error) => failed(format!("cannot run sh: {error}")),
         }
     }
 }

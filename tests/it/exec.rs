@@ -1,6 +1,12 @@
 //! Delivery to a program: its exit code alone acknowledges a batch.
 
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
 
 use crate::stand_in::{events, ids};
 use crate::support::{Bench, Outcome, TOKEN, now};
@@ -159,15 +165,107 @@ fn no_command_is_left_behind() {
     delivery.is_complete();
 }
 
+/// Its child writes to the file `beats`, until it is ended or five seconds have passed.
+const BEATING: &str = "(for i in $(seq 500); do echo >> beats; sleep 0.01; done) & wait; exit 1";
+
+impl Delivery {
+    /// Waits until a command has made this file.
+    #[track_caller]
+    fn has(&self, name: &str) {
+        let began = Instant::now();
+        while !self.0.path(name).exists() {
+            assert!(began.elapsed() < Duration::from_secs(40), "no file {name}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The child in [`BEATING`] has been ended.
+    #[track_caller]
+    fn beats_no_more(&self) {
+        let beats = self.file("beats");
+        thread::sleep(Duration::from_millis(200));
+        assert!(!beats.is_empty());
+        assert_eq!(self.file("beats"), beats);
+    }
+}
+
 /// The batch comes again. The limit leaves a busy machine time for the first batch.
 #[test]
-fn max_time_ends_a_command() {
+fn max_time_ends_a_command_and_its_children() {
     let delivery = Delivery::of(50);
-    let slow = "[ -e second ] && exec sleep 40; touch second; cat >> out";
+    let slow = format!("[ -e second ] || {{ touch second; exec cat >> out; }}; {BEATING}");
     let run = delivery
         .0
-        .run(&["--exec", slow, "--batch-events=20", "--max-time=5s"]);
-    run.code(3).prints_nothing();
+        .run(&["--exec", &slow, "--batch-events=20", "--max-time=5s"]);
+    run.fails(3, "waiting for the command of --exec");
+    delivery.beats_no_more();
     delivery.run("cat >> out").code(0).silent();
+    delivery.is_complete();
+}
+
+#[test]
+fn sigint_and_sigterm_end_the_command_its_children_and_the_run() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let delivery = Delivery::of(50);
+        let run = delivery.0.command(&["--exec", BEATING]);
+        let run = delivery.0.start(run);
+        delivery.has("beats");
+        kill(Pid::from_raw(run.child.id().cast_signed()), signal).unwrap();
+        let run = run.finish();
+        run.silent().prints_nothing();
+        let named = format!("signal: {}", signal as i32);
+        run.holds(run.to_string().contains(&named), named);
+        delivery.beats_no_more();
+        assert_eq!(delivery.0.checkpoint_field("last_timestamp"), json!(null));
+        delivery.run("cat >> out").code(0).silent();
+        delivery.is_complete();
+    }
+}
+
+/// The end of a pipe would look like the end of the batch.
+#[test]
+fn a_command_that_outlives_a_killed_run_reads_the_whole_batch() {
+    let delivery = Delivery(Bench::of(events(1_000, now(), 10)));
+    let late = "touch started; until [ -e go ]; do sleep 0.05; done; cat > out";
+    let mut run = delivery.0.start(delivery.0.command(&["--exec", late]));
+    delivery.has("started");
+    run.child.kill().unwrap();
+    fs::write(delivery.0.path("go"), "").unwrap();
+    // This waits for all that have the run's standard output.
+    let run = run.finish();
+    run.holds(run.was_killed(), "it should have been killed");
+    let expected = delivery.0.api.with(|world| world.expected());
+    assert!(delivery.file("out") == expected);
+    delivery.0.run(&["--exec", late]).code(0).silent();
+    delivery.is_complete();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_batch_is_a_private_file_without_a_name() {
+    let delivery = Delivery::of(50);
+    let stat = "stat -Lc '%F %a %h' /dev/stdin >> stats; ls -A tmp >> names; cat >> out";
+    fs::create_dir(delivery.0.path("tmp")).unwrap();
+    let mut command = delivery.0.command(&["--exec", stat, "--batch-events=25"]);
+    command.env("TMPDIR", delivery.0.path("tmp"));
+    delivery.0.start(command).finish().code(0).silent();
+    assert_eq!(delivery.file("stats"), "regular file 600 0\n".repeat(2));
+    assert_eq!(delivery.file("names"), "");
+    delivery.is_complete();
+}
+
+#[test]
+fn a_temporary_directory_that_is_missing_or_full_fails_with_6() {
+    let delivery = Delivery(Bench::of(events(1_000, now(), 10)));
+    let args = ["--exec", "cat >> out"];
+    let fault = "--exec: cannot write the batch to a file in missing: No such file or directory";
+    let mut command = delivery.0.command(&args);
+    command.env("TMPDIR", "missing");
+    delivery.0.start(command).finish().fails(6, fault);
+    let full = delivery.0.start(delivery.0.limited(100, &args)).finish();
+    full.fails(6, "File too large")
+        .says("make space there, or set TMPDIR to another directory");
+    assert_eq!(delivery.file("out"), "");
+    delivery.0.run(&args).code(0).silent();
     delivery.is_complete();
 }

@@ -35,7 +35,7 @@ fn max_time_ends_a_run_whose_reader_is_stuck() {
     let bench = bench();
     let args: [&[&str]; 2] = [&[], &["--dry-run", "--post=http://127.0.0.1:9/"]];
     for args in args {
-        let mut run = bench.start(bench.command(&[args, &["--max-time=4s"]].concat()));
+        let mut run = bench.start(bench.command(&[args, &["--max-time=5s"]].concat()));
         let reader = run.stdout();
         let run = run.finish();
         run.fails(3, "waiting for the reader of standard output");

@@ -68,11 +68,16 @@ const FAULTS: &str = "
     File | fdatasync out 1                  | EIO                     | 1 | standard output
     File | fdatasync out 0                  | EINTR                   | 0 |
     File | lseek out 0                      | EIO                     | 1 | standard output
-    Exec | pipe2 O_CLOEXEC 0                | EMFILE                  | 6 | cannot start sh
-    Exec | clone3 CLONE_VFORK 0             | EAGAIN                  | 6 | cannot start sh
-    Exec | clone3 CLONE_THREAD 1            | EAGAIN                  | 6 | cannot start
-    Exec | wait4 . 0                        | ECHILD                  | 6 | cannot wait for the command
+    Exec | openat O_RDWR 0                  | EACCES ENOSPC EMFILE    | 6 | cannot write the batch to a file in /tmp:
+    Exec | write Resource 0                 | EIO ENOSPC EDQUOT       | 6 | cannot write the batch to a file in /tmp:
+    Exec | write Resource 1                 | EINTR                   | 0 |
+    Exec | lseek SEEK_SET 0                 | EIO                     | 6 | cannot write the batch to a file in /tmp:
+    Exec | clone3 CLONE_VFORK 0             | EAGAIN                  | 6 | cannot run sh
+    Exec | wait4 . 0                        | ECHILD                  | 6 | cannot run sh
     Exec | wait4 . 0                        | EINTR                   | 0 |
+
+    # The thread that waits for signals.
+    Exec | clone3 CLONE_THREAD 0            | EAGAIN                  | 0 |
 ";
 
 /// Returns the text of an error.

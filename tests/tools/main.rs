@@ -18,6 +18,7 @@ mod stand_in;
 #[path = "../it/support.rs"]
 mod support;
 
+mod container;
 mod crash;
 mod faults;
 mod needs;
@@ -35,7 +36,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use needs::{nginx, root, tenzir, tinyproxy};
+use needs::{nginx, process_1, root, tenzir, tinyproxy};
 
 /// Finds a program, or returns the reason why it cannot be used.
 type Need = fn() -> Result<PathBuf, String>;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         [tenzir, nginx] receivers::nginx_with_a_certificate_of_the_company_is_trusted;
         [tenzir, nginx] receivers::nginx_with_a_limit_gets_smaller_bodies;
         [tinyproxy] proxy::tinyproxy_connects_with_the_right_password;
+        [process_1] container::a_signal_ends_process_1_of_a_container;
         [root] users::a_file_that_another_user_planted_is_refused;
         [root] users::a_link_that_another_user_planted_is_not_followed;
         [root] users::a_user_may_keep_the_checkpoint_in_a_writable_directory_of_root;

@@ -63,6 +63,13 @@ pub fn mount() -> Result<PathBuf, String> {
     Ok(unshare)
 }
 
+/// `unshare` (util-linux), where it may start a process 1: some containers do not allow it.
+pub fn process_1() -> Result<PathBuf, String> {
+    let unshare = program("unshare")?;
+    works(&unshare, &["--pid", "--fork", "--map-root-user", "true"])?;
+    Ok(unshare)
+}
+
 fn program(name: &str) -> Result<PathBuf, String> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
