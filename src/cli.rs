@@ -15,12 +15,15 @@ use ::time::OffsetDateTime;
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 
 use crate::format::{FORMATS, Format, Label};
+use crate::help;
 use crate::time;
 
 /// Seconds of a day, the longest that some spans may be.
 const DAY: u64 = 24 * 60 * 60;
 /// For spans without an upper limit, in seconds.
 const NO_LIMIT: u64 = u64::MAX;
+/// The manual page, so that it is there wherever the program is.
+const MANUAL: &str = include_str!("../man/tfc-audit.1");
 
 /// Ship HCP Terraform's audit trail: every new event once, oldest first.
 ///
@@ -33,11 +36,27 @@ const NO_LIMIT: u64 = u64::MAX;
 )]
 #[expect(clippy::doc_markdown, reason = "the help texts are not Markdown")]
 #[argh(help_triggers("-h", "--help"))]
-#[argh(
-    note = "Spans are written 90s, 10m, 36h or 7d. The token is read from $TFC_ORG_TOKEN or a file, \
-               never from an argument. See tfc-audit(1) for exit codes, formats and recipes."
-)]
 pub struct Args {
+    /// the service's address (https://app.terraform.io)
+    #[argh(
+        option,
+        arg_name = "url",
+        default = "\"https://app.terraform.io\".to_owned()"
+    )]
+    pub endpoint: String,
+
+    /// read the organization's token from this file, - for standard input ($TFC_ORG_TOKEN)
+    #[argh(option, arg_name = "file", from_str_fn(file))]
+    pub token_file: Option<PathBuf>,
+
+    /// events per page, 1 to 1000 (1000)
+    #[argh(option, arg_name = "n", default = "1000", from_str_fn(number::<_, 1, 1000>))]
+    pub page_size: u64,
+
+    /// how many pages of a backlog to request at once, 1 to 16 (4)
+    #[argh(option, arg_name = "n", default = "4", from_str_fn(number::<_, 1, 16>))]
+    pub connections: u64,
+
     /// the checkpoint file ($STATE_DIRECTORY/checkpoint.json, else
     /// $XDG_STATE_HOME/tfc-audit/checkpoint.json, else ~/.local/state/tfc-audit/checkpoint.json)
     #[argh(option, short = 'c', arg_name = "file", from_str_fn(file))]
@@ -64,41 +83,9 @@ pub struct Args {
     #[argh(option, arg_name = "span", from_str_fn(span::<1, DAY>))]
     pub overlap: Option<Duration>,
 
-    /// the service's address (https://app.terraform.io)
-    #[argh(
-        option,
-        arg_name = "url",
-        default = "\"https://app.terraform.io\".to_owned()"
-    )]
-    pub endpoint: String,
-
-    /// read the organization's token from this file, - for standard input ($TFC_ORG_TOKEN)
-    #[argh(option, arg_name = "file", from_str_fn(file))]
-    pub token_file: Option<PathBuf>,
-
-    /// events per page, 1 to 1000 (1000)
-    #[argh(option, arg_name = "n", default = "1000", from_str_fn(number::<_, 1, 1000>))]
-    pub page_size: u64,
-
-    /// how many pages of a backlog to request at once, 1 to 16 (4)
-    #[argh(option, arg_name = "n", default = "4", from_str_fn(number::<_, 1, 16>))]
-    pub connections: u64,
-
     /// how long to wait for another run to end (0s)
     #[argh(option, arg_name = "span", from_str_fn(span::<0, NO_LIMIT>))]
     pub lock_wait: Option<Duration>,
-
-    /// stop cleanly before this much time has passed (no limit)
-    #[argh(option, arg_name = "span", from_str_fn(span::<1, NO_LIMIT>))]
-    pub max_time: Option<Duration>,
-
-    /// the longest that one HTTP request may take (30s; 1s to 24h)
-    #[argh(option, arg_name = "span", default = "Duration::from_secs(30)", from_str_fn(span::<1, DAY>))]
-    pub timeout: Duration,
-
-    /// how often to retry a request after a temporary failure, 0 to 1000 (5)
-    #[argh(option, arg_name = "n", default = "5", from_str_fn(number::<_, 0, 1000>))]
-    pub retries: u32,
 
     /// deliver by HTTP POST to this address instead of to standard output
     #[argh(option, arg_name = "url")]
@@ -117,8 +104,8 @@ pub struct Args {
     #[argh(switch)]
     pub gzip: bool,
 
-    /// a label KEY=VALUE of the loki stream, or metadata or a field for splunk-hec; may be repeated
-    #[argh(option, arg_name = "label", from_str_fn(label))]
+    /// a label of the loki stream, or metadata or a field for splunk-hec; may be repeated
+    #[argh(option, arg_name = "key=value", from_str_fn(label))]
     pub label: Vec<Label>,
 
     /// for --post: show this certificate (PEM) to a receiver that asks for one
@@ -161,6 +148,18 @@ pub struct Args {
     #[argh(switch)]
     pub dry_run: bool,
 
+    /// stop cleanly before this much time has passed (no limit)
+    #[argh(option, arg_name = "span", from_str_fn(span::<1, NO_LIMIT>))]
+    pub max_time: Option<Duration>,
+
+    /// the longest that one HTTP request may take (30s; 1s to 24h)
+    #[argh(option, arg_name = "span", default = "Duration::from_secs(30)", from_str_fn(span::<1, DAY>))]
+    pub timeout: Duration,
+
+    /// how often to retry a request after a temporary failure, 0 to 1000 (5)
+    #[argh(option, arg_name = "n", default = "5", from_str_fn(number::<_, 0, 1000>))]
+    pub retries: u32,
+
     /// write the run's figures to this file for Prometheus, whatever the outcome
     #[argh(option, arg_name = "file", from_str_fn(file))]
     pub metrics: Option<PathBuf>,
@@ -172,6 +171,10 @@ pub struct Args {
     /// print the version
     #[argh(switch, short = 'V')]
     pub version: bool,
+
+    /// print the manual page: tfc-audit --man | man -l -
+    #[argh(switch)]
+    pub man: bool,
 }
 
 /// The two things that a command line can ask for.
@@ -193,8 +196,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Str
             Ok(args) if args.version => Ok(Command::Print(
                 concat!("tfc-audit ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
             )),
+            Ok(args) if args.man => Ok(Command::Print(MANUAL.to_owned())),
             Ok(args) => Ok(Command::Run(Box::new(args))),
-            Err(exit) if exit.status.is_ok() => Ok(Command::Print(exit.output)),
+            Err(exit) if exit.status.is_ok() => Ok(Command::Print(help::text())),
             Err(exit) => Err(fault(exit.output.trim_end(), &words)),
         }
     });
@@ -593,14 +597,14 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version_only_print() {
+    fn help_manual_and_version_only_print() {
         for line in [&["--help"][..], &["-h"], &["-v", "--help"]] {
             assert!(
                 matches!(args(line), Ok(Command::Print(text)) if text.contains("--require-checkpoint"))
             );
         }
-        assert!(
-            matches!(args(&["--version"]), Ok(Command::Print(text)) if text.starts_with("tfc-audit 0."))
-        );
+        for (option, start) in [("--version", "tfc-audit 0."), ("--man", ".Dd ")] {
+            assert!(matches!(args(&[option]), Ok(Command::Print(text)) if text.starts_with(start)));
+        }
     }
 }

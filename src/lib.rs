@@ -32,6 +32,7 @@ compile_error!("tfc-audit needs Unix: on Windows, run it in WSL or in a containe
 // What the user meant.
 pub mod cli;
 pub mod config;
+pub mod help;
 pub mod secret;
 
 // A run, from the lock to the last commit.

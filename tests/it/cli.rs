@@ -24,9 +24,10 @@ fn a_usage_error_is_one_line_and_nothing_else_happens() {
 }
 
 #[test]
-fn help_and_version_need_nothing() {
+fn help_manual_and_version_need_nothing() {
     for (option, has) in [
         ("--help", "--require-checkpoint"),
+        ("--man", ".It Fl -require-checkpoint"),
         ("--version", "tfc-audit 0."),
     ] {
         let bench = bench();

@@ -47,17 +47,22 @@ fn man_page() -> String {
     text("man/tfc-audit.1").replace("Fl -", "Fl --")
 }
 
-/// The options of `--help`: the lines that begin with an option.
-fn help() -> BTreeSet<String> {
+/// What the program prints with this option.
+fn printed(option: &str) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_tfc-audit"))
-        .arg("--help")
+        .arg(option)
         .output()
         .expect("the program runs");
-    let help = String::from_utf8(output.stdout).expect("the help is UTF-8");
-    between(&help, "\nOptions:\n", "\nNotes:\n")
+    String::from_utf8(output.stdout).expect("the text is UTF-8")
+}
+
+/// The options of `--help`, which stand at the same column.
+fn help() -> BTreeSet<String> {
+    between(&printed("--help"), "", "\nExamples:\n")
         .lines()
-        .filter(|line| line.starts_with("  -"))
-        .flat_map(|line| long_options(line.split("   ").next().unwrap_or(line)))
+        .filter_map(|line| line.get(6..)?.split(' ').next())
+        .filter(|word| word.starts_with("--"))
+        .map(str::to_owned)
         .collect()
 }
 
@@ -105,7 +110,12 @@ fn the_synopsis_shows_every_option() {
 }
 
 #[test]
-fn readme_and_man_page_list_exactly_the_exit_codes() {
+fn readme_man_page_and_help_list_exactly_the_exit_codes() {
+    let help = printed("--help");
+    let lines = between(&help, "\nExit codes:\n", "\n\n").lines();
+    let codes = lines.filter_map(|line| line.split_whitespace().next()?.parse().ok());
+    assert_eq!(codes.collect::<BTreeSet<u8>>(), exit_codes());
+
     let readme = text("README.md");
     let rows = readme.lines().filter_map(|line| line.strip_prefix("| "));
     let table: BTreeSet<u8> = rows
@@ -173,13 +183,23 @@ fn the_program_accepts_every_documented_command_line() {
         .map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("a text"))
         .collect();
     let recipes = recipes.replace("\n#", "\n");
-    for (text, least) in [(readme, 10), (man_page, 10), (recipes, 2)] {
+    for (text, least) in [
+        (readme, 10),
+        (man_page, 10),
+        (recipes, 2),
+        (printed("--help"), 3),
+    ] {
         let lines = command_lines(&text);
         assert!(lines.len() >= least, "{lines:?}");
         for line in lines {
             takes(arguments(&line)).expect(&line);
         }
     }
+}
+
+#[test]
+fn the_program_prints_the_man_page_itself() {
+    assert_eq!(printed("--man"), text("man/tfc-audit.1"));
 }
 
 #[test]
