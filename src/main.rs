@@ -15,7 +15,8 @@ use tfc_audit::report::summary::summary;
 use tfc_audit::run;
 use tfc_audit::signals;
 
-fn main() -> ExitCode {
+/// Runs the command. The demonstration contains it, and calls it, too.
+pub(crate) fn main() -> ExitCode {
     let clock = SystemClock::start();
     let command = arguments().and_then(|words| cli::parse(words).map_err(Error::Usage));
     let has_program = matches!(&command, Ok(Command::Run(args)) if args.exec.is_some());

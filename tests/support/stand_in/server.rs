@@ -34,6 +34,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// The query without percent-encoding, for people.
+    pub fn readable_query(&self) -> String {
+        decoded(&self.query)
+    }
+
     /// The value of the header `name` (in lower case). Empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
