@@ -28,6 +28,9 @@ use nix::sys::time::TimeValLike;
 use stand_in::{Event, PATH, StandIn, World, events};
 use time::OffsetDateTime;
 
+mod peers;
+#[path = "../support/receiver.rs"]
+mod receiver;
 #[path = "../support/stand_in.rs"]
 #[allow(unused_imports, reason = "its tests belong to the integration tests")]
 mod stand_in;
@@ -38,15 +41,20 @@ type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
 type Part = fn(&mut Bench) -> Result;
 
 /// The parts in their order: name, what it shows, function.
-const PARTS: [(&str, &str, Part); 8] = [
+const PARTS: [(&str, &str, Part); 9] = [
     ("file", "100,000 events to a file, beside curl", file),
     ("requests", "requests for a backlog of 100 pages", requests),
     ("idle", "a run that finds no new events", idle),
     ("memory", "peak memory, by size of the backlog", memory),
     ("latency", "a backlog over a slow network", latency),
-    ("receiver", "reading and posting at the same time", receiver),
+    ("receiver", "reading and posting at the same time", posting),
     ("binary", "the size of the program, and its start", binary),
     ("instructions", "instructions for each event", instructions),
+    (
+        "peers",
+        "beside curl with jq, and a Python poller",
+        peers::peers,
+    ),
 ];
 
 /// How often each of two programs that take turns runs.
@@ -81,7 +89,7 @@ fn main() -> Result {
         }
     }
     let program = match program {
-        Some(program) => program.into(),
+        Some(program) => fs::canonicalize(program)?,
         None => build()?,
     };
     let memory = Path::new("/dev/shm");
@@ -376,7 +384,7 @@ fn latency(bench: &mut Bench) -> Result {
 }
 
 /// 100,000 events to a receiver that takes [`POST_LATENCY`] for each batch.
-fn receiver(bench: &mut Bench) -> Result {
+fn posting(bench: &mut Bench) -> Result {
     let (api, nothing) = (backlog(100 * PAGE), Path::new("/dev/null"));
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let url = format!("http://{}/", listener.local_addr()?);
@@ -549,6 +557,14 @@ fn build() -> Result<PathBuf> {
     Ok(target.join("release/tfc-audit"))
 }
 
+/// The name and version of a tool, if it is installed.
+fn version(tool: &str) -> Option<String> {
+    let output = Command::new(tool).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let version = text.lines().next()?.split(" (").next()?.to_owned();
+    output.status.success().then_some(version)
+}
+
 /// A line about the machine and the programs of this measurement.
 fn machine(place: &Path) -> Result<String> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -557,13 +573,11 @@ fn machine(place: &Path) -> Result<String> {
         .lines()
         .find_map(|line| line.strip_prefix("model name"))
         .map_or("", |rest| rest.trim_start_matches([' ', '\t', ':']));
-    let curl = Command::new("curl").arg("--version").output()?;
-    let curl = String::from_utf8_lossy(&curl.stdout);
+    let curl = version("curl").unwrap_or("no curl".to_owned());
     Ok(format!(
-        "{} × {model}; Linux {}; {}; load {}; files in {}; medians of {TURNS} runs",
+        "{} × {model}; Linux {}; {curl}; load {}; files in {}; medians of {TURNS} runs",
         std::thread::available_parallelism()?,
         read("/proc/sys/kernel/osrelease").trim(),
-        curl.split(' ').take(2).collect::<Vec<_>>().join(" "),
         read("/proc/loadavg").split(' ').next().unwrap_or_default(),
         place.display(),
     ))
