@@ -6,14 +6,15 @@ use std::process::Command;
 
 use crate::support::takes;
 
-/// Options of cargo, systemctl and the demonstration, and `--name` for any option.
-const FOREIGN: [&str; 6] = [
+/// Options of cargo, curl, systemctl and the demonstration, and `--name` for any option.
+const FOREIGN: [&str; 7] = [
     "--example",
     "--locked",
     "--path",
     "--now",
     "--serve",
     "--name",
+    "--data-urlencode",
 ];
 
 fn text(path: &str) -> String {
