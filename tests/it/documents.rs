@@ -104,7 +104,7 @@ fn the_synopsis_shows_every_option() {
     let synopsis = between(&man_page, ".Sh SYNOPSIS", ".Sh ");
     let mut expected = help();
     // The synopsis shows their short names.
-    for short in ["--checkpoint", "--verbose", "--help"] {
+    for short in ["--checkpoint", "--verbose", "--version", "--help"] {
         expected.remove(short);
     }
     assert_eq!(long_options(synopsis), expected);
