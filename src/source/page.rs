@@ -185,7 +185,8 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Fault> {
             pagination = Some(&text[at..end]);
             Ok(end)
         }
-        "data" | "pagination" => Err("duplicate field".into()),
+        "data" => Err("duplicate field `data`".into()),
+        "pagination" => Err("duplicate field `pagination`".into()),
         _ => Ok(scan::value(text, at)?),
     })?;
     if scan::token(text.as_bytes(), end).is_some() {
@@ -196,7 +197,7 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Fault> {
     match serde_json::from_str(pagination) {
         Ok(Object(pagination)) => Ok((data, pagination)),
         Err(error) => Err(Fault {
-            reason: format!("pagination: {error}").into(),
+            reason: format!("in `pagination`: {error}").into(),
             event: None,
         }),
     }
@@ -223,7 +224,8 @@ fn event(text: &str, at: usize, events: &mut Vec<Found>) -> Result<usize, Fault>
             time = Some(time::parse(&text).ok_or("timestamp is not RFC 3339")?);
             Ok(end)
         }
-        "id" | "timestamp" => Err("duplicate field"),
+        "id" => Err("duplicate field `id`"),
+        "timestamp" => Err("duplicate field `timestamp`"),
         _ => scan::value(text, at),
     })
     .and_then(|end| {
