@@ -327,11 +327,20 @@ fn program(command: &str) -> Result<String, String> {
         .env_remove("TFC_ORG_TOKEN")
         .output()
         .map_err(|error| format!("--exec: cannot start sh: {error}"))?;
-    if output.status.success() {
-        return Ok("sh can read the command; it was not run".to_owned());
+    if !output.status.success() {
+        let said = excerpt(&output.stderr);
+        return Err(format!("--exec: sh cannot read the command: {said}"));
     }
-    let said = excerpt(&output.stderr);
-    Err(format!("--exec: sh cannot read the command: {said}"))
+    // A name of a program, and no variable, quote or other word of the shell.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    let name = command.split_whitespace().next().unwrap_or_default();
+    let find = Command::new("sh")
+        .args(["-c", "command -v -- \"$0\"", name])
+        .output();
+    if name.chars().all(is_plain) && !find.is_ok_and(|found| found.status.success()) {
+        return Err(format!("--exec: there is no program {name}"));
+    }
+    Ok("sh can read the command, and its program is there; it was not run".to_owned())
 }
 
 /// Tries to open the file of dead letters, or to make a file beside it.
@@ -362,5 +371,10 @@ fn metrics_file(check: &mut Check) -> Finding {
     metrics::read(path)
         .and_then(|_| fs::try_beside(path))
         .map_err(|error| Warn(format!("cannot write {shown}: {error}")))?;
+    if path.extension().is_none_or(|extension| extension != "prom") {
+        return Err(Warn(format!(
+            "{shown} can be written, but node exporter reads only files that end in .prom"
+        )));
+    }
     Ok(format!("{shown} can be written"))
 }

@@ -68,12 +68,13 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
         at: clock.now(),
         took: clock.elapsed(),
     };
+    let exit = ended(result);
     if args.verbose
         && let Some(summary) = summary(&report, args.dry_run, ending.at, ending.took)
     {
         progress.say(&summary);
     }
-    if args.dry_run && !args.no_checkpoint && result.is_ok() && report.delivered == 0 {
+    if args.dry_run && !args.no_checkpoint && exit == Exit::Success && report.delivered == 0 {
         progress.say("there is nothing to deliver: what is listed counts as delivered by the checkpoint (--no-checkpoint shows it)");
     }
     if let Some(path) = &args.metrics
@@ -82,7 +83,7 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
     {
         progress.say(&format!("warning: {fault}"));
     }
-    ended(result)
+    exit
 }
 
 fn print(text: &str) -> Result<(), Error> {

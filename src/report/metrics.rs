@@ -11,7 +11,6 @@
 //!   the collector does not tell its files apart.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -60,15 +59,12 @@ pub fn write(path: &Path, report: &Report, ending: &Ending) -> Result<(), String
 /// # Errors
 /// If the file cannot be read or is not a metrics file.
 pub fn read(path: &Path) -> io::Result<String> {
-    match std::fs::symlink_metadata(path) {
+    let file = match fs::open_to_read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
-        // The rename would replace a link or a device with a file.
-        Ok(there) if !there.is_file() => return Err(io::Error::other("it is no regular file")),
-        there => there?,
+        file => file?,
     };
     let mut text = String::new();
-    File::open(path)?
-        .take(MOST_READ)
+    file.take(MOST_READ)
         .read_to_string(&mut text)
         .ok()
         .filter(|_| text.is_empty() || text.starts_with(START))

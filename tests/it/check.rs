@@ -442,7 +442,7 @@ fn dead_letters_that_cannot_be_written_fail_and_metrics_warn() {
     for (metrics, text) in [
         ("--metrics=missing/metrics", "No such file"),
         ("--metrics=foreign", "holds something else"),
-        ("--metrics=/dev/null", "no regular file"),
+        ("--metrics=/dev/null", "not a regular file"),
     ] {
         let run = bench.run(&["--check", metrics]);
         finds(&run, "warn", "metrics", text).code(0);

@@ -377,15 +377,15 @@ fn metrics_that_cannot_be_written_are_a_warning() {
     for (file, why) in [
         ("missing/a.prom", "No such file"),
         ("foreign", "it holds something else"),
-        ("directory", "it is no regular file"),
-        ("/dev/null", "it is no regular file"),
+        ("directory", "not a regular file"),
+        ("/dev/null", "not a regular file"),
     ] {
         let metrics = format!("--metrics={file}");
         bench.run(&["--no-checkpoint", &metrics]).code(0).warns(why);
     }
     std::os::unix::fs::symlink("elsewhere", bench.path("link")).unwrap();
     let args = ["--no-checkpoint", "--metrics=link"];
-    bench.run(&args).code(0).warns("it is no regular file");
+    bench.run(&args).code(0).warns("not a regular file");
     fs::remove_file(bench.path("link")).unwrap();
     let run = bench.start(bench.limited(0, &["--no-checkpoint", "--metrics=a.prom"]));
     run.finish().code(0).warns("File too large");
