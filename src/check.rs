@@ -26,7 +26,7 @@ use crate::delivery::Target;
 use crate::delivery::post::Receiver;
 use crate::error::{Error, Exit};
 use crate::event::Event;
-use crate::format::Verdict;
+use crate::format::{Rest, Verdict};
 use crate::fs;
 use crate::report::metrics;
 use crate::retry::is_retryable;
@@ -300,11 +300,14 @@ fn receiver(check: &mut Check) -> Finding {
         return Err(failed(format!("{answered}: {said}")));
     }
     if health.is_some() {
-        let said = match receiver.send(&[], &[], timeout)? {
-            Verdict::Failed { message, .. } => return Err(failed(message)),
-            Verdict::Refused(message) => return Err(Fail(Exit::EventsRefused, message)),
-            Verdict::RefusedEvents(said) | Verdict::TooLarge(said) => said,
-            Verdict::Accepted | Verdict::Each(_) => "accepted".to_owned(),
+        let Verdict { rest, message, .. } = receiver.send(&[], &[], timeout)?;
+        let said = match rest {
+            Rest::Retry | Rest::Unanswered | Rest::Reset | Rest::Failed => {
+                return Err(failed(message));
+            }
+            Rest::Refused => return Err(Fail(Exit::EventsRefused, message)),
+            Rest::RefusedEvents | Rest::TooLarge => message,
+            Rest::Nothing => "accepted".to_owned(),
         };
         return Ok(format!(
             "{answered}, and accepts the credential; a delivery without events: {said}"

@@ -19,6 +19,7 @@ use crate::delivery::stdout::{Preview, Stdout};
 use crate::delivery::{Acknowledged, Delivery, Target};
 use crate::error::{Error, Exit};
 use crate::event::Event;
+use crate::format::Format;
 use crate::report::Report;
 use crate::retry::Patience;
 use crate::secret::Secret;
@@ -100,6 +101,8 @@ pub fn run(
         patience_with_receiver(config, patience),
         config.limits,
         dead_letters,
+        commit_every(config),
+        false, // until the checkpoint knows the receiver
     );
     let drain = Drain {
         clock,
@@ -176,6 +179,14 @@ fn dead_letters(config: &Config, clock: SystemClock) -> Result<Option<DeadLetter
             path.map(|path| DeadLetters::open(path, clock)).transpose()
         }
         _ => Ok(None),
+    }
+}
+
+/// How many events are committed together: a commit after each one would cost more than delivery.
+fn commit_every(config: &Config) -> usize {
+    match &config.destination {
+        Destination::Post(post) if post.format == Format::Json => config.limits.events,
+        _ => 1,
     }
 }
 

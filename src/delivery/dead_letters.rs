@@ -44,7 +44,10 @@ impl DeadLetters {
     /// # Errors
     /// If some event may be missing.
     pub fn append<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), Error> {
-        let appended = self.lines.append(events, false);
+        let lines: String = events
+            .map(|event| event.line().into_owned() + "\n")
+            .collect();
+        let appended = self.lines.append(lines.as_bytes());
         appended.map_err(|error| Error::DeadLetter(format!("{}: {error}", self.path.display())))
     }
 

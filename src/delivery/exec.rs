@@ -11,7 +11,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Encoder, Format, Limits, Verdict};
+use crate::format::{Encoder, Format, Limits, Rest, Verdict};
 use crate::fs::PRIVATE;
 use crate::signals;
 use crate::time;
@@ -59,11 +59,8 @@ impl Target for Exec {
     /// time of a command: without it, `timeout` is [`Duration::MAX`].
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let failed = |message: String| {
-            Ok(Verdict::Failed {
-                message: format!("--exec: {message}"),
-                retryable: false,
-                wait: None,
-            })
+            let message = format!("--exec: {message}");
+            Ok(Verdict::new(Rest::Failed, message))
         };
         let time = |event: Option<&Event>| event.map(|event| time::format(event.time));
         let file = match self.file(body) {
@@ -91,7 +88,7 @@ impl Target for Exec {
             )
             .stdin(file);
         match signals::run(&mut command, timeout, self.clock) {
-            Ok(Some(status)) if status.success() => Ok(Verdict::Accepted),
+            Ok(Some(status)) if status.success() => Ok(Verdict::accepted()),
             Ok(Some(status)) => failed(format!("the command ended with {status}")),
             Ok(None) => Err(Error::Stuck("the command of --exec".to_owned())),
             Err(error) => failed(format!("cannot run sh: {error}")),

@@ -6,11 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::event::Event;
-use crate::format::normalize;
-
-/// The bytes that are written at once.
-const CHUNK: usize = 256 * 1024;
 
 /// A file to which lines are appended. It may also be a pipe or a device.
 #[derive(Debug)]
@@ -22,8 +17,6 @@ pub struct LineFile {
     is_regular: bool,
     /// Nothing was appended yet.
     is_fresh: bool,
-    /// Bytes written by the last append.
-    written: u64,
     clock: SystemClock,
 }
 
@@ -39,28 +32,23 @@ impl LineFile {
             path,
             is_regular,
             is_fresh: true,
-            written: 0,
             clock,
         })
     }
 
-    /// Appends the events, one a line, and syncs a regular file. If that fails, a regular file is
-    /// cut back to its length before. If that fails as well, the next run ends the half line.
+    /// Appends whole lines, and syncs a regular file. If that fails, a regular file is cut back to
+    /// its length before. If that fails as well, the next run ends the half line.
     ///
     /// # Errors
-    /// If some event may be missing.
-    pub fn append<'a>(
-        &mut self,
-        events: impl IntoIterator<Item = &'a Event>,
-        normalized: bool,
-    ) -> io::Result<()> {
-        self.written = 0;
+    /// If some line may be missing.
+    pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let start = self.end()?;
-        let result = self.write(events, normalized, start);
+        let mut written = 0;
+        let result = self.write(lines, start, &mut written);
         if let (Err(_), Some(start)) = (&result, start) {
             let length = self.file.metadata().map(|now| now.len());
             // Any other length means that another process has written since.
-            if length.is_ok_and(|length| length == start + self.written) {
+            if length.is_ok_and(|length| length == start + written) {
                 let cut = self.file.set_len(start);
                 let _ = cut.and_then(|()| self.file.seek(SeekFrom::Start(start)));
             }
@@ -72,12 +60,6 @@ impl LineFile {
     #[must_use]
     pub fn is_regular(&self) -> bool {
         self.is_regular
-    }
-
-    /// The number of bytes that the last append wrote.
-    #[must_use]
-    pub fn written(&self) -> u64 {
-        self.written
     }
 
     /// The place of the next byte; `None` if this is not a regular file. It is the end of the file,
@@ -92,27 +74,13 @@ impl LineFile {
         }))
     }
 
-    fn write<'a>(
-        &mut self,
-        events: impl IntoIterator<Item = &'a Event>,
-        normalized: bool,
-        start: Option<u64>,
-    ) -> io::Result<()> {
-        let mut buffer = Vec::with_capacity(CHUNK + CHUNK / 4);
+    fn write(&mut self, lines: &[u8], start: Option<u64>, written: &mut u64) -> io::Result<()> {
         if std::mem::take(&mut self.is_fresh)
             && start.is_some_and(|start| self.ends_in_half_a_line(start))
         {
-            buffer.push(b'\n');
+            write_all(&mut self.file, b"\n", written, &self.clock)?;
         }
-        for event in events {
-            buffer.extend_from_slice(normalize::line(event, normalized).as_bytes());
-            buffer.push(b'\n');
-            if buffer.len() >= CHUNK {
-                write_all(&mut self.file, &buffer, &mut self.written, &self.clock)?;
-                buffer.clear();
-            }
-        }
-        write_all(&mut self.file, &buffer, &mut self.written, &self.clock)?;
+        write_all(&mut self.file, lines, written, &self.clock)?;
         if self.is_regular {
             self.file.sync_data()?;
         }

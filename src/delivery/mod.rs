@@ -2,48 +2,50 @@
 //!
 //! - **In order.** One request at a time. A batch that has to be split is sent from its older end.
 //! - **Nothing is committed that was not acknowledged.** Only [`Delivery`] makes an
-//!   [`Acknowledged`]: of events that the receiver accepted, or that are synced as dead letters.
-//! - **No backlog becomes dead letters.** A dead letter was refused for what it holds, alone in its
-//!   request, by a receiver that has accepted another event in this run.
+//!   [`Acknowledged`]: of events that the receiver took, or that are synced as dead letters.
+//! - **Nothing is sent again that the receiver is known to have.** A [`Verdict`] says which events
+//!   of a request were taken, also where the request failed. Those are noted in the [`Ledger`] at
+//!   once, and committed before the next request or wait, as far as all older ones are settled.
+//! - **No backlog becomes dead letters.** A receiver that has taken an event, in this run or in an
+//!   earlier one, is in order: an event that it refuses alone is at fault. Until then up to
+//!   [`MOST_PROBES`] other events are tried one by one. More than [`MOST_IN_A_ROW`] refusals in a
+//!   row are never the events' fault.
 
 pub mod dead_letters;
 pub mod exec;
+pub mod ledger;
 pub mod lines;
 pub mod post;
 pub mod split;
 pub mod stdout;
 
-use std::borrow::Cow;
-use std::iter;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::delivery::dead_letters::DeadLetters;
-use crate::delivery::split::{Sizes, halves};
+use crate::delivery::ledger::{Fate, Ledger};
+use crate::delivery::split::{Sizes, halves, split_at};
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Fate, Limits, Verdict};
+use crate::format::{Item, Limits, Rest, Taken, Verdict};
 use crate::retry::{Failure, GaveUp, Patience, retry};
 use crate::text::excerpt;
+
+/// How many other single events are tried before the receiver counts as refusing everything.
+const MOST_PROBES: usize = 8;
+/// How many events in a row a receiver may refuse before the fault is not theirs.
+const MOST_IN_A_ROW: usize = 100;
+/// How often a request without an answer is made, where each may store the events once more.
+const MOST_UNANSWERED: u32 = 2;
+/// The bytes from which on a body may be the reason for a reset.
+const LARGE_BODY: usize = 64 * 1024;
 
 /// A way to hand events to a receiver.
 pub trait Target {
     /// Makes a body of as many of the first events as the limits allow, but at least one. Returns
-    /// the body and the number of events in it. Standard output takes all events, without a body.
-    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        let _ = limits;
-        (Vec::new(), events.len())
-    }
-
-    /// Whether a body holds one event only. A commit after each one would cost more than delivery.
-    fn is_one_by_one(&self) -> bool {
-        false
-    }
-
-    /// The number of bytes that the last [`Target::send`] handed over.
-    fn sent(&self, body: &[u8]) -> u64 {
-        body.len() as u64
-    }
+    /// the body and the number of events in it.
+    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize);
 
     /// Hands over these events, with the body made of them, once and within `timeout`. Returns the
     /// receiver's verdict.
@@ -90,41 +92,44 @@ pub struct Delivery<'a> {
     patience: Patience,
     limits: Limits,
     dead_letters: Option<DeadLetters>,
-    /// The receiver has accepted an event in this run.
-    has_accepted: bool,
+    /// How many settled events are committed together.
+    commit_every: usize,
+    /// The receiver has taken an event, in this run or in an earlier one.
+    is_proven: bool,
     sizes: Sizes,
+    numbering: Numbering,
     figures: Figures,
 }
 
-/// How far the delivery of some events has got, and who is told.
-struct Ledger<'a> {
-    events: &'a [Event],
-    /// The number of events that are committed.
-    committed: usize,
-    /// The number of events that are accepted or refused.
-    settled: usize,
-    /// The places of refused events that are not committed, and the reasons.
-    refused: Vec<(usize, String)>,
-    commit: Commit<'a>,
-    warn: &'a mut dyn FnMut(&str),
+/// From which number a receiver counts the events of a request, by the code of its answer.
+#[derive(Debug, Default)]
+struct Numbering {
+    first: BTreeMap<u64, usize>,
+    /// The code whose numbering the next event, which goes alone, tells.
+    open: Option<u64>,
 }
 
-/// The outcome of a request after all retries.
-enum Outcome {
-    /// The fate of each event, and the error of the last try if a fate is open.
-    Fates(Vec<Fate>, Option<Error>),
-    TooLarge(String),
-    RefusedEvents(String),
+/// The events of a part that are left after all retries, and why.
+struct Left {
+    part: Vec<usize>,
+    rest: Rest,
+    message: String,
+    /// The size of the last body.
+    size: usize,
+    /// The answer had an event's number: the first of these events goes alone.
+    is_numbered: bool,
 }
 
 impl<'a> Delivery<'a> {
-    /// Prepares delivery; nothing is sent yet.
+    /// Prepares delivery; nothing is sent yet. `is_proven`: an earlier run's events were taken.
     pub fn new(
         target: &'a mut dyn Target,
         clock: &'a dyn Clock,
         patience: Patience,
         limits: Limits,
         dead_letters: Option<DeadLetters>,
+        commit_every: usize,
+        is_proven: bool,
     ) -> Self {
         Self {
             target,
@@ -132,8 +137,10 @@ impl<'a> Delivery<'a> {
             patience,
             limits,
             dead_letters,
-            has_accepted: false,
+            commit_every,
+            is_proven,
             sizes: Sizes::default(),
+            numbering: Numbering::default(),
             figures: Figures::default(),
         }
     }
@@ -144,8 +151,8 @@ impl<'a> Delivery<'a> {
         self.figures
     }
 
-    /// Delivers events in their order. Commits after each acknowledged request; if requests hold
-    /// one event each, after each full batch of them.
+    /// Delivers events in their order. Commits after each acknowledged request, or after
+    /// `commit_every` events if requests hold one event each.
     ///
     /// # Errors
     /// If some events could not be delivered. The events acknowledged before are committed.
@@ -155,19 +162,14 @@ impl<'a> Delivery<'a> {
         commit: Commit,
         warn: &mut dyn FnMut(&str),
     ) -> Result<(), Error> {
-        let mut ledger = Ledger {
-            events,
-            committed: 0,
-            settled: 0,
-            refused: Vec::new(),
-            commit,
-            warn,
-        };
+        let mut ledger = Ledger::new(events, commit, warn);
         let sent = self.send_all(&mut ledger);
         if let Err(Error::NotCommitted { .. } | Error::DeadLetter(_)) = sent {
             return sent;
         }
-        let committed = self.commit(&mut ledger);
+        let row = if self.is_proven { 0 } else { ledger.row };
+        let until = ledger.settled - row;
+        let committed = self.commit(&mut ledger, until);
         // A failed commit is the worse of two errors: the next run repeats events.
         committed.and(sent)
     }
@@ -175,200 +177,278 @@ impl<'a> Delivery<'a> {
     /// Sends batch after batch.
     fn send_all(&mut self, ledger: &mut Ledger) -> Result<(), Error> {
         while ledger.settled < ledger.events.len() {
+            let bytes = self.sizes.most_bytes(self.limits.bytes);
             let limits = Limits {
-                bytes: self.sizes.most_bytes(self.limits.bytes),
+                bytes,
                 ..self.limits
             };
             let (body, count) = self.target.encode(&ledger.events[ledger.settled..], limits);
-            self.send_batch(ledger, body, count)?;
-            let is_full = ledger.settled - ledger.committed >= self.limits.events
-                || ledger.settled == ledger.events.len();
-            if self.target.is_one_by_one() && !is_full {
-                continue;
-            }
-            self.commit(ledger)?;
-            if !self.has_accepted {
-                let why = ledger.refused.first().map_or("", |(_, why)| why);
-                return Err(Error::EventsRefused(format!(
-                    "the receiver refuses every event, so the events are not at fault: {why}"
-                )));
-            }
+            let batch = (ledger.settled..ledger.settled + count).collect();
+            self.send_batch(ledger, batch, body)?;
+        }
+        if !self.is_proven && ledger.row > 0 {
+            return Err(refuses("every event", ledger));
         }
         Ok(())
     }
 
-    /// Sends the next `count` events, in as many parts as the receiver requires.
+    /// Sends a batch, in as many parts as the receiver requires.
     fn send_batch(
         &mut self,
         ledger: &mut Ledger,
+        batch: Vec<usize>,
         body: Vec<u8>,
-        count: usize,
     ) -> Result<(), Error> {
         // The parts that are still to be sent, the oldest one on top.
-        let mut parts = vec![count];
+        let mut parts = vec![batch];
         let mut whole = Some(body);
-        while let Some(count) = parts.pop() {
-            let events = &ledger.events[ledger.settled..ledger.settled + count];
-            let encode = || self.target.encode(events, Limits::NONE).0;
-            let body = whole.take().unwrap_or_else(encode);
-            let size = body.len();
-            if count > 1 && self.sizes.is_too_large(size) {
-                parts.extend(halves(count));
+        while let Some(part) = parts.pop() {
+            let is_probe = !self.is_proven && ledger.row > 0;
+            if is_probe && part.len() > 1 {
+                whole = None;
+                parts.extend(split_at(part, 1));
                 continue;
             }
-            match self.request(events, body) {
-                Outcome::TooLarge(why) => {
-                    self.sizes.refuse(size);
-                    if count > 1 {
-                        parts.extend(halves(count));
-                    } else {
-                        self.refuse(ledger, why)?;
-                    }
-                }
-                Outcome::RefusedEvents(_) if count > 1 && self.dead_letters.is_some() => {
-                    parts.extend(halves(count));
-                }
-                Outcome::RefusedEvents(why) => self.refuse(ledger, why)?,
-                Outcome::Fates(fates, error) => {
-                    self.settle(ledger, fates, error)?;
-                    self.sizes.accept(size);
-                    if !self.target.is_one_by_one() {
-                        self.commit(ledger)?;
-                    }
-                }
+            let encode = || self.target.encode(&ledger.pick(&part), Limits::NONE).0;
+            let body = whole.take().unwrap_or_else(encode);
+            if part.len() > 1 && self.sizes.is_too_large(body.len()) {
+                parts.extend(halves(part));
+                continue;
+            }
+            let Some(left) = self.request(ledger, part, body)? else {
+                continue;
+            };
+            if matches!(left.rest, Rest::TooLarge | Rest::Reset) {
+                self.sizes.refuse(left.size);
+            }
+            if let [place] = left.part[..] {
+                self.numbering.refused_alone();
+                self.refuse(ledger, place, left.message)?;
+            } else if left.is_numbered {
+                parts.extend(split_at(left.part, 1));
+            } else if left.rest == Rest::RefusedEvents && self.dead_letters.is_none() {
+                return Err(refused(&left.message));
+            } else {
+                parts.extend(halves(left.part));
             }
         }
         Ok(())
     }
 
-    /// Settles the next events, up to the first one that was not delivered.
-    fn settle(
+    /// Sends a part, and retries it. Notes at once which events were taken. Returns the events that
+    /// have to be sent in another way; `None` if there are none.
+    fn request(
         &mut self,
         ledger: &mut Ledger,
-        fates: Vec<Fate>,
-        error: Option<Error>,
-    ) -> Result<(), Error> {
-        for fate in fates {
-            match fate {
-                Fate::Accepted => {
-                    self.has_accepted = true;
-                    ledger.settled += 1;
-                }
-                Fate::RefusedEvent(why) => self.refuse(ledger, why)?,
-                Fate::Refused(why) => return Err(Error::EventsRefused(why)),
-                Fate::Retry(why) => return Err(error.unwrap_or(Error::Receiver(why))),
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends a part, and retries the events for which a retry may succeed.
-    fn request(&mut self, events: &[Event], mut body: Vec<u8>) -> Outcome {
-        let mut fates: Vec<_> = events.iter().map(|_| Fate::Retry(String::new())).collect();
-        // The events whose fate is open.
-        let mut open = Cow::Borrowed(events);
-        let retries = &mut self.figures.retries;
-        let result = retry(self.clock, &self.patience, retries, |timeout| {
-            let verdict = self.target.send(&open, &body, timeout);
+        mut part: Vec<usize>,
+        mut body: Vec<u8>,
+    ) -> Result<Option<Left>, Error> {
+        let (clock, patience) = (self.clock, self.patience);
+        let (mut retries, mut resets, mut unanswered) = (0, 0, 0);
+        let result = retry(clock, &patience, &mut retries, |timeout| {
+            let size = body.len();
+            let verdict = self.target.send(&ledger.pick(&part), &body, timeout);
             self.figures.requests += 1;
-            self.figures.bytes += self.target.sent(&body);
-            match verdict.map_err(Failure::permanent)? {
-                Verdict::Accepted => decide(&mut fates, iter::repeat_with(|| Fate::Accepted)),
-                Verdict::Each(each) => decide(&mut fates, each),
-                Verdict::Failed {
-                    message,
-                    retryable,
-                    wait,
-                } => {
-                    return Err(Failure {
-                        error: Error::Receiver(message),
-                        retryable,
-                        wait,
-                    });
-                }
-                Verdict::Refused(why) => {
-                    return Err(Failure::permanent(Error::EventsRefused(why)));
-                }
-                // After a partial retry the verdict covers only the remainder.
-                Verdict::TooLarge(why) | Verdict::RefusedEvents(why)
-                    if open.len() < events.len() =>
-                {
-                    return Err(Failure::permanent(Error::Receiver(why)));
-                }
-                Verdict::TooLarge(why) => return Ok(Some(Outcome::TooLarge(why))),
-                Verdict::RefusedEvents(why) => return Ok(Some(Outcome::RefusedEvents(why))),
+            self.figures.bytes += size as u64;
+            let verdict = verdict.map_err(Failure::permanent)?;
+            let (rest, message, count) = (verdict.rest, verdict.message, part.len());
+            let is_numbered = matches!(verdict.taken, Taken::Before { .. });
+            let noted = self.note(ledger, &mut part, verdict.taken, rest);
+            noted.map_err(Failure::permanent)?;
+            if part.len() < count {
+                self.sizes.accept(size);
+                body = self.target.encode(&ledger.pick(&part), Limits::NONE).0;
             }
-            let Some(Fate::Retry(why)) = fates.iter().find(|fate| fate.is_open()) else {
+            if part.is_empty() {
                 return Ok(None);
-            };
-            let again = events.iter().zip(&fates).filter(|(_, fate)| fate.is_open());
-            open = again.map(|(event, _)| event.clone()).collect();
-            body = self.target.encode(&open, Limits::NONE).0;
-            Err(Failure::temporary(Error::Receiver(why.clone())))
+            }
+            resets += u32::from(rest == Rest::Reset);
+            unanswered += u32::from(rest == Rest::Unanswered);
+            let is_divisible = part.len() > 1 && size >= LARGE_BODY;
+            match rest {
+                Rest::Reset if resets < 2 || !is_divisible => {}
+                Rest::TooLarge | Rest::RefusedEvents | Rest::Reset => {
+                    return Ok(Some(Left {
+                        part: std::mem::take(&mut part),
+                        rest,
+                        message,
+                        size,
+                        is_numbered,
+                    }));
+                }
+                Rest::Refused => return Err(Failure::permanent(Error::EventsRefused(message))),
+                Rest::Unanswered if unanswered >= MOST_UNANSWERED => {
+                    return Err(Failure::permanent(Error::Receiver(format!(
+                        "{message}; gave up after {unanswered} such tries, since it may have taken the events each time"
+                    ))));
+                }
+                Rest::Retry | Rest::Unanswered => {}
+                Rest::Failed | Rest::Nothing => {
+                    return Err(Failure::permanent(Error::Receiver(message)));
+                }
+            }
+            Err(Failure {
+                wait: verdict.wait,
+                ..Failure::temporary(Error::Receiver(message))
+            })
         });
-        let error = match result {
-            Ok(Some(refusal)) => return refusal,
-            Ok(None) => None,
-            Err(GaveUp::OutOfTime) => Some(Error::OutOfTime),
-            Err(GaveUp::Failed {
+        self.figures.retries += retries;
+        result.map_err(|gave_up| match gave_up {
+            GaveUp::OutOfTime => Error::OutOfTime,
+            GaveUp::Failed {
                 error: Error::Receiver(message),
                 why,
-            }) => Some(Error::Receiver(message + &why)),
-            Err(GaveUp::Failed { error, .. }) => Some(error),
-        };
-        Outcome::Fates(fates, error)
+            } => Error::Receiver(message + &why),
+            GaveUp::Failed { error, .. } => error,
+        })
     }
 
-    /// Notes that the receiver refuses the next event for good.
-    fn refuse(&mut self, ledger: &mut Ledger, why: String) -> Result<(), Error> {
-        if self.dead_letters.is_none() {
-            return Err(Error::EventsRefused(format!(
-                "{why}; if only single events are at fault, --dead-letter FILE puts those aside"
-            )));
+    /// Notes which events of a part were taken, and which were refused. The others stay in the part.
+    /// Commits as far as all events are settled.
+    fn note(
+        &mut self,
+        ledger: &mut Ledger,
+        part: &mut Vec<usize>,
+        taken: Taken,
+        rest: Rest,
+    ) -> Result<(), Error> {
+        let mut refusal = None;
+        let mut items = match taken {
+            Taken::None => return Ok(()),
+            Taken::Items(items) => items,
+            Taken::All => {
+                self.numbering.taken_alone();
+                part.iter().map(|_| Item::Taken).collect()
+            }
+            Taken::Before { number, code } => {
+                let certain = self.numbering.certain(number, code, rest, part.len());
+                (0..certain).map(|_| Item::Taken).collect()
+            }
         }
-        ledger.refused.push((ledger.settled, why));
-        ledger.settled += 1;
+        .into_iter();
+        part.retain(|&place| match items.next() {
+            Some(Item::Taken) => {
+                self.is_proven = true;
+                ledger.note(place, Fate::Taken);
+                false
+            }
+            Some(Item::Refused(why)) if self.dead_letters.is_some() => {
+                ledger.note(place, Fate::Refused(why));
+                false
+            }
+            Some(Item::Refused(why)) => {
+                refusal.get_or_insert(why);
+                true
+            }
+            Some(Item::Open) | None => true,
+        });
+        self.settle(ledger)?;
+        refusal.map_or(Ok(()), |why| Err(refused(&why)))
+    }
+
+    /// Notes that the receiver refuses an event that was alone in its request.
+    fn refuse(&mut self, ledger: &mut Ledger, place: usize, why: String) -> Result<(), Error> {
+        if self.dead_letters.is_none() {
+            return Err(refused(&why));
+        }
+        ledger.note(place, Fate::Refused(why));
+        self.settle(ledger)
+    }
+
+    /// Settles the events up to the first one that is open, and commits those that are not in a row
+    /// of refused ones: the row may get too long.
+    fn settle(&mut self, ledger: &mut Ledger) -> Result<(), Error> {
+        let (most, what) = if self.is_proven {
+            (MOST_IN_A_ROW, "more than 100 events in a row")
+        } else {
+            (MOST_PROBES, "every event")
+        };
+        if !ledger.settle(most) {
+            return Err(refuses(what, ledger));
+        }
+        let until = ledger.settled - ledger.row;
+        if until - ledger.committed >= self.commit_every {
+            self.commit(ledger, until)?;
+        }
         Ok(())
     }
 
-    /// Commits the settled events, after it has written the dead letters. Until the receiver has
-    /// accepted an event, the refused ones may not be at fault, and nothing is committed.
-    fn commit(&mut self, ledger: &mut Ledger) -> Result<(), Error> {
-        if !self.has_accepted || ledger.settled == ledger.committed {
+    /// Commits the events up to a place, after it has written the dead letters among them.
+    fn commit(&mut self, ledger: &mut Ledger, until: usize) -> Result<(), Error> {
+        if until <= ledger.committed {
             return Ok(());
         }
-        let (settled, following) = ledger.events.split_at(ledger.settled);
+        let refused = ledger.refused(until);
         if let Some(dead_letters) = &mut self.dead_letters
-            && !ledger.refused.is_empty()
+            && !refused.is_empty()
         {
             let path = dead_letters.shown();
-            let places = ledger.refused.iter().map(|&(place, _)| place);
-            dead_letters.append(places.map(|place| &settled[place]))?;
-            for (place, why) in ledger.refused.drain(..) {
+            dead_letters.append(refused.iter().map(|&(event, _)| event))?;
+            for (event, why) in refused {
                 self.figures.dead_letters += 1;
-                let id = excerpt(settled[place].id.to_string().as_bytes());
+                let id = excerpt(event.id.to_string().as_bytes());
                 (ledger.warn)(&format!(
                     "the event {id} was refused and is now in {path}: {why}"
                 ));
             }
         }
+        let (settled, following) = ledger.events.split_at(until);
         let events = &settled[ledger.committed..];
         (ledger.commit)(Acknowledged { events }, following)?;
-        ledger.committed = ledger.settled;
+        ledger.committed = until;
         Ok(())
     }
 }
 
-/// Gives new fates to the events whose fate is open.
-fn decide(fates: &mut [Fate], new: impl IntoIterator<Item = Fate>) {
-    let open = fates.iter_mut().filter(|fate| fate.is_open());
-    open.zip(new).for_each(|(fate, new)| *fate = new);
+impl Numbering {
+    /// How many of the first events were certainly taken, if the receiver stopped at this number.
+    ///
+    /// A refusal of unknown numbering is taken to count from 1, which is one event less. A busy
+    /// Splunk counts from 0: it answers 0 if it took nothing.
+    fn certain(&mut self, number: usize, code: u64, rest: Rest, count: usize) -> usize {
+        if number == 0 || number == count && count == 1 {
+            self.first.insert(code, number);
+        }
+        let known = self.first.get(&code).copied();
+        let is_refusal = rest != Rest::Retry;
+        self.open = (known.is_none() && is_refusal).then_some(code);
+        let certain = number.saturating_sub(known.unwrap_or(usize::from(is_refusal)));
+        // At least one event was not taken.
+        if number > count {
+            0
+        } else {
+            certain.min(count - 1)
+        }
+    }
+
+    /// An event that was sent alone was taken: the receiver meant the event behind it.
+    fn taken_alone(&mut self) {
+        if let Some(code) = self.open.take() {
+            self.first.insert(code, 0);
+        }
+    }
+
+    /// An event that was sent alone was refused: the receiver meant this one.
+    fn refused_alone(&mut self) {
+        if let Some(code) = self.open.take() {
+            self.first.insert(code, 1);
+        }
+    }
 }
 
-impl Fate {
-    fn is_open(&self) -> bool {
-        matches!(self, Self::Retry(_))
-    }
+/// The error for an event that is refused, without a file for dead letters.
+fn refused(why: &str) -> Error {
+    Error::EventsRefused(format!(
+        "{why}; if only single events are at fault, --dead-letter FILE puts those aside"
+    ))
+}
+
+/// The error for a receiver that refuses too many events for these to be at fault.
+fn refuses(what: &str, ledger: &Ledger) -> Error {
+    let why = ledger.last_refusal();
+    Error::EventsRefused(format!(
+        "the receiver refuses {what}, so the events are not at fault: {why}"
+    ))
 }
 
 #[cfg(test)]

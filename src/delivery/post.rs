@@ -15,7 +15,7 @@ use crate::config::values::{ClientFiles, Header, parse_headers};
 use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Answer, Encoder, Format, Limits, Verdict};
+use crate::format::{Answer, Encoder, Format, Limits, Rest, Verdict};
 use crate::http::{self, Connection};
 use crate::secret::Secret;
 use crate::text::excerpt;
@@ -126,10 +126,6 @@ impl Target for Receiver {
         self.encoder.encode(events, limits)
     }
 
-    fn is_one_by_one(&self) -> bool {
-        self.format == Format::Json
-    }
-
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let compressed = self.gzip.then(|| compress(body)).transpose();
         let compressed =
@@ -145,15 +141,17 @@ impl Target for Receiver {
         let response = match answer {
             Ok(response) => response,
             Err(error) => {
-                return Ok(Verdict::Failed {
-                    message: format!("{}: {}", self.shown, self.describe(&error)),
-                    retryable: http::is_retryable(&error),
-                    wait: None,
-                });
+                let rest = if http::is_retryable(&error) {
+                    Rest::Retry
+                } else {
+                    Rest::Failed
+                };
+                let message = format!("{}: {}", self.shown, self.describe(&error));
+                return Ok(Verdict::new(rest, message));
             }
         };
         let status = response.status().as_u16();
-        let named_wait = http::wait(response.headers());
+        let wait = http::wait(response.headers());
         let redirect = http::redirect(&response);
         let mut body = Vec::new();
         let broken = http::read_body(response, LARGEST_BODY, &mut body).err();
@@ -171,11 +169,9 @@ impl Target for Receiver {
             },
         };
         let mut verdict = self.format.judge(&answer, events.len());
-        if let Verdict::Failed { message, wait, .. } = &mut verdict {
-            *wait = named_wait;
-            if let Some(error) = broken {
-                *message = format!("{message} ({})", self.describe(&error));
-            }
+        verdict.wait = wait;
+        if let Some(error) = broken {
+            verdict.message = format!("{} ({})", verdict.message, self.describe(&error));
         }
         Ok(verdict)
     }

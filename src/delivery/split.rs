@@ -1,10 +1,17 @@
 //! Splitting: which part of a batch is sent next, and how large a body may be.
 
-/// The halves of a part of `count` events, for a stack: the older half is the last one, and is sent
-/// next. Of 5 events, the first 2 are sent before the other 3.
+/// Splits a part in two, for a stack: the older events are the last part, which is sent next.
 #[must_use]
-pub fn halves(count: usize) -> [usize; 2] {
-    [count - count / 2, count / 2]
+pub fn split_at<T>(mut part: Vec<T>, place: usize) -> [Vec<T>; 2] {
+    let newer = part.split_off(place);
+    [newer, part]
+}
+
+/// The halves of a part. Of 5 events, the first 2 are sent before the other 3.
+#[must_use]
+pub fn halves<T>(part: Vec<T>) -> [Vec<T>; 2] {
+    let half = part.len() / 2;
+    split_at(part, half)
 }
 
 /// The sizes that the receiver has accepted and refused in this run, in bytes before compression.
@@ -56,14 +63,25 @@ mod tests {
 
     #[test]
     fn the_older_half_comes_first() {
-        let (mut parts, mut sent) = (vec![5], Vec::new());
-        while let Some(count) = parts.pop() {
-            sent.push(count);
-            if count > 1 {
-                parts.extend(halves(count));
+        let (mut parts, mut sent) = (vec![vec![1, 2, 3, 4, 5]], Vec::new());
+        while let Some(part) = parts.pop() {
+            sent.push(part.clone());
+            if part.len() > 1 {
+                parts.extend(halves(part));
             }
         }
-        assert_eq!(sent, [5, 2, 1, 1, 3, 1, 2, 1, 1]);
+        let expected: [&[_]; 9] = [
+            &[1, 2, 3, 4, 5],
+            &[1, 2],
+            &[1],
+            &[2],
+            &[3, 4, 5],
+            &[3],
+            &[4, 5],
+            &[4],
+            &[5],
+        ];
+        assert_eq!(sent, expected);
     }
 
     #[test]

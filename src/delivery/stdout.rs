@@ -16,14 +16,20 @@ use crate::delivery::Target;
 use crate::delivery::lines::{self, LineFile};
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Encoder, Limits, Verdict};
+use crate::format::{Encoder, Format, Limits, Verdict};
+
+/// The events that are written and synced together: few syncs, and little memory.
+const BATCH: Limits = Limits {
+    events: usize::MAX,
+    bytes: 8 * 1024 * 1024,
+};
 
 /// Standard output as a receiver.
 #[derive(Debug)]
 pub struct Stdout {
     /// `None` after a write that is stuck.
     lines: Option<LineFile>,
-    normalized: bool,
+    encoder: Encoder,
 }
 
 impl Stdout {
@@ -31,11 +37,11 @@ impl Stdout {
     ///
     /// # Errors
     /// If there is none.
-    pub fn of_process(normalized: bool, clock: SystemClock) -> Result<Self, Error> {
+    pub fn of_process(normalize: bool, clock: SystemClock) -> Result<Self, Error> {
         let lines = duplicate().and_then(|file| LineFile::new(file, "/dev/stdout".into(), clock));
         Ok(Self {
             lines: Some(lines.map_err(Error::Stdout)?),
-            normalized,
+            encoder: Encoder::new(Format::Ndjson, normalize, &[]),
         })
     }
 }
@@ -61,11 +67,11 @@ fn was_closed(stdout: &File) -> io::Result<bool> {
 }
 
 impl Target for Stdout {
-    fn sent(&self, _: &[u8]) -> u64 {
-        self.lines.as_ref().map_or(0, LineFile::written)
+    fn encode(&self, events: &[Event], _: Limits) -> (Vec<u8>, usize) {
+        self.encoder.encode(events, BATCH)
     }
 
-    fn send(&mut self, events: &[Event], _: &[u8], timeout: Duration) -> Result<Verdict, Error> {
+    fn send(&mut self, _: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let mut lines = self.lines.take().ok_or_else(stuck)?;
         // Half a line is cut off a regular file after a failed write, so that one is waited for.
         let limit = if lines.is_regular() {
@@ -73,16 +79,16 @@ impl Target for Stdout {
         } else {
             timeout
         };
-        let (events, normalized) = (events.to_vec(), self.normalized);
+        let body = body.to_vec();
         let append = move || {
-            let appended = lines.append(&events, normalized);
+            let appended = lines.append(&body);
             (lines, appended)
         };
         let appended = within(limit, append).map_err(Error::Stdout)?;
         let (lines, appended) = appended.ok_or_else(stuck)?;
         self.lines = Some(lines);
         appended.map_err(Error::of_stdout)?;
-        Ok(Verdict::Accepted)
+        Ok(Verdict::accepted())
     }
 }
 
@@ -128,6 +134,6 @@ impl Target for Preview {
         let write = move || lines::write_all(&mut file, &body, &mut 0, &clock);
         let written = within(timeout, write).map_err(Error::Stdout)?;
         written.ok_or_else(stuck)?.map_err(Error::of_stdout)?;
-        Ok(Verdict::Accepted)
+        Ok(Verdict::accepted())
     }
 }

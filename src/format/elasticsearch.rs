@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::event::Event;
-use crate::format::{Answer, Fate, Verdict, quoted};
+use crate::format::{Answer, Item, Rest, Taken, Verdict, quoted};
 use crate::json::Object;
 use crate::text::excerpt;
 use crate::time;
@@ -59,10 +59,10 @@ fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
     struct Bulk<'a> {
         errors: bool,
         #[serde(borrow)]
-        items: Vec<Object<Item<'a>>>,
+        items: Vec<Object<Created<'a>>>,
     }
     #[derive(Deserialize)]
-    struct Item<'a> {
+    struct Created<'a> {
         #[serde(borrow)]
         create: Object<Outcome<'a>>,
     }
@@ -74,23 +74,36 @@ fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
     }
     let Object(bulk): Object<Bulk> = serde_json::from_slice(answer.body?).ok()?;
     if !bulk.errors {
-        return Some(Verdict::Accepted);
+        return Some(Verdict::accepted());
     }
-    let fate = |Object(item): &Object<Item>| {
-        let Object(Outcome { status, error }) = &item.create;
+    let mut verdict = Verdict::accepted();
+    let mut items = Vec::with_capacity(count);
+    for Object(Created { create }) in &bulk.items {
+        let Object(Outcome { status, error }) = create;
         let said = excerpt(error.map_or("", RawValue::get).as_bytes());
         let message = format!("{}: answered {status}: {said}", answer.origin);
-        match status {
+        let rest = match status {
             // Created now, or by an earlier request.
-            200..300 | 409 => Fate::Accepted,
-            429 | 500..600 => Fate::Retry(message),
-            400 | 413 | 422 => Fate::RefusedEvent(message),
+            200..300 | 409 => Rest::Nothing,
+            429 | 500..600 => Rest::Retry,
+            400 | 413 | 422 => Rest::RefusedEvents,
             // A missing privilege or index, an index that takes no more writes.
-            _ => Fate::Refused(message),
-        }
-    };
-    let fates: Vec<_> = bulk.items.iter().map(fate).collect();
-    (fates.len() == count).then_some(Verdict::Each(fates))
+            _ => Rest::Refused,
+        };
+        items.push(match rest {
+            Rest::Nothing => Item::Taken,
+            Rest::RefusedEvents => Item::Refused(message),
+            _ => {
+                if verdict.rest == Rest::Nothing || rest == Rest::Refused {
+                    (verdict.rest, verdict.message) = (rest, message);
+                }
+                Item::Open
+            }
+        });
+    }
+    let is_whole = items.len() == count;
+    verdict.taken = Taken::Items(items);
+    is_whole.then_some(verdict)
 }
 
 #[cfg(test)]
@@ -123,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn each_item_has_a_fate_of_its_own() {
+    fn each_item_has_an_outcome_of_its_own() {
         let items = r#"{"errors":true,"items":[
             {"create":{"_id":"a","status":201}},
             {"create":{"_id":"b","status":409,"error":{"type":"version_conflict_engine_exception"}}},
@@ -131,42 +144,40 @@ mod tests {
             {"create":{"_id":"d","status":400,"error":{"type":"document_parsing_exception"}}},
             {"create":{"_id":"e","status":403,"error":{"type":"cluster_block_exception"}}}]}"#;
         let bulk = |count| judge(&answer(200, items), count).unwrap();
-        let Verdict::Each(fates) = bulk(5) else {
-            panic!("{:?}", bulk(5))
+        let verdict = bulk(5);
+        let Taken::Items(items) = &verdict.taken else {
+            panic!("{verdict:?}")
         };
-        let [Fate::Accepted, Fate::Accepted, rest @ ..] = &fates[..] else {
-            panic!("{fates:?}")
+        let [
+            Item::Taken,
+            Item::Taken,
+            Item::Open,
+            Item::Refused(d),
+            Item::Open,
+        ] = &items[..]
+        else {
+            panic!("{items:?}")
         };
-        let [Fate::Retry(c), Fate::RefusedEvent(d), Fate::Refused(e)] = rest else {
-            panic!("{rest:?}")
-        };
-        assert!(c.contains("es_rejected"), "{c}");
         assert!(d.contains("document_parsing"), "{d}");
-        assert!(e.contains("cluster_block"), "{e}");
+        // The item that stops the run names the reason.
+        assert_eq!(verdict.rest, Rest::Refused);
+        assert!(verdict.message.contains("cluster_block"), "{verdict:?}");
         // The answer to some other request.
-        assert!(matches!(bulk(6), Verdict::Refused(_)));
+        assert_eq!(bulk(6).rest, Rest::Refused);
     }
 
     #[test]
     fn an_answer_without_errors_acknowledges_all() {
         let none = r#"{"took":1,"errors":false,"items":[]}"#;
         let judge = |answer| judge(&answer, 5);
-        assert_eq!(judge(answer(200, none)), Some(Verdict::Accepted));
+        assert_eq!(judge(answer(200, none)), Some(Verdict::accepted()));
         assert_eq!(judge(answer(503, none)), None);
-        assert!(matches!(
-            judge(answer(200, "{}")),
-            Some(Verdict::Refused(_))
-        ));
+        let rest = |answer| judge(answer).map(|verdict| verdict.rest);
+        assert_eq!(rest(answer(200, "{}")), Some(Rest::Refused));
         let broken = Answer {
             body: None,
             ..answer(200, "")
         };
-        assert!(matches!(
-            judge(broken),
-            Some(Verdict::Failed {
-                retryable: true,
-                ..
-            })
-        ));
+        assert_eq!(rest(broken), Some(Rest::Retry));
     }
 }

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use crate::event::Event;
-use crate::format::{Answer, Frame, Label, Verdict, object, pairs, quoted};
+use crate::format::{Answer, Frame, Label, Rest, Verdict, object, pairs, quoted};
 
 /// The path for events.
 pub const PATH: &str = "/loki/api/v1/push";
@@ -42,13 +42,17 @@ pub(super) fn health(path: &str) -> Option<String> {
 pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
     let message = answer.message();
     match answer.status {
-        204 => Some(Verdict::Accepted),
-        200..300 => Some(Verdict::Refused(format!(
-            "{message}; Loki acknowledges by 204 only"
-        ))),
-        400 if says_too_old(answer.body) => Some(Verdict::RefusedEvents(format!(
-            "{message}; Loki takes no event that is older than its reject_old_samples_max_age: start a new checkpoint with --since 6d, or raise that limit"
-        ))),
+        204 => Some(Verdict::accepted()),
+        200..300 => Some(Verdict::new(
+            Rest::Refused,
+            format!("{message}; Loki acknowledges by 204 only"),
+        )),
+        400 if says_too_old(answer.body) => Some(Verdict::new(
+            Rest::RefusedEvents,
+            format!(
+                "{message}; Loki takes no event that is older than its reject_old_samples_max_age: start a new checkpoint with --since 6d, or raise that limit"
+            ),
+        )),
         _ => None,
     }
 }
@@ -89,10 +93,9 @@ mod tests {
     fn events_that_are_too_old_are_refused_with_a_way_out() {
         let old =
             "entry for stream '{job=\"tfc-audit\"}' has timestamp too old: 2026-01-01T00:00:00Z";
-        let verdict = judge(&answer(400, old));
-        let told =
-            matches!(&verdict, Some(Verdict::RefusedEvents(why)) if why.contains("--since 6d"));
-        assert!(told, "{verdict:?}");
+        let verdict = judge(&answer(400, old)).unwrap();
+        assert_eq!(verdict.rest, Rest::RefusedEvents);
+        assert!(verdict.message.contains("--since 6d"), "{verdict:?}");
         assert_eq!(judge(&answer(400, "entry has no labels")), None);
         assert_eq!(judge(&answer(500, old)), None);
     }

@@ -200,21 +200,24 @@ impl Format {
 fn by_status(answer: &Answer) -> Verdict {
     let message = answer.message();
     match answer.status {
-        200..300 => Verdict::Accepted,
-        413 => Verdict::TooLarge(message),
-        400 | 422 => Verdict::RefusedEvents(message),
-        300..400 => Verdict::Refused(format!(
-            "{message}; redirects are not followed: is the address right?"
-        )),
-        status if retry::is_retryable(status) => Verdict::temporary(message),
-        401 | 403 | 407 => Verdict::Refused(format!("{message}; {CREDENTIAL}")),
-        404 | 405 | 410 => Verdict::Refused(format!("{message}; is the address right?")),
-        _ => Verdict::Refused(message),
+        200..300 => Verdict::accepted(),
+        413 => Verdict::new(Rest::TooLarge, message),
+        400 | 422 => Verdict::new(Rest::RefusedEvents, message),
+        status if retry::is_retryable(status) => Verdict::new(Rest::Retry, message),
+        status => {
+            let remedy = match status {
+                300..=399 => "; redirects are not followed: is the address right?",
+                401 | 403 | 407 => CREDENTIAL,
+                404 | 405 | 410 => "; is the address right?",
+                _ => "",
+            };
+            Verdict::new(Rest::Refused, message + remedy)
+        }
     }
 }
 
 /// The remedy where a receiver refuses the sender.
-const CREDENTIAL: &str = "check the credential (--header)";
+const CREDENTIAL: &str = "; check the credential (--header)";
 
 /// A receiver's answer.
 #[derive(Clone, Copy, Debug)]
@@ -248,59 +251,99 @@ impl Answer<'_> {
     fn without_acknowledgement(&self, kind: &str) -> Verdict {
         let message = self.message();
         match self.body {
-            None => Verdict::temporary(format!("{message}, and the answer broke off")),
-            Some(_) => Verdict::Refused(format!("{message}, which {kind}: is the address right?")),
+            None => Verdict::new(Rest::Retry, format!("{message}, and the answer broke off")),
+            Some(_) => Verdict::new(
+                Rest::Refused,
+                format!("{message}, which {kind}: is the address right?"),
+            ),
         }
     }
 }
 
-/// The outcome of a request.
+/// The outcome of a request: the events that the receiver took, and what the others need.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The receiver acknowledges all events.
-    Accepted,
-    /// Each event has a fate of its own, in their order.
-    Each(Vec<Fate>),
-    /// The body was too large.
-    TooLarge(String),
-    /// The receiver refused the whole body because of the content of at least one event.
-    RefusedEvents(String),
-    /// The receiver refused the request, and would refuse any other one.
-    Refused(String),
-    /// The receiver failed.
-    Failed {
-        /// How it failed.
-        message: String,
-        /// Whether a retry may succeed.
-        retryable: bool,
-        /// The wait that the receiver asked for.
-        wait: Option<Duration>,
-    },
+pub struct Verdict {
+    /// The events that it took.
+    pub taken: Taken,
+    /// What the other events need.
+    pub rest: Rest,
+    /// The answer in words.
+    pub message: String,
+    /// The wait that the receiver asked for.
+    pub wait: Option<Duration>,
 }
 
-impl Verdict {
-    /// A failure that a retry may clear.
-    #[must_use]
-    pub fn temporary(message: String) -> Self {
-        Self::Failed {
-            message,
-            retryable: true,
-            wait: None,
-        }
-    }
+/// The events of a request that the receiver took.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// All of them.
+    All,
+    /// None, as far as the answer tells.
+    None,
+    /// Those before the event with this number. Products count from 0 or from 1, and may do so
+    /// differently for each `code` of their answers.
+    Before {
+        /// The number of the first event that was not taken.
+        number: usize,
+        /// The answer's code.
+        code: u64,
+    },
+    /// Each event has an outcome of its own, in their order.
+    Items(Vec<Item>),
 }
 
 /// The outcome for one event of a request.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// The receiver acknowledges it.
-    Accepted,
-    /// A retry may succeed.
-    Retry(String),
+pub enum Item {
+    /// The receiver took it.
+    Taken,
     /// The receiver refused it because of its content.
-    RefusedEvent(String),
-    /// The receiver refused it, and would refuse any other event.
     Refused(String),
+    /// The receiver did not take it; [`Verdict::rest`] says why.
+    Open,
+}
+
+/// What the events need that were not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// No event is left.
+    Nothing,
+    /// A retry: the receiver failed, and that may pass.
+    Retry,
+    /// A retry, but not many: the receiver may have taken the events without an answer.
+    Unanswered,
+    /// A retry, or smaller bodies: the connection was reset.
+    Reset,
+    /// Smaller bodies: this one was too large.
+    TooLarge,
+    /// To be told apart: at least one event was refused because of its content.
+    RefusedEvents,
+    /// A change of the options: the receiver would refuse any other request.
+    Refused,
+    /// A change of something else: the receiver failed, and a retry would fail as well.
+    Failed,
+}
+
+impl Verdict {
+    /// The receiver acknowledges all events.
+    #[must_use]
+    pub fn accepted() -> Self {
+        Self {
+            taken: Taken::All,
+            ..Self::new(Rest::Nothing, String::new())
+        }
+    }
+
+    /// The receiver took nothing, as far as is known.
+    #[must_use]
+    pub fn new(rest: Rest, message: String) -> Self {
+        Self {
+            taken: Taken::None,
+            rest,
+            message,
+            wait: None,
+        }
+    }
 }
 
 /// A text as a JSON string.
@@ -362,16 +405,13 @@ mod tests {
 
     /// The verdict on such an answer to two events, as the letter that the cases use.
     pub(super) fn judged(format: Format, status: u16, body: &str) -> char {
-        match format.judge(&answer(status, body), 2) {
-            Verdict::Accepted => 'a',
-            Verdict::Failed {
-                retryable: true, ..
-            } => 't',
-            Verdict::Failed { .. } => 'p',
-            Verdict::TooLarge(_) => 'l',
-            Verdict::RefusedEvents(_) => 'e',
-            Verdict::Refused(_) => 'r',
-            Verdict::Each(_) => 'i',
+        match format.judge(&answer(status, body), 2).rest {
+            Rest::Nothing => 'a',
+            Rest::Retry => 't',
+            Rest::TooLarge => 'l',
+            Rest::RefusedEvents => 'e',
+            Rest::Refused => 'r',
+            other => panic!("{other:?}"),
         }
     }
 
@@ -467,10 +507,8 @@ mod tests {
             (401, "there: answered 401; check the credential"),
             (404, "there: answered 404; is the address right?"),
         ] {
-            let Verdict::Refused(message) = Format::Ndjson.judge(&answer(status, ""), 2) else {
-                panic!("{status}")
-            };
-            assert!(message.starts_with(remedy), "{message}");
+            let verdict = Format::Ndjson.judge(&answer(status, ""), 2);
+            assert!(verdict.message.starts_with(remedy), "{verdict:?}");
         }
     }
 }

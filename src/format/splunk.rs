@@ -12,7 +12,7 @@ use std::fmt::Write;
 use serde::Deserialize;
 
 use crate::event::Event;
-use crate::format::{Answer, CREDENTIAL, Frame, Label, Verdict, object, pairs};
+use crate::format::{Answer, CREDENTIAL, Frame, Label, Rest, Taken, Verdict, object, pairs};
 use crate::json::Object;
 
 /// The path for events.
@@ -58,31 +58,42 @@ pub(super) fn health(path: &str) -> Option<String> {
 /// The verdict by the answer's `code`
 /// (<https://docs.splunk.com/Documentation/Splunk/latest/Data/TroubleshootHTTPEventCollector>).
 /// `None` if a failure has no code, or one that says no more than the status.
+///
+/// A body is read event by event. `invalid-event-number` says at which one this ended: the events
+/// before it are indexed.
 pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
-    let message = answer.message();
-    Some(match (code(answer.body), answer.is_success()) {
-        (Some(0), true) => Verdict::Accepted,
-        // No data, invalid data format, event field required or blank, faulty indexed fields.
-        (Some(5 | 6 | 12 | 13 | 15), _) => Verdict::RefusedEvents(message),
-        // Internal error, busy.
-        (Some(8 | 9), _) => Verdict::temporary(message),
-        // The token.
-        (Some(1..=4), _) => Verdict::Refused(format!("{message}; {CREDENTIAL}")),
-        // The index, the channel, the query string.
-        (Some(7 | 10 | 11 | 14 | 16), _) => Verdict::Refused(message),
-        (Some(_), true) => Verdict::Refused(format!("{message}; only code 0 acknowledges")),
-        (None, true) => answer.without_acknowledgement("is no answer of Splunk's collector"),
-        (_, false) => return None,
-    })
-}
-
-fn code(body: Option<&[u8]>) -> Option<u64> {
     #[derive(Deserialize)]
     struct Reply {
         code: u64,
+        #[serde(rename = "invalid-event-number", default)]
+        number: Option<usize>,
     }
-    let Object(Reply { code }) = serde_json::from_slice(body?).ok()?;
-    Some(code)
+    let reply = answer
+        .body
+        .and_then(|body| serde_json::from_slice(body).ok());
+    let is_success = answer.is_success();
+    let Some(Object(Reply { code, number })) = reply else {
+        return is_success
+            .then(|| answer.without_acknowledgement("is no answer of Splunk's collector"));
+    };
+    let (rest, remedy) = match code {
+        // Taken; from 24 on, the queue is nearly full.
+        0 | 24 | 25 if is_success => return Some(Verdict::accepted()),
+        // No data, invalid data format, event field required or blank, faulty indexed fields.
+        5 | 6 | 12 | 13 | 15 => (Rest::RefusedEvents, ""),
+        // Internal error, busy.
+        8 | 9 => (Rest::Retry, ""),
+        // The token.
+        1..=4 => (Rest::Refused, CREDENTIAL),
+        // The index, the channel, acknowledgement, the query string.
+        7 | 10 | 11 | 14 | 16 => (Rest::Refused, ""),
+        _ if is_success => (Rest::Refused, "; only the codes 0, 24 and 25 acknowledge"),
+        _ => return None,
+    };
+    Some(Verdict {
+        taken: number.map_or(Taken::None, |number| Taken::Before { number, code }),
+        ..Verdict::new(rest, answer.message() + remedy)
+    })
 }
 
 #[cfg(test)]
@@ -118,9 +129,24 @@ mod tests {
     }
 
     #[test]
-    fn only_code_0_acknowledges() {
+    fn only_a_code_that_says_taken_acknowledges() {
         let cases = [
             (200, r#"{"text":"Success","code":0}"#, 'a'),
+            (
+                200,
+                r#"{"text":"HEC is approaching capacity","code":24}"#,
+                'a',
+            ),
+            (
+                200,
+                r#"{"text":"HEC is approaching capacity","code":25}"#,
+                'a',
+            ),
+            (
+                503,
+                r#"{"text":"HEC is approaching capacity","code":24}"#,
+                't',
+            ),
             (400, r#"{"text":"Success","code":0}"#, 'e'),
             (200, r#"{"text":"Success","code":17}"#, 'r'),
             (200, "ok", 'r'),
@@ -150,8 +176,8 @@ mod tests {
         };
         assert!(matches!(
             judge(&broken),
-            Some(Verdict::Failed {
-                retryable: true,
+            Some(Verdict {
+                rest: Rest::Retry,
                 ..
             })
         ));
@@ -160,12 +186,11 @@ mod tests {
     #[test]
     fn a_refusal_says_what_to_do() {
         for (status, body, remedy) in [
-            (200, r#"{"code":17}"#, "only code 0"),
+            (200, r#"{"code":17}"#, "only the codes 0, 24"),
             (403, r#"{"code":4}"#, CREDENTIAL),
         ] {
-            let verdict = judge(&answer(status, body));
-            let told = matches!(&verdict, Some(Verdict::Refused(why)) if why.contains(remedy));
-            assert!(told, "{verdict:?}");
+            let verdict = judge(&answer(status, body)).unwrap();
+            assert!(verdict.message.contains(remedy), "{verdict:?}");
         }
     }
 }

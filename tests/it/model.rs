@@ -36,7 +36,7 @@ use tfc_audit::delivery::{Delivery, Target};
 use tfc_audit::error::{Error, Exit};
 use tfc_audit::event::Event;
 use tfc_audit::format::Limits;
-use tfc_audit::format::Verdict;
+use tfc_audit::format::{Rest, Verdict};
 use tfc_audit::report::Report;
 use tfc_audit::retry::{Failure, Patience};
 use tfc_audit::run::Drain;
@@ -618,11 +618,7 @@ impl Target for ModelTarget<'_> {
         self.clock.sleep(Duration::from_millis(100));
         self.calls += 1;
         if self.fails_at == Some(self.calls) {
-            return Ok(Verdict::Failed {
-                message: "down".to_owned(),
-                retryable: false,
-                wait: None,
-            });
+            return Ok(Verdict::new(Rest::Failed, "down".to_owned()));
         }
         self.arrived.borrow_mut().events.extend(
             events
@@ -630,7 +626,7 @@ impl Target for ModelTarget<'_> {
                 .map(|event| (event.time.unix_timestamp(), number(&event.id.to_string()))),
         );
         self.executioner.at(Place::AfterDelivery);
-        Ok(Verdict::Accepted)
+        Ok(Verdict::accepted())
     }
 }
 
@@ -938,7 +934,7 @@ fn drive(
             events: run.batch,
             bytes: usize::MAX,
         };
-        let mut delivery = Delivery::new(&mut target, clock, patience, limits, None);
+        let mut delivery = Delivery::new(&mut target, clock, patience, limits, None, 1, false);
         let drain = Drain {
             clock,
             patience,

@@ -19,7 +19,7 @@ use time::{OffsetDateTime, UtcOffset};
 use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::event::EventId;
 use tfc_audit::format::normalize::normalize;
-use tfc_audit::format::{Answer, FORMATS, Fate, Format, Verdict};
+use tfc_audit::format::{Answer, FORMATS, Format, Item, Taken};
 use tfc_audit::retry::named_wait;
 use tfc_audit::source::page;
 use tfc_audit::time as timestamp;
@@ -319,21 +319,23 @@ pub fn answer(body: &[u8]) -> bool {
                     let accepts = match format {
                         Format::Ndjson | Format::JsonArray | Format::Json => success,
                         Format::Loki => status == 204,
-                        Format::SplunkHec => success && body.is_some() && code == Some(0),
+                        Format::SplunkHec => {
+                            success && body.is_some() && matches!(code, Some(0 | 24 | 25))
+                        }
                         Format::Elasticsearch => {
                             let all = bulk.as_ref().is_some_and(|(errors, _)| !errors);
                             success && body.is_some() && all
                         }
                     };
                     assert_eq!(
-                        verdict == Verdict::Accepted,
+                        verdict.taken == Taken::All,
                         accepts,
                         "{name} {status}: {verdict:?}"
                     );
-                    if let Verdict::Each(fates) = &verdict {
+                    if let Taken::Items(fates) = &verdict.taken {
                         let (_, items) = bulk.as_ref().expect("a bulk answer");
                         let taken = |status: &u64| matches!(status, 200..300 | 409);
-                        let fates = fates.iter().map(|fate| *fate == Fate::Accepted);
+                        let fates = fates.iter().map(|fate| *fate == Item::Taken);
                         assert!(success && format == Format::Elasticsearch && count == items.len());
                         assert!(fates.eq(items.iter().map(taken)), "{verdict:?}");
                     }

@@ -207,6 +207,8 @@ pub struct Rules {
     /// Events that are refused for what they hold, with the others in the same body. Only a bulk
     /// answer tells them apart.
     pub poison: BTreeSet<String>,
+    /// Splunk: the number of the first event of a body. Products disagree.
+    pub counts_from: usize,
     /// Bulk: events that are answered 429, each this many times.
     pub busy: BTreeMap<String, usize>,
     /// Bulk: the documents that were created, by `_id`.
@@ -223,6 +225,7 @@ impl Default for Rules {
             most_events: usize::MAX,
             most_bytes: usize::MAX,
             poison: BTreeSet::new(),
+            counts_from: 1,
             busy: BTreeMap::new(),
             documents: BTreeMap::new(),
             credential: None,
@@ -268,10 +271,17 @@ impl Rules {
         if format == Format::Bulk {
             return self.bulk(items);
         }
-        if let Some(place) = items.iter().position(|item| self.poison.contains(&item.id)) {
+        let poisoned = items.iter().position(|item| self.poison.contains(&item.id));
+        if let Some(place) = poisoned {
+            // Splunk reads event by event, and indexes those before.
+            let taken = match format {
+                Format::Splunk => items[..place].to_vec(),
+                _ => Vec::new(),
+            };
+            let number = place + self.counts_from;
             let body =
-                json!({"text": "Invalid data format", "code": 6, "invalid-event-number": place});
-            return refused(400, &body.to_string());
+                json!({"text": "Invalid data format", "code": 6, "invalid-event-number": number});
+            return (400, body.to_string(), taken);
         }
         let (code, body) = match format {
             Format::Splunk => (200, r#"{"text":"Success","code":0}"#),
