@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use ::time::OffsetDateTime;
+
 use crate::clock::Clock;
 use crate::time;
 
@@ -153,22 +155,40 @@ pub fn is_retryable(status: u16) -> bool {
 /// That is `Retry-After` (RFC 9110, section 10.2.3), in seconds or as a date. A date is compared
 /// with the `Date` of the answer, so that the clocks need not agree. Otherwise it is
 /// `x-ratelimit-reset`, which HCP Terraform documents for its 429 as seconds with a fraction.
+///
+/// Other services send the time as seconds or milliseconds since 1970, in either header. A time that
+/// is more than a day away is nonsense and ignored, as any other text is.
 #[must_use]
 pub fn named_wait<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
-    let seconds = |text: &str| {
-        let seconds = text.trim().parse().ok()?;
-        Duration::try_from_secs_f64(seconds).ok()
+    let until = |time: OffsetDateTime| {
+        let wait = time - header("date").and_then(time::parse_http_date)?;
+        (wait.abs() <= ::time::Duration::DAY).then(|| Duration::try_from(wait).unwrap_or_default())
     };
-    let date = |name| header(name).and_then(time::parse_http_date);
-    let until_date = || {
-        let wait = date("retry-after")? - date("date")?;
-        Some(Duration::try_from(wait).unwrap_or(Duration::ZERO))
+    let wait = |text: &str| {
+        let text = text.trim();
+        let Ok(seconds) = text.parse::<f64>() else {
+            return until(time::parse_http_date(text)?);
+        };
+        let seconds = if seconds < FIRST_MILLISECONDS {
+            seconds
+        } else {
+            seconds / 1000.0
+        };
+        let span = Duration::try_from_secs_f64(seconds).ok()?;
+        if seconds < FIRST_TIME {
+            return Some(span);
+        }
+        until(OffsetDateTime::UNIX_EPOCH.checked_add(span.try_into().ok()?)?)
     };
-    header("retry-after")
-        .and_then(seconds)
-        .or_else(until_date)
-        .or_else(|| header("x-ratelimit-reset").and_then(seconds))
+    ["retry-after", "x-ratelimit-reset"]
+        .into_iter()
+        .find_map(|name| header(name).and_then(wait))
 }
+
+/// The numbers from which on seconds are a time since 1970 (here 2001), and such a time is in
+/// milliseconds (here 2001 again).
+const FIRST_TIME: f64 = 1e9;
+const FIRST_MILLISECONDS: f64 = 1e12;
 
 #[cfg(test)]
 mod tests {
@@ -311,8 +331,27 @@ mod tests {
             wait(&[("x-ratelimit-reset", "0.25"), ("retry-after", "2")]),
             Some(2 * SECOND)
         );
-        for nonsense in ["soon", "-1", "NaN", "inf", ""] {
-            assert_eq!(wait(&[("retry-after", nonsense)]), None, "{nonsense}");
+        // 03:04:05 is 1767323045.
+        for time in ["1767323055", "1767323055.0", "1767323055000"] {
+            for name in ["retry-after", "x-ratelimit-reset"] {
+                assert_eq!(wait(&[(name, time), date]), Some(10 * SECOND), "{time}");
+            }
+        }
+        let past = ("x-ratelimit-reset", "1767323000");
+        assert_eq!(wait(&[past, date]), Some(Duration::ZERO));
+        for nonsense in [
+            "soon",
+            "-1",
+            "NaN",
+            "inf",
+            "",
+            "1e300",
+            "1000000000",
+            "99999999999",
+        ] {
+            for name in ["retry-after", "x-ratelimit-reset"] {
+                assert_eq!(wait(&[(name, nonsense), date]), None, "{nonsense}");
+            }
         }
     }
 }
