@@ -26,7 +26,7 @@ use crate::delivery::Target;
 use crate::delivery::post::Receiver;
 use crate::error::{Error, Exit};
 use crate::event::Event;
-use crate::format::{Rest, Verdict};
+use crate::format::{Format, Rest, Verdict, loki};
 use crate::fs;
 use crate::report::metrics;
 use crate::retry::is_retryable;
@@ -279,8 +279,8 @@ fn lock(check: &mut Check) -> Finding {
 /// Asks the receiver without delivering an event.
 ///
 /// Splunk, Elasticsearch and Loki get a delivery without events. They look at the credential first,
-/// and refuse it then: Splunk with its code 5, the others with 400 or 422. At any other address such
-/// a POST could become an event, so `OPTIONS` has to do.
+/// and then refuse it in words of their own: any other answer comes from another product, or from
+/// another path. At any other address such a POST could become an event, so `OPTIONS` has to do.
 fn receiver(check: &mut Check) -> Finding {
     let failed = |message| Fail(Exit::ReceiverFailed, message);
     let post = match &check.config.destination {
@@ -289,29 +289,38 @@ fn receiver(check: &mut Check) -> Finding {
         Destination::Post(post) => post,
     };
     let timeout = check.config.timeout;
-    let mut receiver = Receiver::new(post, check.config.normalize, timeout)?;
+    let mut receiver = Receiver::new(post, check.config.normalize, timeout, check.clock)?;
     let health = post.format.health(post.url.path());
     let (status, said) = receiver.ask(health.as_deref(), timeout).map_err(failed)?;
     let asked = health
         .as_ref()
         .map_or("OPTIONS".to_owned(), |path| format!("GET {path}"));
     let answered = format!("{} answered {status} to {asked}", post.url.origin());
+    if post.format == Format::Loki && loki::is_starting(status, &said) {
+        return Err(Warn(format!("{answered}: {said}; it has just started")));
+    }
     if is_retryable(status) {
         return Err(failed(format!("{answered}: {said}")));
     }
     if health.is_some() {
-        let Verdict { rest, message, .. } = receiver.send(&[], &[], timeout)?;
-        let said = match rest {
-            Rest::Retry | Rest::Unanswered | Rest::Reset | Rest::Failed => {
-                return Err(failed(message));
+        let Verdict { rest, message, .. } = receiver.send(&[], post.format.nothing(), timeout)?;
+        return match rest {
+            Rest::Nothing => Ok(format!(
+                "{answered}, and accepts the credential; a delivery without events: {}",
+                if message.is_empty() {
+                    "accepted"
+                } else {
+                    &message
+                }
+            )),
+            Rest::Refused => Err(Fail(Exit::EventsRefused, message)),
+            Rest::RefusedEvents | Rest::TooLarge => {
+                let remedy =
+                    "an unknown answer to a delivery without events: is the address right?";
+                Err(Fail(Exit::EventsRefused, format!("{message}; {remedy}")))
             }
-            Rest::Refused => return Err(Fail(Exit::EventsRefused, message)),
-            Rest::RefusedEvents | Rest::TooLarge => message,
-            Rest::Nothing => "accepted".to_owned(),
+            Rest::Retry | Rest::Unanswered | Rest::Reset | Rest::Failed => Err(failed(message)),
         };
-        return Ok(format!(
-            "{answered}, and accepts the credential; a delivery without events: {said}"
-        ));
     }
     match status {
         300..=399 | 401 | 403 | 404 | 407 | 410 => Err(Warn(format!(

@@ -74,3 +74,10 @@ pub fn within<T: Send + 'static>(
     thread::Builder::new().spawn(move || sender.send(work()))?;
     Ok(receiver.recv_timeout(limit).ok())
 }
+
+/// Returns 128 random bits, for names that no other run uses.
+#[must_use]
+pub fn random() -> u128 {
+    let [high, low] = [(), ()].map(|()| u128::from(RandomState::new().hash_one(())));
+    high << 64 | low
+}

@@ -65,8 +65,9 @@ pub fn run(
     };
     let mut checkpoint = resume(config, warn)?;
     let destination = config.destination.to_string();
-    let former = checkpoint.destination.replace(destination.clone());
-    let mut target = target(config, *clock)?;
+    let former = checkpoint.destination.clone();
+    let is_proven = former.as_ref() == Some(&destination) && checkpoint.last_timestamp.is_some();
+    let mut target = target(config, clock)?;
     let dead_letters = dead_letters(config, *clock)?;
     let patience = Patience {
         timeout: config.timeout,
@@ -77,12 +78,14 @@ pub fn run(
     let mut store: Box<dyn Store> = match locked {
         Some(mut file) => {
             // Only events that can be committed may be delivered, so the first commit is tried
-            // before anything is asked of the service.
+            // before anything is asked of the service. It does not name a new receiver yet, which
+            // has taken nothing.
             file.commit(&checkpoint).map_err(Error::Checkpoint)?;
             Box::new(file)
         }
         None => Box::new(NoStore),
     };
+    checkpoint.destination = Some(destination.clone());
     if let (Some(former), Some(last)) = (former, checkpoint.last_timestamp)
         && former != destination
     {
@@ -102,7 +105,7 @@ pub fn run(
         config.limits,
         dead_letters,
         commit_every(config),
-        false, // until the checkpoint knows the receiver
+        is_proven,
     );
     let drain = Drain {
         clock,
@@ -156,18 +159,18 @@ fn changed_destination(former: &str, destination: &str, last: OffsetDateTime) ->
 }
 
 /// The receiver's side of the run; a dry run prints instead.
-fn target(config: &Config, clock: SystemClock) -> Result<Box<dyn Target>, Error> {
+fn target<'a>(config: &Config, clock: &'a SystemClock) -> Result<Box<dyn Target + 'a>, Error> {
     let normalize = config.normalize;
     Ok(match &config.destination {
         Destination::Post(post) if config.dry_run => {
-            Box::new(Preview::of_process(post, normalize, clock)?)
+            Box::new(Preview::of_process(post, normalize, *clock)?)
         }
-        Destination::Post(post) => Box::new(Receiver::new(post, normalize, config.timeout)?),
+        Destination::Post(post) => Box::new(Receiver::new(post, normalize, config.timeout, clock)?),
         Destination::Exec(command) if !config.dry_run => {
-            Box::new(Exec::new(command.clone(), normalize, clock))
+            Box::new(Exec::new(command.clone(), normalize, *clock))
         }
         Destination::Stdout | Destination::Exec(_) => {
-            Box::new(Stdout::of_process(normalize, clock)?)
+            Box::new(Stdout::of_process(normalize, *clock)?)
         }
     })
 }
@@ -314,6 +317,7 @@ impl Drain<'_> {
                 result?;
             }
         }
+        delivery.finish()?;
         if exit != Exit::Success {
             return Ok(exit);
         }

@@ -17,7 +17,7 @@ use crate::config::url::Url;
 use crate::config::values::{
     CheckpointPlace, ClientFiles, Environment, Header, TokenSource, parse_token,
 };
-use crate::format::{Format, Label, Limits};
+use crate::format::{Format, Label, Limits, elasticsearch};
 
 /// Delivery by POST.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -294,6 +294,9 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
     check_labels(&args.label, format)?;
     let client = client_files(args, &url)?;
     let url = url.with_path(|path| format.path(path));
+    if format == Format::Elasticsearch && elasticsearch::is_without_index(url.path()) {
+        return Err("--post has no index or data stream: --format elasticsearch takes one at the end of the address, such as /logs-tfc.audit-default".to_owned());
+    }
     let proxy = Proxy::choose(environment, &url)?;
     if client.is_some() && proxy.as_ref().is_some_and(Proxy::is_https) {
         return Err("--client-cert: an https proxy would be shown the certificate, too; use an http proxy, or name the receiver in NO_PROXY".to_owned());

@@ -19,6 +19,7 @@ pub mod post;
 pub mod split;
 pub mod stdout;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -38,8 +39,6 @@ const MOST_PROBES: usize = 8;
 const MOST_IN_A_ROW: usize = 100;
 /// How often a request without an answer is made, where each may store the events once more.
 const MOST_UNANSWERED: u32 = 2;
-/// The bytes from which on a body may be the reason for a reset.
-const LARGE_BODY: usize = 64 * 1024;
 
 /// A way to hand events to a receiver.
 pub trait Target {
@@ -96,6 +95,8 @@ pub struct Delivery<'a> {
     commit_every: usize,
     /// The receiver has taken an event, in this run or in an earlier one.
     is_proven: bool,
+    /// Events that were refused before the receiver was proven, and why.
+    held: Vec<(Event, String)>,
     sizes: Sizes,
     numbering: Numbering,
     figures: Figures,
@@ -139,6 +140,7 @@ impl<'a> Delivery<'a> {
             dead_letters,
             commit_every,
             is_proven,
+            held: Vec::new(),
             sizes: Sizes::default(),
             numbering: Numbering::default(),
             figures: Figures::default(),
@@ -162,16 +164,41 @@ impl<'a> Delivery<'a> {
         commit: Commit,
         warn: &mut dyn FnMut(&str),
     ) -> Result<(), Error> {
-        let mut ledger = Ledger::new(events, commit, warn);
-        let sent = self.send_all(&mut ledger);
+        let held = std::mem::take(&mut self.held);
+        let mut all = Cow::Borrowed(events);
+        if !held.is_empty() {
+            let held = held.iter().map(|(event, _)| event);
+            all = held.chain(events).cloned().collect();
+        }
+        let mut ledger = Ledger::new(&all, commit, warn);
+        for (place, (_, why)) in held.into_iter().enumerate() {
+            ledger.note(place, Fate::Refused(why));
+        }
+        let settled = self.settle(&mut ledger);
+        let sent = settled.and_then(|()| self.send_all(&mut ledger));
         if let Err(Error::NotCommitted { .. } | Error::DeadLetter(_)) = sent {
             return sent;
         }
-        let row = if self.is_proven { 0 } else { ledger.row };
-        let until = ledger.settled - row;
+        if !self.is_proven {
+            let held = ledger.refused(ledger.settled).into_iter();
+            self.held = held.map(|(event, why)| (event.clone(), why)).collect();
+            return sent;
+        }
+        let until = ledger.settled;
         let committed = self.commit(&mut ledger, until);
         // A failed commit is the worse of two errors: the next run repeats events.
         committed.and(sent)
+    }
+
+    /// Ends delivery.
+    ///
+    /// # Errors
+    /// If the receiver has refused every event of the run.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        match self.held.last() {
+            None => Ok(()),
+            Some((_, why)) => Err(refuses("every event", why)),
+        }
     }
 
     /// Sends batch after batch.
@@ -185,9 +212,6 @@ impl<'a> Delivery<'a> {
             let (body, count) = self.target.encode(&ledger.events[ledger.settled..], limits);
             let batch = (ledger.settled..ledger.settled + count).collect();
             self.send_batch(ledger, batch, body)?;
-        }
-        if !self.is_proven && ledger.row > 0 {
-            return Err(refuses("every event", ledger));
         }
         Ok(())
     }
@@ -264,9 +288,8 @@ impl<'a> Delivery<'a> {
             }
             resets += u32::from(rest == Rest::Reset);
             unanswered += u32::from(rest == Rest::Unanswered);
-            let is_divisible = part.len() > 1 && size >= LARGE_BODY;
             match rest {
-                Rest::Reset if resets < 2 || !is_divisible => {}
+                Rest::Reset if resets < 2 || part.len() == 1 => {}
                 Rest::TooLarge | Rest::RefusedEvents | Rest::Reset => {
                     return Ok(Some(Left {
                         part: std::mem::take(&mut part),
@@ -364,7 +387,7 @@ impl<'a> Delivery<'a> {
             (MOST_PROBES, "every event")
         };
         if !ledger.settle(most) {
-            return Err(refuses(what, ledger));
+            return Err(refuses(what, ledger.last_refusal()));
         }
         let until = ledger.settled - ledger.row;
         if until - ledger.committed >= self.commit_every {
@@ -444,8 +467,7 @@ fn refused(why: &str) -> Error {
 }
 
 /// The error for a receiver that refuses too many events for these to be at fault.
-fn refuses(what: &str, ledger: &Ledger) -> Error {
-    let why = ledger.last_refusal();
+fn refuses(what: &str, why: &str) -> Error {
     Error::EventsRefused(format!(
         "the receiver refuses {what}, so the events are not at fault: {why}"
     ))

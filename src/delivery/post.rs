@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use ureq::RequestBuilder;
+use ureq::{RequestBuilder, Timeout};
 
+use crate::clock::{Clock, random};
 use crate::config::Post;
 use crate::config::values::{ClientFiles, Header, parse_headers};
 use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Answer, Encoder, Format, Limits, Rest, Verdict};
+use crate::format::splunk::{CHANNEL, Receipt, channel};
+use crate::format::{Answer, Encoder, Format, Limits, Rest, Taken, Verdict};
 use crate::http::{self, Connection};
 use crate::secret::Secret;
 use crate::text::excerpt;
@@ -24,8 +26,17 @@ use crate::text::excerpt;
 /// event, with some hundred bytes if it refuses the event.
 const LARGEST_BODY: u64 = 16 * 1024 * 1024;
 
+/// The bytes from which on a body may be the reason for a reset.
+const LARGE_BODY: usize = 16 * 1024;
+
+/// The first wait before a receiver is asked if it has stored events; each further one is longer.
+const FIRST_POLL: Duration = Duration::from_millis(100);
+/// The longest wait between two such questions.
+const LONGEST_POLL: Duration = Duration::from_secs(2);
+
 /// An HTTP server as a receiver.
-pub struct Receiver {
+pub struct Receiver<'a> {
+    clock: &'a dyn Clock,
     connection: Connection,
     url: Secret,
     /// The address as messages show it.
@@ -36,13 +47,18 @@ pub struct Receiver {
     gzip: bool,
 }
 
-impl Receiver {
+impl<'a> Receiver<'a> {
     /// Prepares a receiver, and reads the files with headers and certificates. Nothing is sent yet.
     /// `timeout` is for one request.
     ///
     /// # Errors
     /// If such a file cannot be read or used. The message does not repeat its content.
-    pub fn new(post: &Post, normalize: bool, timeout: Duration) -> Result<Self, Error> {
+    pub fn new(
+        post: &Post,
+        normalize: bool,
+        timeout: Duration,
+        clock: &'a dyn Clock,
+    ) -> Result<Self, Error> {
         let mut headers = Vec::new();
         for header in &post.headers {
             match header {
@@ -50,9 +66,14 @@ impl Receiver {
                 Header::File(path) => headers.extend(read_headers(path)?),
             }
         }
+        let is_channel = |(name, _): &(String, Secret)| name.eq_ignore_ascii_case(CHANNEL);
+        if post.format == Format::SplunkHec && !headers.iter().any(is_channel) {
+            headers.push((CHANNEL.to_owned(), Secret::new(channel(random()))));
+        }
         let client = post.client.as_ref().map(ClientFiles::read).transpose();
         let client = client.map_err(Error::Usage)?;
         Ok(Self {
+            clock,
             connection: Connection::new(post.proxy.as_ref(), client, timeout),
             url: Secret::new(post.url.expose()),
             shown: post.url.origin().to_owned(),
@@ -81,7 +102,7 @@ impl Receiver {
             let status = response.status().as_u16();
             let mut body = Vec::new();
             http::read_body(response, LARGEST_BODY, &mut body)?;
-            Ok((status, excerpt(&self.masked_body(body))))
+            Ok((status, self.show(&body)))
         });
         answer.map_err(|error| format!("{}: {}", self.shown, self.describe(&error)))
     }
@@ -103,11 +124,11 @@ impl Receiver {
         self.masked(self.connection.describe(error))
     }
 
-    /// An answer's body without our secrets. This comes before any cut: half a secret is one, too.
-    fn masked_body(&self, body: Vec<u8>) -> Vec<u8> {
-        let text = String::from_utf8(body)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-        self.masked(text).into_bytes()
+    /// An answer's text as messages show it. Secrets are masked before the cut: half a secret is
+    /// one, too.
+    fn show(&self, text: &[u8]) -> String {
+        let text = String::from_utf8_lossy(text).into_owned();
+        excerpt(self.masked(text).as_bytes())
     }
 
     /// A text from the receiver without our secrets, which some receivers repeat: the headers'
@@ -119,61 +140,113 @@ impl Receiver {
         let secrets = self.headers.iter().map(|(_, value)| value).chain(&parts);
         secrets.fold(text, |text, secret| secret.mask(text))
     }
+
+    /// Posts a body with `count` events to an address. Returns the verdict, and the answer's body.
+    fn post(
+        &self,
+        url: &str,
+        body: &[u8],
+        is_gzip: bool,
+        count: usize,
+        timeout: Duration,
+    ) -> (Verdict, Vec<u8>) {
+        let answer = self.connection.send(timeout, |agent| {
+            let call = self.with_headers(agent.post(url));
+            let mut call = self.connection.limit(call, timeout);
+            if is_gzip {
+                call = call.header("content-encoding", "gzip");
+            }
+            call.send(body)
+        });
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) => return (self.unanswered(&error, body.len()), Vec::new()),
+        };
+        let status = response.status().as_u16();
+        let wait = http::wait(response.headers());
+        let redirect = http::redirect(&response);
+        let mut said = Vec::new();
+        let broken = http::read_body(response, LARGEST_BODY, &mut said).err();
+        let answer = Answer {
+            origin: &self.shown,
+            status,
+            body: broken.is_none().then_some(&said),
+            said: &match redirect {
+                None => self.show(&said),
+                Some(address) => format!("it leads to {}", self.show(address.as_bytes())),
+            },
+            show: &|text| self.show(text),
+        };
+        let mut verdict = self.format.judge(&answer, count);
+        verdict.wait = wait;
+        if let Some(error) = broken {
+            verdict.message = format!("{} ({})", verdict.message, self.describe(&error));
+        }
+        (verdict, said)
+    }
+
+    /// The verdict on a request without an answer.
+    fn unanswered(&self, error: &ureq::Error, size: usize) -> Verdict {
+        let message = format!("{}: {}", self.shown, self.describe(error));
+        if http::is_broken_off(error) && size >= LARGE_BODY {
+            let hint = "if each try ends so, such large bodies may not be allowed: try a smaller --batch-bytes";
+            return Verdict::new(Rest::Reset, format!("{message}; {hint}"));
+        }
+        let rest = match error {
+            ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => Rest::Retry,
+            ureq::Error::Timeout(_) if !self.format.drops_repeats() => Rest::Unanswered,
+            error if http::is_retryable(error) => Rest::Retry,
+            _ => Rest::Failed,
+        };
+        Verdict::new(rest, message)
+    }
+
+    /// Asks until the receiver has stored what it received, at most until `end`.
+    fn confirmed(&self, receipt: &Receipt, end: Duration) -> Verdict {
+        let is_channel = |(name, _): &&(String, Secret)| name.eq_ignore_ascii_case(CHANNEL);
+        let channel = self.headers.iter().find(is_channel);
+        let channel = channel.map_or("", |(_, value)| value.expose());
+        let place = self.url.expose().strip_prefix(&self.shown);
+        let place = receipt.place(place.unwrap_or_default(), channel);
+        let (url, question) = (format!("{}{place}", self.shown), receipt.question());
+        let mut wait = FIRST_POLL;
+        loop {
+            let left = end.saturating_sub(self.clock.elapsed() + wait);
+            if left.is_zero() {
+                let late = "the indexer did not acknowledge the events in time (--timeout)";
+                return Verdict::new(Rest::Unanswered, format!("{}: {late}", self.shown));
+            }
+            self.clock.sleep(wait);
+            let (verdict, said) = self.post(&url, question.as_bytes(), false, 0, left);
+            wait = (wait * 2).min(LONGEST_POLL);
+            match (receipt.is_stored(&said), verdict.rest) {
+                (Some(true), _) => return Verdict::accepted(),
+                (None, Rest::Refused | Rest::RefusedEvents | Rest::Failed) => {
+                    return Verdict::new(Rest::Refused, verdict.message);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
-impl Target for Receiver {
+impl Target for Receiver<'_> {
     fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
         self.encoder.encode(events, limits)
     }
 
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
+        let end = self.clock.elapsed().saturating_add(timeout);
         let compressed = self.gzip.then(|| compress(body)).transpose();
         let compressed =
             compressed.map_err(|error| Error::Receiver(format!("cannot compress: {error}")))?;
-        let answer = self.connection.send(timeout, |agent| {
-            let call = self.with_headers(agent.post(self.url.expose()));
-            let call = self.connection.limit(call, timeout);
-            match &compressed {
-                Some(compressed) => call.header("content-encoding", "gzip").send(compressed),
-                None => call.send(body),
-            }
-        });
-        let response = match answer {
-            Ok(response) => response,
-            Err(error) => {
-                let rest = if http::is_retryable(&error) {
-                    Rest::Retry
-                } else {
-                    Rest::Failed
-                };
-                let message = format!("{}: {}", self.shown, self.describe(&error));
-                return Ok(Verdict::new(rest, message));
-            }
-        };
-        let status = response.status().as_u16();
-        let wait = http::wait(response.headers());
-        let redirect = http::redirect(&response);
-        let mut body = Vec::new();
-        let broken = http::read_body(response, LARGEST_BODY, &mut body).err();
-        let body = self.masked_body(body);
-        let answer = Answer {
-            origin: &self.shown,
-            status,
-            body: broken.is_none().then_some(&body),
-            said: &match redirect {
-                None => excerpt(&body),
-                Some(address) => {
-                    let address = self.masked(address);
-                    format!("it leads to {}", excerpt(address.as_bytes()))
-                }
-            },
-        };
-        let mut verdict = self.format.judge(&answer, events.len());
-        verdict.wait = wait;
-        if let Some(error) = broken {
-            verdict.message = format!("{} ({})", verdict.message, self.describe(&error));
-        }
-        Ok(verdict)
+        let body = compressed.as_deref().unwrap_or(body);
+        let url = self.url.expose();
+        let (verdict, said) = self.post(url, body, self.gzip, events.len(), timeout);
+        Ok(match self.format.receipt(&said) {
+            Some(receipt) if verdict.taken == Taken::All => self.confirmed(&receipt, end),
+            _ => verdict,
+        })
     }
 }
 

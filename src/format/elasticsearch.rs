@@ -5,7 +5,7 @@
 //! action is `create` with the event's ID, so that an event sent again answers 409 and is not
 //! stored twice. Data streams take no other action.
 
-use std::fmt::Write;
+use std::io::Write;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -13,16 +13,15 @@ use serde_json::value::RawValue;
 use crate::event::Event;
 use crate::format::{Answer, Item, Rest, Taken, Verdict, quoted};
 use crate::json::Object;
-use crate::text::excerpt;
 use crate::time;
 
 /// Appends an action and a document, up to the end of its line.
-pub(super) fn push(body: &mut String, event: &Event, json: &str) {
+pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str) {
     let fields = json.strip_prefix('{').unwrap_or(json).trim_start();
     let comma = if fields == "}" { "" } else { "," };
     let time = time::format(event.time);
     let id = quoted(&event.id.to_string());
-    // Writing to a string cannot fail.
+    // Writing to memory cannot fail.
     let _ = write!(
         body,
         "{{\"create\":{{\"_id\":{id}}}}}\n{{\"@timestamp\":\"{time}\"{comma}{fields}"
@@ -45,21 +44,41 @@ pub(super) fn health(path: &str) -> Option<String> {
     Some(format!("{before}/"))
 }
 
-/// The verdict on a 2xx, item by item; `None` for any other status.
+/// Whether an address has no index: each action would then need one of its own.
+#[must_use]
+pub fn is_without_index(path: &str) -> bool {
+    path == "/_bulk"
+}
+
+/// The verdict on a 2xx, item by item, and on a request without events; `None` for any other answer.
 pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
+    let text = String::from_utf8_lossy(answer.body.unwrap_or_default());
+    if count == 0 && answer.status == 400 && EMPTY.iter().any(|reason| text.contains(reason)) {
+        return Some(Verdict {
+            message: answer.message(),
+            ..Verdict::accepted()
+        });
+    }
     answer.is_success().then(|| {
         by_items(answer, count)
             .unwrap_or_else(|| answer.without_acknowledgement("is no answer to a bulk request"))
     })
 }
 
+/// The reasons for which a request without events is refused, in Elasticsearch and in OpenSearch.
+const EMPTY: [&str; 2] = ["request body is required", "no requests added"];
+
 /// Reads the answer to a bulk request of `count` events; `None` if it is something else.
+///
+/// The query option `filter_path` may leave out `items`, which are of no use if there are no errors,
+/// or `errors`, which are not if there are items.
 fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
     #[derive(Deserialize)]
     struct Bulk<'a> {
-        errors: bool,
-        #[serde(borrow)]
-        items: Vec<Object<Created<'a>>>,
+        #[serde(default)]
+        errors: Option<bool>,
+        #[serde(borrow, default)]
+        items: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
     struct Created<'a> {
@@ -73,14 +92,22 @@ fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
         error: Option<&'a RawValue>,
     }
     let Object(bulk): Object<Bulk> = serde_json::from_slice(answer.body?).ok()?;
-    if !bulk.errors {
+    if bulk.errors == Some(false) {
         return Some(Verdict::accepted());
+    }
+    let outcomes = bulk.items.map_or("[]", RawValue::get);
+    let outcomes: Vec<Object<Created>> = serde_json::from_str(outcomes).unwrap_or_default();
+    if outcomes.len() != count {
+        bulk.errors?;
+        let remedy = "it does not tell which events failed: let filter_path include errors, items.*.status and items.*.error";
+        let message = format!("{}; {remedy}", answer.message());
+        return Some(Verdict::new(Rest::Refused, message));
     }
     let mut verdict = Verdict::accepted();
     let mut items = Vec::with_capacity(count);
-    for Object(Created { create }) in &bulk.items {
+    for Object(Created { create }) in &outcomes {
         let Object(Outcome { status, error }) = create;
-        let said = excerpt(error.map_or("", RawValue::get).as_bytes());
+        let said = (answer.show)(error.map_or("", RawValue::get).as_bytes());
         let message = format!("{}: answered {status}: {said}", answer.origin);
         let rest = match status {
             // Created now, or by an earlier request.
@@ -101,9 +128,8 @@ fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
             }
         });
     }
-    let is_whole = items.len() == count;
     verdict.taken = Taken::Items(items);
-    is_whole.then_some(verdict)
+    Some(verdict)
 }
 
 #[cfg(test)]
@@ -167,6 +193,14 @@ mod tests {
     }
 
     #[test]
+    fn only_its_own_answer_to_nothing_is_in_order() {
+        let empty = r#"{"error":{"reason":"request body is required"},"status":400}"#;
+        assert_eq!(judge(&answer(400, empty), 0).unwrap().rest, Rest::Nothing);
+        assert_eq!(judge(&answer(400, empty), 1), None);
+        assert_eq!(judge(&answer(400, "unsupported path"), 0), None);
+    }
+
+    #[test]
     fn an_answer_without_errors_acknowledges_all() {
         let none = r#"{"took":1,"errors":false,"items":[]}"#;
         let judge = |answer| judge(&answer, 5);
@@ -174,6 +208,17 @@ mod tests {
         assert_eq!(judge(answer(503, none)), None);
         let rest = |answer| judge(answer).map(|verdict| verdict.rest);
         assert_eq!(rest(answer(200, "{}")), Some(Rest::Refused));
+        let filtered = r#"{"items":[{"create":{"status":201}},{"create":{"status":409}}]}"#;
+        let verdict = super::judge(&answer(200, filtered), 2).unwrap();
+        assert_eq!(verdict.rest, Rest::Nothing);
+        for filtered in [
+            r#"{"errors":true}"#,
+            r#"{"errors":true,"items":[{"create":{}}]}"#,
+        ] {
+            let verdict = super::judge(&answer(200, filtered), 1).unwrap();
+            assert_eq!(verdict.rest, Rest::Refused);
+            assert!(verdict.message.contains("filter_path"), "{verdict:?}");
+        }
         let broken = Answer {
             body: None,
             ..answer(200, "")

@@ -1,9 +1,16 @@
 //! Grafana Loki's push API: `--format loki`.
 //!
-//! A body is one stream, whose entries are a time in nanoseconds and the event as a line
-//! (<https://grafana.com/docs/loki/latest/reference/loki-http-api/>).
+//! A body has a stream for each organization, whose entries are a time in nanoseconds and the event
+//! as a line (<https://grafana.com/docs/loki/latest/reference/loki-http-api/>).
+//!
+//! A stream takes nothing that is more than an hour older than its newest entry, which is half of
+//! `max_chunk_age` (<https://grafana.com/docs/loki/latest/configure/#limits_config>). Loki stores the
+//! good entries of a body, answers 400 if others are refused, and drops entries that it has. So a
+//! body spans less than an hour: sent again, whole or in parts, none of its entries is too old.
 
-use std::fmt::Write;
+use std::io::Write;
+
+use ::time::Duration;
 
 use crate::event::Event;
 use crate::format::{Answer, Frame, Label, Rest, Verdict, object, pairs, quoted};
@@ -11,21 +18,47 @@ use crate::format::{Answer, Frame, Label, Rest, Verdict, object, pairs, quoted};
 /// The path for events.
 pub const PATH: &str = "/loki/api/v1/push";
 
-/// The frame of a body. Loki requires at least one label, and few values of each.
-pub(super) fn frame(labels: &[Label]) -> Frame {
-    let labels = object([("job", "tfc-audit")].into_iter().chain(pairs(labels)));
+/// A body without events.
+pub const NOTHING: &[u8] = br#"{"streams":[]}"#;
+
+/// How far events of one body are apart, at most.
+const SPAN: Duration = Duration::HOUR;
+
+/// The frame of a body.
+pub(super) fn frame() -> Frame {
     Frame {
-        start: format!(r#"{{"streams":[{{"stream":{labels},"values":["#),
-        separator: ",",
+        start: r#"{"streams":["#.to_owned(),
         end: "]}]}",
         ..Frame::default()
     }
 }
 
-/// Appends an entry.
-pub(super) fn push(body: &mut String, event: &Event, json: &str) {
+/// Whether an event cannot be in one body with the first one.
+pub(super) fn is_apart(first: &Event, event: &Event) -> bool {
+    (event.time - first.time).abs() >= SPAN
+}
+
+/// Appends an entry; before it, if the organization is not that of the event before, the head of its
+/// stream. Loki requires at least one label, and few values of each.
+pub(super) fn push(
+    body: &mut Vec<u8>,
+    labels: &[Label],
+    before: Option<&Event>,
+    event: &Event,
+    json: &str,
+) {
+    let organization = event.organization();
+    if before.is_some_and(|before| before.organization() == organization) {
+        body.push(b',');
+    } else {
+        let end = if before.is_some() { "]}," } else { "" };
+        let own = [("job", "tfc-audit")].into_iter();
+        let own = own.chain(organization.as_deref().map(|id| ("organization_id", id)));
+        let labels = object(own.chain(pairs(labels)));
+        // Writing to memory cannot fail.
+        let _ = write!(body, r#"{end}{{"stream":{labels},"values":["#);
+    }
     let time = event.time.unix_timestamp_nanos();
-    // Writing to a string cannot fail.
     let _ = write!(body, r#"["{time}",{}]"#, quoted(json));
 }
 
@@ -35,43 +68,103 @@ pub(super) fn health(path: &str) -> Option<String> {
     Some(format!("{before}/ready"))
 }
 
-/// The verdict on a 2xx, and on events that are too old; `None` for the rest.
+/// Whether the answer about its health says that Loki has just started.
+#[must_use]
+pub fn is_starting(status: u16, said: &str) -> bool {
+    status == 503 && said.contains("waiting for")
+}
+
+/// The ways out of Loki's refusals, by a part of its messages.
+const WAYS_OUT: [(&str, &str); 4] = [
+    (
+        "too far behind",
+        "a stream takes nothing that is an hour (max_chunk_age/2) older than its newest entry: to send events again, make a new stream of them, such as with --label resend=1",
+    ),
+    (
+        "timestamp too old",
+        "Loki takes no event that is older than its reject_old_samples_max_age: start a new checkpoint with --since 6d, or raise that limit",
+    ),
+    (
+        "timestamp too new",
+        "Loki takes no event that is further ahead of its clock than its creation_grace_period: correct the clock, or raise that limit",
+    ),
+    (
+        "max entry size",
+        "Loki takes no event that is larger than its max_line_size: raise that limit",
+    ),
+];
+
+/// The verdict on a 2xx, on events that Loki refuses by its limits, and on a request without events;
+/// `None` for the rest.
 ///
 /// Only 204 acknowledges: Loki answers 260 if its configuration blocks a tenant's writes
 /// (<https://grafana.com/docs/loki/latest/configure/#limits_config>, `block_ingestion_status_code`).
-pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
+pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
     let message = answer.message();
+    let text = String::from_utf8_lossy(answer.body.unwrap_or_default());
     match answer.status {
         204 => Some(Verdict::accepted()),
         200..300 => Some(Verdict::new(
             Rest::Refused,
             format!("{message}; Loki acknowledges by 204 only"),
         )),
-        400 if says_too_old(answer.body) => Some(Verdict::new(
-            Rest::RefusedEvents,
-            format!(
-                "{message}; Loki takes no event that is older than its reject_old_samples_max_age: start a new checkpoint with --since 6d, or raise that limit"
-            ),
-        )),
+        422 if count == 0 && text.contains("at least one valid stream") => Some(Verdict {
+            message,
+            ..Verdict::accepted()
+        }),
+        400 => WAYS_OUT.iter().find_map(|(reason, way_out)| {
+            let message = || format!("{message}; {way_out}");
+            let is_known = text.contains(reason);
+            is_known.then(|| Verdict::new(Rest::RefusedEvents, message()))
+        }),
         _ => None,
     }
-}
-
-fn says_too_old(body: Option<&[u8]>) -> bool {
-    let text = String::from_utf8_lossy(body.unwrap_or_default());
-    text.contains("timestamp too old")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Format;
-    use crate::format::tests::{answer, body, judged};
+    use crate::format::tests::{answer, body, event, judged};
+    use crate::format::{Encoder, Format, Limits};
 
     #[test]
-    fn a_body_is_one_stream() {
+    fn a_body_is_a_stream() {
         let expected = r#"{"streams":[{"stream":{"env":"prod","job":"tfc-audit"},"values":[["1700000000500000000","{\"a\":\"\\u00e9\",\"version\":0}"],["1700000000500000000","{\"b\":2}"]]}]}"#;
         assert_eq!(body(Format::Loki, &[("env", "prod")]), expected);
+    }
+
+    #[test]
+    fn each_organization_is_a_stream() {
+        let json = |id: &str| format!(r#"{{"auth":{{"organization_id":"{id}"}}}}"#);
+        let events = ["org-a", "org-a", "org-b"].map(|id| event(&json(id)));
+        let label = ("organization_id".to_owned(), "mine".to_owned());
+        for (labels, ids, lengths) in [
+            (&[][..], &["org-a", "org-b"][..], &[2, 1][..]),
+            (&[label], &["mine", "mine"], &[2, 1]),
+        ] {
+            let encoder = Encoder::new(Format::Loki, false, labels);
+            let (body, count) = encoder.encode(&events, Limits::NONE);
+            assert_eq!(count, 3);
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let streams = body["streams"].as_array().unwrap();
+            let id = |stream: &serde_json::Value| stream["stream"]["organization_id"].clone();
+            assert_eq!(streams.iter().map(id).collect::<Vec<_>>(), ids);
+            let length = |stream: &serde_json::Value| stream["values"].as_array().unwrap().len();
+            assert_eq!(streams.iter().map(length).collect::<Vec<_>>(), lengths);
+        }
+    }
+
+    #[test]
+    fn a_body_spans_less_than_an_hour() {
+        let mut events = [0, 3_599, 3_600].map(|seconds| {
+            let mut event = event("{}");
+            event.time += Duration::seconds(seconds);
+            event
+        });
+        let encoder = Encoder::new(Format::Loki, false, &[]);
+        assert_eq!(encoder.encode(&events, Limits::NONE).1, 2);
+        events[0].time += Duration::SECOND;
+        assert_eq!(encoder.encode(&events, Limits::NONE).1, 3);
     }
 
     #[test]
@@ -90,13 +183,36 @@ mod tests {
     }
 
     #[test]
-    fn events_that_are_too_old_are_refused_with_a_way_out() {
-        let old =
-            "entry for stream '{job=\"tfc-audit\"}' has timestamp too old: 2026-01-01T00:00:00Z";
-        let verdict = judge(&answer(400, old)).unwrap();
-        assert_eq!(verdict.rest, Rest::RefusedEvents);
-        assert!(verdict.message.contains("--since 6d"), "{verdict:?}");
-        assert_eq!(judge(&answer(400, "entry has no labels")), None);
-        assert_eq!(judge(&answer(500, old)), None);
+    fn a_refusal_has_a_way_out() {
+        for (said, way_out) in [
+            (
+                "entry for stream '{job=\"tfc-audit\"}' has timestamp too old: 2026-01-01T00:00:00Z",
+                "--since 6d",
+            ),
+            (
+                "entry with timestamp 2026-01-01 00:00:00 +0000 UTC ignored, reason: 'entry too far behind, entry timestamp is: …'",
+                "--label",
+            ),
+            (
+                "entry for stream '{}' has timestamp too new: 2026-01-01T00:00:00Z",
+                "creation_grace_period",
+            ),
+            (
+                "max entry size '262144' bytes exceeded for stream '{}'",
+                "max_line_size",
+            ),
+        ] {
+            let verdict = judge(&answer(400, said), 2).unwrap();
+            assert_eq!(verdict.rest, Rest::RefusedEvents);
+            assert!(verdict.message.contains(way_out), "{verdict:?}");
+            assert_eq!(judge(&answer(500, said), 2), None);
+        }
+        assert_eq!(judge(&answer(400, "entry has no labels"), 2), None);
+        let nothing = answer(
+            422,
+            "error at least one valid stream is required for ingestion",
+        );
+        assert_eq!(judge(&nothing, 0).unwrap().rest, Rest::Nothing);
+        assert_eq!(judge(&nothing, 1), None);
     }
 }

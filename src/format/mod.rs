@@ -12,6 +12,7 @@ pub mod splunk;
 use std::time::Duration;
 
 use crate::event::Event;
+use crate::format::splunk::Receipt;
 use crate::retry;
 
 /// The format of a POST's body.
@@ -67,6 +68,7 @@ pub struct Encoder {
     format: Format,
     normalize: bool,
     frame: Frame,
+    labels: Vec<Label>,
 }
 
 /// The parts of a body that do not depend on its events.
@@ -96,12 +98,13 @@ impl Encoder {
                 after_event: "\n".to_owned(),
                 ..Frame::default()
             },
-            Format::Loki => loki::frame(labels),
+            Format::Loki => loki::frame(),
         };
         Self {
             format,
             normalize: normalize || format == Format::Elasticsearch,
             frame,
+            labels: labels.to_vec(),
         }
     }
 
@@ -114,32 +117,36 @@ impl Encoder {
             _ => limits.events,
         };
         let frame = &self.frame;
-        let mut body = frame.start.clone();
+        let mut body = frame.start.clone().into_bytes();
         let mut count = 0;
         for event in events.iter().take(most_events) {
+            if self.format == Format::Loki && loki::is_apart(&events[0], event) {
+                break;
+            }
             let length = body.len();
             if count > 0 {
-                body.push_str(frame.separator);
+                body.extend(frame.separator.as_bytes());
             }
-            self.push(&mut body, event);
-            body.push_str(&frame.after_event);
+            self.push(&mut body, events[..count].last(), event);
+            body.extend(frame.after_event.as_bytes());
             if count > 0 && body.len() + frame.end.len() > limits.bytes {
                 body.truncate(length);
                 break;
             }
             count += 1;
         }
-        body.push_str(frame.end);
-        (body.into_bytes(), count)
+        body.extend(frame.end.as_bytes());
+        (body, count)
     }
 
-    fn push(&self, body: &mut String, event: &Event) {
+    /// Appends an event. `before` is the one before it in the body.
+    fn push(&self, body: &mut Vec<u8>, before: Option<&Event>, event: &Event) {
         let json = normalize::line(event, self.normalize);
         match self.format {
-            Format::Ndjson | Format::JsonArray | Format::Json => body.push_str(&json),
+            Format::Ndjson | Format::JsonArray | Format::Json => body.extend(json.as_bytes()),
             Format::SplunkHec => splunk::push(body, event, &json),
             Format::Elasticsearch => elasticsearch::push(body, event, &json),
-            Format::Loki => loki::push(body, event, &json),
+            Format::Loki => loki::push(body, &self.labels, before, event, &json),
         }
     }
 }
@@ -178,6 +185,29 @@ impl Format {
         }
     }
 
+    /// A body without events, which shows the product and the credential.
+    #[must_use]
+    pub fn nothing(self) -> &'static [u8] {
+        match self {
+            Self::Loki => loki::NOTHING,
+            _ => b"",
+        }
+    }
+
+    /// Whether the product drops an event that it has: by its ID, or since time and text are the
+    /// same. A request whose answer is lost can then be repeated at will.
+    #[must_use]
+    pub fn drops_repeats(self) -> bool {
+        matches!(self, Self::Elasticsearch | Self::Loki)
+    }
+
+    /// The receipt in the answer to a delivery that the receiver has not stored yet.
+    #[must_use]
+    pub fn receipt(self, body: &[u8]) -> Option<Receipt> {
+        let is_splunk = self == Self::SplunkHec;
+        is_splunk.then(|| Receipt::read(body)).flatten()
+    }
+
     /// Judges the answer to a request of `count` events: by the product's own rule, else by its
     /// status.
     ///
@@ -186,10 +216,13 @@ impl Format {
     /// `Content-Type` (VictoriaLogs).
     #[must_use]
     pub fn judge(self, answer: &Answer, count: usize) -> Verdict {
+        if answer.is_login_page() {
+            return answer.without_acknowledgement("is a page for people, perhaps a login");
+        }
         let own = match self {
-            Self::SplunkHec => splunk::judge(answer),
+            Self::SplunkHec => splunk::judge(answer, count),
             Self::Elasticsearch => elasticsearch::judge(answer, count),
-            Self::Loki => loki::judge(answer),
+            Self::Loki => loki::judge(answer, count),
             Self::Ndjson | Self::JsonArray | Self::Json => None,
         };
         own.unwrap_or_else(|| by_status(answer))
@@ -220,21 +253,33 @@ fn by_status(answer: &Answer) -> Verdict {
 const CREDENTIAL: &str = "; check the credential (--header)";
 
 /// A receiver's answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Answer<'a> {
     /// The receiver, as messages name it.
     pub origin: &'a str,
     /// The status.
     pub status: u16,
-    /// The body; `None` if it broke off.
+    /// The body as the receiver sent it; `None` if it broke off.
     pub body: Option<&'a [u8]>,
     /// The body as messages show it.
     pub said: &'a str,
+    /// Makes a part of the body fit to be shown: without secrets, cut and escaped.
+    pub show: &'a dyn Fn(&[u8]) -> String,
 }
 
 impl Answer<'_> {
     fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+
+    /// Whether a 2xx is an HTML page.
+    fn is_login_page(&self) -> bool {
+        let text = self.body.unwrap_or_default().trim_ascii_start();
+        let begins = |tag: &str| {
+            let start = text.get(..tag.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
+        };
+        self.is_success() && (begins("<!doctype html") || begins("<html"))
     }
 
     /// The answer in words: `https://siem.example.com: answered 503: busy`.
@@ -312,7 +357,7 @@ pub enum Rest {
     Retry,
     /// A retry, but not many: the receiver may have taken the events without an answer.
     Unanswered,
-    /// A retry, or smaller bodies: the connection was reset.
+    /// A retry, or smaller bodies: the connection broke off, and the body was large.
     Reset,
     /// Smaller bodies: this one was too large.
     TooLarge,
@@ -373,7 +418,7 @@ mod tests {
     use crate::event::EventId;
     use crate::time;
 
-    fn event(json: &str) -> Event {
+    pub(super) fn event(json: &str) -> Event {
         let time = time::parse("2023-11-14T22:13:20.5Z").unwrap();
         let page = Arc::new(json.into());
         Event::new(&page, 0..json.len(), EventId::new("id\"1"), time)
@@ -400,6 +445,7 @@ mod tests {
             status,
             body: Some(body.as_bytes()),
             said: body,
+            show: &|text| String::from_utf8_lossy(text).into_owned(),
         }
     }
 
@@ -498,6 +544,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_login_page_acknowledges_nothing() {
+        for page in ["<!DOCTYPE html><p>", "\n <html lang=en>", "<HTML>"] {
+            for (name, format) in FORMATS {
+                assert_eq!(judged(format, 200, page), 'r', "{name} {page}");
+            }
+        }
+        assert_eq!(judged(Format::Ndjson, 503, "<html>"), 't');
+        assert_eq!(judged(Format::Ndjson, 200, "<htm"), 'a');
     }
 
     #[test]

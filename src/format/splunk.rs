@@ -7,7 +7,8 @@
 //! {"time":1700000000.500,"event":{"id":"…"},"sourcetype":"hcp_terraform:audit"}
 //! ```
 
-use std::fmt::Write;
+use std::collections::BTreeMap;
+use std::io::Write;
 
 use serde::Deserialize;
 
@@ -15,8 +16,14 @@ use crate::event::Event;
 use crate::format::{Answer, CREDENTIAL, Frame, Label, Rest, Taken, Verdict, object, pairs};
 use crate::json::Object;
 
+/// What all paths of the collector begin with.
+const COLLECTOR: &str = "/services/collector";
+
 /// The path for events.
 pub const PATH: &str = "/services/collector/event";
+
+/// The header that names the channel of a client. A token with indexer acknowledgement requires it.
+pub const CHANNEL: &str = "x-splunk-request-channel";
 
 /// The labels that are members of the envelope. Every other label is an indexed field.
 const METADATA: [&str; 4] = ["index", "source", "sourcetype", "host"];
@@ -38,10 +45,10 @@ pub(super) fn frame(labels: &[Label]) -> Frame {
 }
 
 /// Appends the beginning of an envelope, up to the event.
-pub(super) fn push(body: &mut String, event: &Event, json: &str) {
+pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str) {
     let time = event.time.unix_timestamp_nanos().div_euclid(1_000_000);
     let (seconds, milliseconds) = (time.div_euclid(1000), time.rem_euclid(1000));
-    // Writing to a string cannot fail.
+    // Writing to memory cannot fail.
     let _ = write!(
         body,
         r#"{{"time":{seconds}.{milliseconds:03},"event":{json}"#
@@ -51,8 +58,8 @@ pub(super) fn push(body: &mut String, event: &Event, json: &str) {
 /// The path at which the collector reports its health
 /// (<https://docs.splunk.com/Documentation/Splunk/latest/RESTREF/RESTinput>).
 pub(super) fn health(path: &str) -> Option<String> {
-    let (before, _) = path.split_once("/services/collector")?;
-    Some(format!("{before}/services/collector/health"))
+    let (before, _) = path.split_once(COLLECTOR)?;
+    Some(format!("{before}{COLLECTOR}/health"))
 }
 
 /// The verdict by the answer's `code`
@@ -61,7 +68,7 @@ pub(super) fn health(path: &str) -> Option<String> {
 ///
 /// A body is read event by event. `invalid-event-number` says at which one this ended: the events
 /// before it are indexed.
-pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
+pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
     #[derive(Deserialize)]
     struct Reply {
         code: u64,
@@ -79,6 +86,13 @@ pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
     let (rest, remedy) = match code {
         // Taken; from 24 on, the queue is nearly full.
         0 | 24 | 25 if is_success => return Some(Verdict::accepted()),
+        // No data, as it must be if there was none.
+        5 if count == 0 => {
+            return Some(Verdict {
+                message: answer.message(),
+                ..Verdict::accepted()
+            });
+        }
         // No data, invalid data format, event field required or blank, faulty indexed fields.
         5 | 6 | 12 | 13 | 15 => (Rest::RefusedEvents, ""),
         // Internal error, busy.
@@ -94,6 +108,61 @@ pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
         taken: number.map_or(Taken::None, |number| Taken::Before { number, code }),
         ..Verdict::new(rest, answer.message() + remedy)
     })
+}
+
+/// The name of a channel: a UUID with these random bits. Acknowledgements count by channel, so each
+/// run has one of its own; the collector forgets idle ones.
+#[must_use]
+pub fn channel(bits: u128) -> String {
+    let digits = format!("{bits:032x}");
+    let [a, b, c, d] = [0..8, 8..12, 13..16, 17..20].map(|part| &digits[part]);
+    format!("{a}-{b}-4{c}-8{d}-{}", &digits[20..])
+}
+
+/// The promise of an acknowledgement by the indexer
+/// (<https://docs.splunk.com/Documentation/Splunk/latest/Data/AboutHECIDXAck>).
+#[derive(Debug)]
+pub struct Receipt {
+    id: u64,
+}
+
+impl Receipt {
+    /// Reads the answer to a delivery. `None` if the token has no indexer acknowledgement.
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Reply {
+            #[serde(rename = "ackId")]
+            id: u64,
+        }
+        let Object(Reply { id }) = serde_json::from_slice(body).ok()?;
+        Some(Self { id })
+    }
+
+    /// The path and query at which this is asked for, made from those for events.
+    #[must_use]
+    pub fn place(&self, place: &str, channel: &str) -> String {
+        let (path, query) = place.split_once('?').unwrap_or((place, ""));
+        let (before, _) = path.split_once(COLLECTOR).unwrap_or_default();
+        let and = if query.is_empty() { "" } else { "&" };
+        format!("{before}{COLLECTOR}/ack?channel={channel}{and}{query}")
+    }
+
+    /// The body of the question.
+    #[must_use]
+    pub fn question(&self) -> String {
+        format!("{{\"acks\":[{}]}}", self.id)
+    }
+
+    /// Reads the answer: whether the indexer has the events. `None` if it is something else.
+    #[must_use]
+    pub fn is_stored(&self, body: &[u8]) -> Option<bool> {
+        #[derive(Deserialize)]
+        struct Reply {
+            acks: BTreeMap<String, bool>,
+        }
+        let Object(Reply { acks }) = serde_json::from_slice(body).ok()?;
+        Some(acks.get(&self.id.to_string()) == Some(&true))
+    }
 }
 
 #[cfg(test)]
@@ -169,13 +238,40 @@ mod tests {
     }
 
     #[test]
+    fn an_acknowledgement_is_asked_for_on_the_channel() {
+        let channel = channel(u128::MAX / 3);
+        assert_eq!(channel, "55555555-5555-4555-8555-555555555555");
+        assert!(Receipt::read(br#"{"text":"Success","code":0}"#).is_none());
+        let receipt = Receipt::read(br#"{"text":"Success","code":0,"ackId":7}"#).unwrap();
+        for (events, place) in [
+            (PATH, "/services/collector/ack?channel=c"),
+            ("/x", "/services/collector/ack?channel=c"),
+            (
+                "/a/services/collector?token=t",
+                "/a/services/collector/ack?channel=c&token=t",
+            ),
+        ] {
+            assert_eq!(receipt.place(events, "c"), place);
+        }
+        assert_eq!(receipt.question(), r#"{"acks":[7]}"#);
+        for (body, stored) in [
+            (r#"{"acks":{"7":true}}"#, Some(true)),
+            (r#"{"acks":{"7":false}}"#, Some(false)),
+            (r#"{"acks":{"6":true}}"#, Some(false)),
+            (r#"{"code":14}"#, None),
+        ] {
+            assert_eq!(receipt.is_stored(body.as_bytes()), stored, "{body}");
+        }
+    }
+
+    #[test]
     fn an_answer_that_broke_off_is_retried() {
         let broken = Answer {
             body: None,
             ..answer(200, "")
         };
         assert!(matches!(
-            judge(&broken),
+            judge(&broken, 2),
             Some(Verdict {
                 rest: Rest::Retry,
                 ..
@@ -189,7 +285,7 @@ mod tests {
             (200, r#"{"code":17}"#, "only the codes 0, 24"),
             (403, r#"{"code":4}"#, CREDENTIAL),
         ] {
-            let verdict = judge(&answer(status, body)).unwrap();
+            let verdict = judge(&answer(status, body), 2).unwrap();
             assert!(verdict.message.contains(remedy), "{verdict:?}");
         }
     }

@@ -227,6 +227,12 @@ pub fn is_retryable(error: &Error) -> bool {
     }
 }
 
+/// Whether the connection broke off before there was an answer.
+#[must_use]
+pub fn is_broken_off(error: &Error) -> bool {
+    matches!(error, Error::Io(error) if BROKEN_OFF.contains(&error.kind()))
+}
+
 /// The value of a header, if the header is there and is text.
 #[must_use]
 pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

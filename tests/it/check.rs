@@ -330,13 +330,39 @@ fn a_delivery_without_events_shows_whether_the_credential_is_accepted() {
         let right = with("--header=Authorization:Bearer hunter2-right");
         let run = bench.run(&[&["--check"], &right[..]].concat());
         finds(&run, "ok", "receiver", ", and accepts the credential; ").code(0);
-        assert!(
-            receiver
-                .received()
-                .iter()
-                .all(|asked| asked.body.is_empty())
-        );
+        assert!(receiver.delivered().is_empty());
     }
+}
+
+/// A wrong path, or another product.
+#[test]
+fn an_unknown_answer_to_a_delivery_without_events_fails() {
+    for format in [Format::Splunk, Format::Bulk, Format::Loki] {
+        let bench = bench();
+        let other = Answer::answer(400, &[], "unsupported path requested");
+        let rules = Rules {
+            script: [Answer::Usual, other].into(),
+            ..Rules::default()
+        };
+        let receiver = Receiver::start(format, rules);
+        let format = format!("--format={}", format.name());
+        let args = ["--post", &receiver.url(), &format];
+        let run = fails(&bench, &args, 7, "receiver", "unsupported path");
+        finds(&run, "FAIL", "receiver", "is the address right?");
+    }
+}
+
+#[test]
+fn a_loki_that_has_just_started_is_a_warning() {
+    let bench = bench();
+    let starting = "Ingester not ready: waiting for 15s after being ready";
+    let rules = Rules {
+        script: [Answer::answer(503, &[], starting)].into(),
+        ..Rules::default()
+    };
+    let receiver = Receiver::start(Format::Loki, rules);
+    let run = bench.run(&["--check", "--format=loki", "--post", &receiver.url()]);
+    finds(&run, "warn", "receiver", "waiting for 15s").code(0);
 }
 
 /// A credential may be for writing only, so that a cluster refuses to tell about itself.

@@ -14,15 +14,15 @@ use crate::support::{Bench, Outcome, Running, TOKEN, free_port, minutes_ago, now
 const SECRET: &str = "hunter2-hidden";
 
 /// A service, a receiver, and runs that ship from one to the other.
-struct Delivery {
-    bench: Bench,
-    receiver: Receiver,
+pub struct Delivery {
+    pub bench: Bench,
+    pub receiver: Receiver,
     args: Vec<String>,
 }
 
 impl Delivery {
     /// These events, for a receiver with these rules. Nothing is retried.
-    fn new(format: Format, events: Vec<Event>, rules: Rules) -> Self {
+    pub fn new(format: Format, events: Vec<Event>, rules: Rules) -> Self {
         let receiver = Receiver::start(format, rules);
         let url = format!("{}?key={SECRET}", receiver.url());
         let header = format!("Authorization: Bearer {SECRET}");
@@ -39,7 +39,7 @@ impl Delivery {
     }
 
     /// This number of events, one a second, for a receiver with the rules that `change` makes.
-    fn of(format: Format, count: usize, change: impl FnOnce(&mut Rules, &[Event])) -> Self {
+    pub fn of(format: Format, count: usize, change: impl FnOnce(&mut Rules, &[Event])) -> Self {
         let events = events(count, now(), 1);
         let mut rules = Rules::default();
         change(&mut rules, &events);
@@ -47,7 +47,7 @@ impl Delivery {
     }
 
     /// Adds these arguments to every run. They replace earlier ones of their name.
-    fn with(mut self, args: &[&str]) -> Self {
+    pub fn with(mut self, args: &[&str]) -> Self {
         for &arg in args {
             let name = arg.split_inclusive('=').next().unwrap_or_default();
             self.args.retain(|given| !given.starts_with(name));
@@ -57,19 +57,19 @@ impl Delivery {
     }
 
     /// Adds a file for dead letters.
-    fn with_dead_letters(self) -> Self {
+    pub fn with_dead_letters(self) -> Self {
         let path = self.bench.path("dead.ndjson");
         self.with(&[&format!("--dead-letter={}", path.display())])
     }
 
     /// The content of the file of dead letters.
-    fn dead_letters(&self) -> String {
+    pub fn dead_letters(&self) -> String {
         fs::read_to_string(self.bench.path("dead.ndjson")).unwrap_or_default()
     }
 
     /// Runs the command to its end, with more arguments.
     #[track_caller]
-    fn run_with(&self, more: &[&str]) -> Outcome {
+    pub fn run_with(&self, more: &[&str]) -> Outcome {
         let args = self.args.iter().map(String::as_str);
         let args: Vec<_> = args.chain(more.iter().copied()).collect();
         let run = self.bench.run(&args);
@@ -88,18 +88,18 @@ impl Delivery {
     }
 
     /// Starts the command.
-    fn start(&self) -> Running<'_> {
+    pub fn start(&self) -> Running<'_> {
         let args: Vec<_> = self.args.iter().map(String::as_str).collect();
         self.bench.start(self.bench.command(&args))
     }
 
     #[track_caller]
-    fn run(&self) -> Outcome {
+    pub fn run(&self) -> Outcome {
         self.run_with(&[])
     }
 
     /// The IDs of all events in the order of delivery, except these.
-    fn expected_without(&self, ids: &[&str]) -> Vec<String> {
+    pub fn expected_without(&self, ids: &[&str]) -> Vec<String> {
         self.bench.api.with(|world| {
             let all = world.in_order().into_iter();
             let all = all.filter(|event| !ids.contains(&event.id.as_str()));
@@ -109,14 +109,14 @@ impl Delivery {
 
     /// The first `count` events were acknowledged, in order, each once, and no other.
     #[track_caller]
-    fn delivered(&self, count: usize) -> &Self {
+    pub fn delivered(&self, count: usize) -> &Self {
         let expected = self.expected_without(&[]);
         self.has(&expected[..count])
     }
 
     /// These events were acknowledged, in order, each once, and no other.
     #[track_caller]
-    fn has(&self, expected: &[String]) -> &Self {
+    pub fn has(&self, expected: &[String]) -> &Self {
         let is = self.receiver.delivered_ids();
         if is != expected {
             let equal = is
@@ -136,7 +136,7 @@ impl Delivery {
 
     /// The receiver got this number of requests.
     #[track_caller]
-    fn requests(&self, count: usize) -> &Self {
+    pub fn requests(&self, count: usize) -> &Self {
         let (is, summary) = (self.receiver.count(), self.receiver.summary());
         assert_eq!(is, count, "the receiver's requests:\n{summary}");
         self
@@ -144,7 +144,7 @@ impl Delivery {
 
     /// The receiver takes everything from now on. The next run delivers the rest.
     #[track_caller]
-    fn recovers(&self) {
+    pub fn recovers(&self) {
         self.receiver.with(|rules| rules.always = Step::Usual);
         self.run().code(0).silent();
         let all = self.bench.api.with(|world| world.events.len());
@@ -153,14 +153,14 @@ impl Delivery {
 
     /// One more run delivers nothing and says nothing.
     #[track_caller]
-    fn is_settled(&self) {
+    pub fn is_settled(&self) {
         let before = self.receiver.count();
         self.run().code(0).silent();
         self.requests(before);
     }
 
     /// The number of events up to the checkpoint's `last_timestamp`.
-    fn committed(&self) -> usize {
+    pub fn committed(&self) -> usize {
         let last = self.bench.checkpoint_field("last_timestamp");
         let Some(last) = last.as_str().map(str::to_owned) else {
             return 0;
@@ -178,7 +178,7 @@ impl Delivery {
 }
 
 /// Rules that take everything except these events.
-fn poisoned(events: &[&Event]) -> Rules {
+pub fn poisoned(events: &[&Event]) -> Rules {
     Rules {
         poison: events.iter().map(|event| event.id.clone()).collect(),
         ..Rules::default()
@@ -186,7 +186,7 @@ fn poisoned(events: &[&Event]) -> Rules {
 }
 
 /// This number of usual answers.
-fn usual(count: usize) -> impl Iterator<Item = Step> {
+pub fn usual(count: usize) -> impl Iterator<Item = Step> {
     std::iter::repeat_n(Step::Usual, count)
 }
 
@@ -279,6 +279,7 @@ fn no_other_answer_acknowledges() {
         (Ndjson, Step::status(401), 7, "401"),
         (Ndjson, Step::status(404), 7, "404"),
         (Ndjson, Step::status(501), 7, "501"),
+        (Ndjson, html(), 7, "Sign in"),
         (Ndjson, Step::Unread, 6, ""),
         (Ndjson, Step::Unanswered, 6, ""),
         (Splunk, Step::Half, 6, "broke off"),
@@ -760,7 +761,9 @@ fn labels_reach_loki_and_splunk() {
     };
     let push = sent(Format::Loki, &["--label=env=prod", "--label=team=a=b\"c"]);
     let stream = &push["streams"][0]["stream"];
-    let expected = serde_json::json!({"job": "tfc-audit", "env": "prod", "team": "a=b\"c"});
+    let expected = serde_json::json!({
+        "job": "tfc-audit", "env": "prod", "team": "a=b\"c", "organization_id": "org-BBBBBBBBBBBBBBBB",
+    });
     assert_eq!(*stream, expected);
     let envelope = sent(Format::Splunk, &["--label=index=audit", "--label=n=1"]);
     assert_eq!(envelope["index"], "audit");

@@ -23,6 +23,7 @@ mod http;
 mod model;
 mod network;
 mod operate;
+mod partial;
 mod recipes;
 mod stdout;
 mod support;

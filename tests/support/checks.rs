@@ -352,6 +352,7 @@ fn received(status: u16, body: Option<&[u8]>) -> Answer<'_> {
         status,
         body,
         said: "said",
+        show: &|text| String::from_utf8_lossy(text).into_owned(),
     }
 }
 

@@ -119,9 +119,13 @@ impl Format {
                     if stream.is_empty() {
                         return Err("a stream without labels".to_owned());
                     }
+                    let labels = json!(stream).to_string();
                     for (time, line) in values {
-                        parsed::<i64>(&time)?;
-                        items.push(Item::new(&line)?);
+                        items.push(Item {
+                            stream: labels.clone(),
+                            time: parsed(&time)?,
+                            ..Item::new(&line)?
+                        });
                     }
                 }
                 Ok(items)
@@ -136,6 +140,10 @@ pub struct Item {
     pub id: String,
     /// The event's own JSON.
     pub text: String,
+    /// Loki: the labels of its stream.
+    pub stream: String,
+    /// Loki: its time in nanoseconds.
+    pub time: i64,
 }
 
 impl Item {
@@ -145,8 +153,12 @@ impl Item {
             id: String,
         }
         let Identified { id } = parsed(text)?;
-        let text = text.to_owned();
-        Ok(Self { id, text })
+        Ok(Self {
+            id,
+            text: text.to_owned(),
+            stream: String::new(),
+            time: 0,
+        })
     }
 }
 
@@ -209,6 +221,16 @@ pub struct Rules {
     pub poison: BTreeSet<String>,
     /// Splunk: the number of the first event of a body. Products disagree.
     pub counts_from: usize,
+    /// Splunk: at each of the next requests, the queue is full after this many events.
+    pub full_after: VecDeque<usize>,
+    /// Splunk: the token has indexer acknowledgement.
+    pub has_acks: bool,
+    /// Splunk: how often each acknowledgement is asked for before the indexer has the events.
+    pub polls: usize,
+    /// Loki: the entries of each stream.
+    pub streams: BTreeMap<String, BTreeSet<(i64, String)>>,
+    /// Reset for a body of more bytes than this, before it is read.
+    pub resets_above: usize,
     /// Bulk: events that are answered 429, each this many times.
     pub busy: BTreeMap<String, usize>,
     /// Bulk: the documents that were created, by `_id`.
@@ -226,6 +248,11 @@ impl Default for Rules {
             most_bytes: usize::MAX,
             poison: BTreeSet::new(),
             counts_from: 1,
+            full_after: VecDeque::new(),
+            has_acks: false,
+            polls: 0,
+            streams: BTreeMap::new(),
+            resets_above: usize::MAX,
             busy: BTreeMap::new(),
             documents: BTreeMap::new(),
             credential: None,
@@ -236,7 +263,36 @@ impl Default for Rules {
 impl Rules {
     /// The product's answer to a request without events, or with a credential that it refuses.
     /// `None` for a request with events.
-    fn aside(&self, format: Format, request: &Received) -> Option<(u16, &'static str)> {
+    fn aside(&mut self, format: Format, request: &Received) -> Option<(u16, String)> {
+        if let Some(answer) = self.acknowledgement(request) {
+            return Some(answer);
+        }
+        let answer = self.without_events(format, request)?;
+        Some((answer.0, answer.1.to_owned()))
+    }
+
+    /// The collector's answers about acknowledgements, and to a request that cannot have one.
+    fn acknowledgement(&mut self, request: &Received) -> Option<(u16, String)> {
+        const NO_CHANNEL: &str = r#"{"text":"Data channel is missing","code":10}"#;
+        let channel = request.header("x-splunk-request-channel");
+        if !self.has_acks {
+            return None;
+        }
+        if channel.is_empty() {
+            return Some((400, NO_CHANNEL.to_owned()));
+        }
+        let query = request.path.strip_prefix("/services/collector/ack?")?;
+        let asked: Value = serde_json::from_str(&request.body).expect("JSON");
+        let id = asked["acks"][0].to_string();
+        let is_named = query
+            .split('&')
+            .any(|it| it == format!("channel={channel}"));
+        let is_stored = is_named && self.polls == 0;
+        self.polls = self.polls.saturating_sub(1);
+        Some((200, json!({"acks": {id: is_stored}}).to_string()))
+    }
+
+    fn without_events(&self, format: Format, request: &Received) -> Option<(u16, &'static str)> {
         let given = request.header("authorization");
         let is_refused = self.credential.as_ref().is_some_and(|only| only != given);
         match (format, request.method.as_str(), request.path.as_str()) {
@@ -253,10 +309,14 @@ impl Rules {
             }
             _ if is_refused => Some((401, "unauthorized")),
             (Format::Bulk, "GET", "/") => Some((200, r#"{"version":{"number":"8.0.0"}}"#)),
+            (Format::Loki, "POST", _) if request.body == r#"{"streams":[]}"# => Some((
+                422,
+                "error at least one valid stream is required for ingestion",
+            )),
             (_, "POST", _) if !request.body.is_empty() => None,
             (Format::Splunk, "POST", _) => Some((400, r#"{"text":"No data","code":5}"#)),
             (Format::Bulk, "POST", _) => Some((400, r#"{"error":"request body is required"}"#)),
-            (Format::Loki, "POST", _) => Some((422, "at least one valid stream is required")),
+            (Format::Loki, "POST", _) => Some((400, "EOF")),
             (_, "POST", _) => None,
             _ => Some((405, "POST only")),
         }
@@ -268,8 +328,16 @@ impl Rules {
         if items.len() > self.most_events || bytes > self.most_bytes {
             return refused(413, "too large");
         }
-        if format == Format::Bulk {
-            return self.bulk(items);
+        match format {
+            Format::Bulk => return self.bulk(items),
+            Format::Loki => return self.loki(items),
+            _ => {}
+        }
+        if format == Format::Splunk
+            && let Some(count) = self.full_after.pop_front()
+        {
+            let busy = json!({"text": "Server is busy", "code": 9, "invalid-event-number": count});
+            return (503, busy.to_string(), items[..count].to_vec());
         }
         let poisoned = items.iter().position(|item| self.poison.contains(&item.id));
         if let Some(place) = poisoned {
@@ -284,11 +352,37 @@ impl Rules {
             return (400, body.to_string(), taken);
         }
         let (code, body) = match format {
+            Format::Splunk if self.has_acks => (200, r#"{"text":"Success","code":0,"ackId":3}"#),
             Format::Splunk => (200, r#"{"text":"Success","code":0}"#),
-            Format::Loki => (204, ""),
             _ => (200, "taken"),
         };
         (code, body.to_owned(), items.to_vec())
+    }
+
+    /// Stores the good entries of a push, and answers 400 if there are others.
+    fn loki(&mut self, items: &[Item]) -> (u16, String, Vec<Item>) {
+        const HOUR: i64 = 3_600_000_000_000;
+        let (mut taken, mut refused) = (Vec::new(), String::new());
+        for item in items {
+            let stream = self.streams.entry(item.stream.clone()).or_default();
+            let newest = stream.last().map_or(i64::MIN, |(time, _)| *time);
+            let oldest = newest.saturating_sub(HOUR);
+            if self.poison.contains(&item.id) {
+                refused = format!(
+                    "max entry size '1' bytes exceeded for stream '{}'",
+                    item.stream
+                );
+            } else if item.time < oldest {
+                refused = format!(
+                    "entry with timestamp {} ignored, reason: 'entry too far behind, oldest acceptable timestamp is: {oldest}'",
+                    item.time
+                );
+            } else if stream.insert((item.time, item.text.clone())) {
+                taken.push(item.clone());
+            }
+        }
+        let code = if refused.is_empty() { 204 } else { 400 };
+        (code, refused, taken)
     }
 
     fn bulk(&mut self, items: &[Item]) -> (u16, String, Vec<Item>) {
@@ -338,7 +432,7 @@ pub struct Received {
     pub items: Vec<Item>,
     /// The status of the answer, if the answer was not cut short.
     pub answered: Option<u16>,
-    /// The events that the answer acknowledged. Bulk: the created ones, answered or not.
+    /// The events that the answer acknowledged. Bulk and Loki: the new ones, answered or not.
     pub taken: Vec<Item>,
 }
 
@@ -464,8 +558,12 @@ impl Shared {
         stream.set_nodelay(true)?;
         let mut reader = BufReader::with_capacity(1024, stream);
         while let Some(mut request) = Received::read_head(&mut reader, connection) {
+            let length = request.header("content-length").parse().unwrap_or(0);
             let unread = {
-                let rules = &self.lock().rules;
+                let rules = &mut self.lock().rules;
+                if length > rules.resets_above {
+                    rules.script.push_front(Step::Unread);
+                }
                 let step = rules.script.front().unwrap_or(&rules.always);
                 matches!(step, Step::Unread)
             };
@@ -509,7 +607,7 @@ impl Shared {
         let (code, headers, body) = match &step {
             Step::Usual if aside.is_some() => {
                 let (code, body) = aside.unwrap_or_default();
-                (code, Vec::new(), body.to_owned())
+                (code, Vec::new(), body)
             }
             Step::Unread | Step::Stall => Default::default(),
             Step::Answer {
@@ -530,7 +628,9 @@ impl Shared {
                             Step::Half => !matches!(self.format, Format::Splunk | Format::Bulk),
                             _ => matches!(step, Step::Usual | Step::Spread(_)),
                         };
-                        if status_came || self.format == Format::Bulk {
+                        // These store an event once, so that it does not matter who heard of it.
+                        let stores = matches!(self.format, Format::Bulk | Format::Loki);
+                        if status_came || stores {
                             request.taken = taken;
                         }
                         (code, Vec::new(), body)
