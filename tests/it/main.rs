@@ -20,6 +20,7 @@ mod exec;
 mod fuzz;
 mod hostile;
 mod http;
+mod mappings;
 mod model;
 mod network;
 mod operate;

@@ -1,5 +1,4 @@
-//! The recipes work. Those for schedulers are run; those for receivers are compared with the events
-//! that are sent to them. `.ci/run` checks recipes for which there is a schema or a parser.
+//! The recipes for schedulers and programs are run, and each line of options delivers.
 
 #![expect(clippy::unwrap_used, reason = "a malformed recipe has to fail")]
 
@@ -11,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flate2::read::GzDecoder;
-use serde_json::Value;
 
 use crate::receiver::{Format, Receiver, Rules};
 use crate::stand_in::{events, ids, sample_events};
@@ -23,7 +21,7 @@ fn path_of(recipe: &str) -> PathBuf {
         .join(recipe)
 }
 
-fn recipe(name: &str) -> String {
+pub fn recipe(name: &str) -> String {
     fs::read_to_string(path_of(name)).expect(name)
 }
 
@@ -43,13 +41,20 @@ fn with_programs(bench: &Bench, mut command: Command) -> Command {
     command
 }
 
-/// A stand-in for the AWS command line: `aws s3 cp … FILE s3://BUCKET/KEY` copies the file to the
-/// directory `bucket`, named after the key with `:` for `/`. Then it runs the commands `last`.
-fn aws(bench: &Bench, last: &str) {
-    let script = r#"[ "$1 $2" = "s3 cp" ] || exit 9
-        for to; do from=$before before=$to; done
-        mkdir -p bucket && cp "$from" "bucket/$(printf %s "${to#s3://}" | tr / :)""#;
-    program(bench, "aws", &format!("{script}\n{last}"));
+/// Stand-ins for the command lines of three clouds. Each copies the file that it uploads to the
+/// directory `bucket`, named after its key with `:` for `/`, and then runs the commands `last`.
+fn clouds(bench: &Bench, last: &str) {
+    // FILE s3://BUCKET/KEY are the last two arguments, also those of gcloud.
+    let copy = r#"for to; do from=$before before=$to; done
+        mkdir -p bucket && cp "$from" "bucket/$(printf %s "${to#*://}" | tr / :)""#;
+    let aws = format!("[ \"$1 $2\" = \"s3 cp\" ] || exit 9\n{copy}\n{last}");
+    let gcloud = format!("[ \"$1 $2\" = \"storage cp\" ] || exit 9\n{copy}\n{last}");
+    let az = r#"[ "$1 $2 $3" = "storage blob upload" ] || exit 9
+        for word; do case $before in --file) from=$word ;; --name) to=$word ;; esac; before=$word; done
+        mkdir -p bucket && cp "$from" "bucket/$(printf %s "$to" | tr / :)""#;
+    program(bench, "aws", &aws);
+    program(bench, "gcloud", &gcloud);
+    program(bench, "az", &format!("{az}\n{last}"));
 }
 
 /// The arguments in each `TFC_AUDIT_OPTIONS` line of `options`, commented out or not.
@@ -87,22 +92,22 @@ fn every_line_of_options_delivers_each_event_once() {
     for mut line in lines {
         let bench = Bench::of(sample_events(minutes_ago(1)));
         fs::write(bench.path("secret_headers"), "X-Key: k3y-of-receiver\n").unwrap();
-        aws(&bench, "");
+        clouds(&bench, "");
         let format = format_of(&line).unwrap_or(Format::Ndjson);
         let receiver = Receiver::start(format, Rules::default());
         let posts = line.iter().any(|word| word == "--post");
+        let is_url = |word: &String| word.starts_with("https://") || word.starts_with("http://");
         for word in &mut line {
-            if let Some((_, rest)) = word
-                .split_once("://")
-                .filter(|(it, _)| it.starts_with("http"))
-            {
+            if is_url(word) {
+                let (_, rest) = word.split_once("://").unwrap();
                 let path = &rest[rest.find('/').unwrap_or(rest.len())..];
                 let origin = receiver.url();
                 let origin = origin.strip_suffix(format.path()).unwrap();
                 *word = format!("{origin}{path}");
             }
-            let script = path_of("s3.sh").display().to_string();
-            *word = word.replace("/usr/local/lib/tfc-audit/s3.sh", &script);
+            let scripts = format!("{}/", path_of("").display());
+            *word = word.replace("/usr/local/lib/tfc-audit/", &scripts);
+            *word = word.replace("/var/lib/tfc-audit/NAME/spool", "bucket");
         }
         let arguments: Vec<&str> = line.iter().map(String::as_str).collect();
         for _ in 0..2 {
@@ -121,6 +126,24 @@ fn every_line_of_options_delivers_each_event_once() {
             stored(&bench)
         };
         assert_eq!(delivered, ids_in_order(&bench), "{line:?}");
+    }
+}
+
+#[test]
+fn a_shell_reads_each_line_of_options_as_systemd_does() {
+    let bench = Bench::of(Vec::new());
+    for line in recipe("options").lines() {
+        let line = line.trim_start_matches('#');
+        let Some(value) = line.strip_prefix("TFC_AUDIT_OPTIONS=\"") else {
+            continue;
+        };
+        let value = value.strip_suffix('"').unwrap();
+        let mut shell = bench.clean("/bin/sh");
+        shell.args(["-c", &format!("printf '%s\\0' {value}")]);
+        let output = shell.output().unwrap();
+        let read = String::from_utf8(output.stdout).unwrap();
+        let read: Vec<_> = read.split_terminator('\0').map(str::to_owned).collect();
+        assert_eq!(read, words(value));
     }
 }
 
@@ -144,43 +167,125 @@ fn stored(bench: &Bench) -> Vec<String> {
     names.sort();
     let mut all = String::new();
     for name in names {
-        GzDecoder::new(fs::File::open(name).unwrap())
-            .read_to_string(&mut all)
-            .unwrap();
+        let mut file = fs::File::open(&name).unwrap();
+        if name.extension().is_some_and(|it| it == "gz") {
+            GzDecoder::new(file).read_to_string(&mut all).unwrap();
+        } else {
+            file.read_to_string(&mut all).unwrap();
+        }
     }
     ids(&all)
 }
 
+/// What each script of `--exec` needs as its arguments.
+const SCRIPTS: [(&str, &str); 4] = [
+    ("s3.sh", "s3://example-audit/tfc"),
+    ("gcs.sh", "gs://example-audit/tfc"),
+    ("azure-blob.sh", "exampleaudit tfc"),
+    ("spool.sh", "bucket"),
+];
+
 #[test]
-fn a_batch_that_is_sent_again_replaces_its_s3_object() {
-    let bench = Bench::of(events(50, now(), 1));
-    let command = format!("{} s3://example-audit/tfc", path_of("s3.sh").display());
-    let arguments = ["--exec", &command, "--batch-events=20", "--retries=0"];
+fn half_a_batch_is_stored_by_no_script() {
+    for (script, arguments) in SCRIPTS {
+        let bench = Bench::of(Vec::new());
+        clouds(&bench, "");
+        let mut shell = with_programs(&bench, bench.clean("/bin/sh"));
+        let text = include_str!("../../fixtures/events.ndjson");
+        fs::write(bench.path("part"), &text[..text.len() / 2]).unwrap();
+        let command = format!("{} {arguments} <part", path_of(script).display());
+        shell.args(["-c", &command]);
+        shell.env("TFC_AUDIT_COUNT", text.lines().count().to_string());
+        shell.env("TFC_AUDIT_FIRST_TIMESTAMP", "2026-01-02T03:04:05.000Z");
+        shell.env("TFC_AUDIT_BATCH_ID", "b");
+        let run = bench.start(shell).finish();
+        run.code(1).prints_nothing();
+        let got = text[..text.len() / 2].matches('\n').count();
+        let said = format!("{script}: got {got} of {} events", text.lines().count());
+        assert!(run.stderr.starts_with(&said), "{}", run.stderr);
+        let there = fs::read_dir(bench.path("bucket")).map_or(0, Iterator::count);
+        assert_eq!(there, 0, "{script}");
+    }
+}
+
+#[test]
+fn a_batch_that_is_sent_again_replaces_its_object() {
+    for (script, arguments) in &SCRIPTS[..3] {
+        let bench = Bench::of(events(50, now(), 1));
+        let command = format!("{} {arguments}", path_of(script).display());
+        let arguments = ["--exec", &command, "--batch-events=20", "--retries=0"];
+        let run = || {
+            let command = with_programs(&bench, bench.command(&arguments));
+            bench.start(command).finish()
+        };
+        // The second object is stored, but the upload fails all the same.
+        clouds(&bench, r#"[ "$(ls bucket | wc -l)" -ne 2 ]"#);
+        run().code(6);
+        clouds(&bench, "");
+        run().code(0).silent();
+        assert_eq!(stored(&bench), ids_in_order(&bench));
+        let days: BTreeSet<_> = bench
+            .in_order()
+            .iter()
+            .map(|event| crate::stand_in::stamp(event.time)[..10].to_owned())
+            .collect();
+        let names = fs::read_dir(bench.path("bucket")).unwrap();
+        for name in names.map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
+            let (_, key) = name.split_once("day=").expect(&name);
+            let (day, batch) = key.split_once(':').expect(&name);
+            assert!(
+                days.contains(day) && batch.ends_with(".ndjson.gz"),
+                "{name}"
+            );
+        }
+    }
+}
+
+/// A stand-in for `curl` notes what it is asked, and answers as Microsoft's login does, or fails.
+#[test]
+fn azures_token_is_renewed_or_the_old_one_stays() {
+    let bench = Bench::of(Vec::new());
+    let here = bench.path("").display().to_string();
+    let script = recipe("azure-token.sh")
+        .replace("/etc/azure-token", &format!("{here}/client"))
+        .replace("/etc/tfc-audit", &format!("{here}/etc"));
+    fs::create_dir_all(bench.path("client")).unwrap();
+    fs::create_dir_all(bench.path("etc/acme")).unwrap();
+    let client = "AZURE_TENANT=t1\nAZURE_CLIENT=c1\nAZURE_SECRET='s~1 $x'\n";
+    fs::write(bench.path("client/acme"), client).unwrap();
     let run = || {
-        let command = with_programs(&bench, bench.command(&arguments));
-        bench.start(command).finish()
+        let mut shell = with_programs(&bench, bench.clean("/bin/sh"));
+        shell.args(["-c", &script, "azure-token.sh", "acme"]);
+        bench.start(shell).finish()
     };
-    // The second object is stored, but the upload fails all the same.
-    aws(&bench, r#"[ "$(ls bucket | wc -l)" -ne 2 ]"#);
-    run().code(6);
-    aws(&bench, "");
+    let headers = bench.path("etc/acme/headers");
+    let answer = r#"{"token_type":"Bearer","expires_in":3599,"access_token":"eyJ.a-b_c"}"#;
+    program(
+        &bench,
+        "curl",
+        &format!("echo \"$*\" >words; cat >asked; echo '{answer}'"),
+    );
     run().code(0).silent();
-    assert_eq!(stored(&bench), ids_in_order(&bench));
-    let days: BTreeSet<_> = bench
-        .in_order()
-        .iter()
-        .map(|event| crate::stand_in::stamp(event.time)[..10].to_owned())
-        .collect();
-    let names = fs::read_dir(bench.path("bucket")).unwrap();
-    for name in names.map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
-        let (day, batch) = name
-            .strip_prefix("example-audit:tfc:day=")
-            .and_then(|rest| rest.split_once(':'))
-            .expect(&name);
-        assert!(
-            days.contains(day) && batch.ends_with(".ndjson.gz"),
-            "{name}"
-        );
+    let written = fs::read_to_string(&headers).unwrap();
+    assert_eq!(written, "Authorization: Bearer eyJ.a-b_c\n");
+    let mode = fs::metadata(&headers).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let asked = fs::read_to_string(bench.path("asked")).unwrap();
+    for part in [
+        "https://login.microsoftonline.com/t1/oauth2/v2.0/token",
+        "client_id=c1",
+        "client_secret=s~1 $x",
+    ] {
+        assert!(asked.contains(part), "{part} in {asked}");
+    }
+    let words = fs::read_to_string(bench.path("words")).unwrap();
+    assert!(!words.contains("s~1"), "{words}");
+    for failure in ["exit 22", "echo '{\"error\":\"invalid_client\"}'"] {
+        program(&bench, "curl", &format!("cat >asked; {failure}"));
+        let run = run();
+        run.code(1);
+        assert!(run.stderr.contains("got no token"), "{}", run.stderr);
+        assert_eq!(fs::read_to_string(&headers).unwrap(), written);
     }
 }
 
@@ -323,177 +428,4 @@ fn the_program_accepts_the_options_of_the_unit_and_the_cron_job() {
     let arguments: Vec<_> = arguments.map(str::to_owned).collect();
     assert!(arguments.len() > 3, "{arguments:?}");
     takes(arguments).unwrap();
-}
-
-/// The `name = value` lines of a configuration file.
-fn settings(text: &str) -> Vec<(&str, &str)> {
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_once(" = "))
-        .collect()
-}
-
-#[test]
-fn splunk_recipes_have_the_source_type_fields_and_time_of_sent_events() {
-    let bench = Bench::of(sample_events(minutes_ago(1)));
-    let receiver = Receiver::start(Format::Splunk, Rules::default());
-    bench
-        .run(&["--post", &receiver.url(), "--format=splunk-hec"])
-        .code(0)
-        .silent();
-    let body = &receiver.received()[0].body;
-    let sent = serde_json::Deserializer::from_str(body)
-        .into_iter::<Value>()
-        .next()
-        .unwrap()
-        .unwrap();
-    let source_type = sent["sourcetype"].as_str().unwrap();
-    let (inputs, props) = (recipe("splunk-inputs.conf"), recipe("splunk-props.conf"));
-    assert!(props.contains(&format!("\n[{source_type}]\n")));
-    assert!(settings(&inputs).contains(&("sourcetype", source_type)));
-
-    let sent = sent_fields();
-    let aliases = settings(&props)
-        .into_iter()
-        .filter(|(name, _)| name.starts_with("FIELDALIAS-"));
-    let named: BTreeSet<_> = aliases
-        .flat_map(|(_, value)| words(value))
-        .filter(|word| word.contains('.'))
-        .collect();
-    assert!(
-        !named.is_empty() && named.is_subset(&sent),
-        "{named:?} {sent:?}"
-    );
-
-    // If a forwarder reads a file of events, Splunk finds each time after this prefix.
-    let prefix = settings(&props)
-        .into_iter()
-        .find(|(name, _)| *name == "TIME_PREFIX")
-        .unwrap()
-        .1;
-    let prefix = prefix.replace(r"\s*", "");
-    for event in bench.in_order() {
-        let (_, rest) = event.text.split_once(&prefix).expect(&event.text);
-        assert!(
-            rest.starts_with(&crate::stand_in::stamp(event.time)),
-            "{rest}"
-        );
-    }
-}
-
-#[test]
-fn loki_rules_query_only_labels_and_fields_that_are_sent() {
-    let rules = recipe("loki-rules.yaml");
-    let queries: Vec<_> = rules
-        .lines()
-        .filter(|line| line.contains("| json"))
-        .filter(|line| line.contains('{'))
-        .collect();
-    assert_eq!(queries.len(), 3);
-    // `| json` joins names by underscores.
-    let sent: BTreeSet<_> = sent_fields()
-        .iter()
-        .map(|field| field.replace('.', "_"))
-        .collect();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    for query in queries {
-        assert!(query.contains(r#"{job="tfc-audit"}"#), "{query}");
-    }
-    let named: BTreeSet<_> = rules
-        .split(|c| !is_name(c))
-        .filter(|word| {
-            ["auth_", "resource_"]
-                .iter()
-                .any(|start| word.starts_with(start))
-        })
-        .map(str::to_owned)
-        .collect();
-    assert!(named.len() >= 3 && named.is_subset(&sent), "{named:?}");
-}
-
-#[test]
-fn prometheus_rules_query_only_metrics_that_are_written() {
-    let bench = Bench::of(events(3, now(), 1));
-    let file = bench.path("tfc-audit-acme.prom");
-    bench
-        .run(&["--metrics", &file.display().to_string()])
-        .code(0);
-    let written = fs::read_to_string(file).unwrap();
-    let names = |text: &str| -> BTreeSet<String> {
-        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .filter(|word| word.starts_with("tfc_audit_"))
-            .map(str::to_owned)
-            .collect()
-    };
-    let (asked, written) = (names(&recipe("prometheus-rules.yaml")), names(&written));
-    assert!(
-        asked.len() > 3 && asked.is_subset(&written),
-        "{asked:?} {written:?}"
-    );
-}
-
-/// The fields of the sample events, as dotted paths.
-fn sent_fields() -> BTreeSet<String> {
-    let mut sent = BTreeSet::new();
-    for line in include_str!("../../fixtures/events.ndjson").lines() {
-        leaves(&serde_json::from_str(line).unwrap(), "", &mut sent);
-    }
-    sent
-}
-
-/// The fields of a mapping as dotted paths with their types. Fields below a `flattened` field have no
-/// mapping of their own.
-fn fields(properties: &Value, prefix: &str, found: &mut BTreeSet<(String, String)>) {
-    for (name, field) in properties.as_object().unwrap() {
-        let path = format!("{prefix}{name}");
-        match field.get("properties") {
-            Some(inner) => fields(inner, &format!("{path}."), found),
-            None => drop(found.insert((path, field["type"].as_str().unwrap().to_owned()))),
-        }
-    }
-}
-
-/// The dotted paths of an event's fields, where `resource.meta` is one field, as in the template.
-fn leaves(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
-    match value {
-        Value::Object(inner) if prefix != "resource.meta" => {
-            for (name, value) in inner {
-                let dot = if prefix.is_empty() { "" } else { "." };
-                leaves(value, &format!("{prefix}{dot}{name}"), found);
-            }
-        }
-        _ => drop(found.insert(prefix.to_owned())),
-    }
-}
-
-#[test]
-fn the_index_template_maps_every_field_of_the_sample_events() {
-    let template = recipe("elasticsearch-index-template.json");
-    let template: Value = serde_json::from_str(&template).unwrap();
-    assert_eq!(
-        template["data_stream"],
-        serde_json::json!({}),
-        "events go to a data stream"
-    );
-    let mappings = &template["template"]["mappings"];
-    assert_eq!(
-        mappings["dynamic"], false,
-        "a new field must not become a mapping"
-    );
-    let mut mapped = BTreeSet::new();
-    fields(&mappings["properties"], "", &mut mapped);
-    for (path, kind) in [
-        ("@timestamp", "date"),
-        ("resource.meta", "flattened"),
-        ("version", "keyword"),
-    ] {
-        assert!(
-            mapped.contains(&(path.to_owned(), kind.to_owned())),
-            "{path} as {kind}"
-        );
-    }
-    let mut sent = sent_fields();
-    sent.insert("@timestamp".to_owned());
-    let mapped: BTreeSet<_> = mapped.into_iter().map(|(path, _)| path).collect();
-    assert_eq!(mapped, sent);
 }
