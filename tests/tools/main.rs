@@ -21,12 +21,14 @@ mod support;
 mod container;
 mod crash;
 mod faults;
+mod indexes;
 mod needs;
 mod proxy;
 mod receivers;
 #[path = "../it/scene.rs"]
 mod scene;
 mod server;
+mod syslog;
 mod trace;
 mod users;
 
@@ -36,7 +38,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use needs::{nginx, process_1, root, tenzir, tinyproxy};
+use needs::{nginx, noida, osmem, process_1, root, rsyslog, tenzir, tinyproxy};
 
 /// Finds a program, or returns the reason why it cannot be used.
 type Need = fn() -> Result<PathBuf, String>;
@@ -54,6 +56,10 @@ macro_rules! tests {
 
 fn main() -> ExitCode {
     let mut tests = tests![
+        [noida] indexes::noida_runs_the_ecs_pipeline;
+        [noida] indexes::noida_stores_each_event_once;
+        [osmem] indexes::osmem_stores_each_event_once;
+        [rsyslog] syslog::rsyslog_sends_each_event_with_its_time;
         [tenzir] receivers::fluent_bit_stores_json_arrays;
         [tenzir] receivers::tenzir_stores_bulk_requests;
         [tenzir] receivers::tenzir_stores_ndjson;

@@ -20,6 +20,23 @@ pub fn tenzir() -> Result<PathBuf, String> {
     env::var_os("TFC_AUDIT_TEST_TENZIR").map_or_else(|| program("tenzir"), |path| Ok(path.into()))
 }
 
+/// noida-db (`pip install noida-db`): at `TFC_AUDIT_TEST_NOIDA`, else in the `PATH`.
+pub fn noida() -> Result<PathBuf, String> {
+    env::var_os("TFC_AUDIT_TEST_NOIDA").map_or_else(|| program("noida-db"), |path| Ok(path.into()))
+}
+
+/// The binary in `osmem_server` (`pip install osmem-server`): at `TFC_AUDIT_TEST_OSMEM`, else in the
+/// `PATH`.
+pub fn osmem() -> Result<PathBuf, String> {
+    let at = env::var_os("TFC_AUDIT_TEST_OSMEM");
+    at.map_or_else(|| program("osmem-server"), |path| Ok(path.into()))
+}
+
+/// rsyslog.
+pub fn rsyslog() -> Result<PathBuf, String> {
+    program("rsyslogd")
+}
+
 /// nginx.
 pub fn nginx() -> Result<PathBuf, String> {
     program("nginx")

@@ -17,7 +17,7 @@ use crate::support::{Bench, Outcome, minutes_ago};
 /// Waits until as many events are stored as the service has, each at `pointer` of its line. Each
 /// event is stored once, with its own content.
 #[track_caller]
-fn has_stored_all(bench: &Bench, pointer: &str) {
+pub fn has_stored_all(bench: &Bench, pointer: &str) {
     let all: Vec<Event> = bench
         .api
         .with(|world| world.in_order().into_iter().cloned().collect());
@@ -67,14 +67,14 @@ fn has_stored_all(bench: &Bench, pointer: &str) {
 }
 
 /// Events of every known shape, and more than fit in one batch.
-fn sample() -> Bench {
+pub fn sample() -> Bench {
     let mut all = sample_events(minutes_ago(30));
     all.extend(events(100, minutes_ago(1), 1));
     Bench::of(all)
 }
 
 #[track_caller]
-fn post(bench: &Bench, url: &str, args: &[&str]) -> Outcome {
+pub fn post(bench: &Bench, url: &str, args: &[&str]) -> Outcome {
     let args = [&["--post", url, "--retries=0", "--batch-events=50"], args].concat();
     bench.run(&args)
 }
