@@ -162,6 +162,14 @@ fn options_that_contradict_or_lack_each_other_are_refused() {
 fn addresses_and_headers_are_refused_without_being_shown() {
     for (line, fault) in [
         (
+            "--format elasticsearch --post https://es.example.com:9200",
+            "has no index or data stream",
+        ),
+        (
+            "--format elasticsearch --post https://es.example.com:9200/_bulk?hunter2",
+            "has no index or data stream",
+        ),
+        (
             "--endpoint app.terraform.io",
             "has no scheme: add https:// in front of it",
         ),

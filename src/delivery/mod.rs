@@ -281,10 +281,10 @@ impl<'a> Delivery<'a> {
             noted.map_err(Failure::permanent)?;
             if part.len() < count {
                 self.sizes.accept(size);
+                if part.is_empty() {
+                    return Ok(None);
+                }
                 body = self.target.encode(&ledger.pick(&part), Limits::NONE).0;
-            }
-            if part.is_empty() {
-                return Ok(None);
             }
             resets += u32::from(rest == Rest::Reset);
             unanswered += u32::from(rest == Rest::Unanswered);
@@ -426,8 +426,10 @@ impl<'a> Delivery<'a> {
 impl Numbering {
     /// How many of the first events were certainly taken, if the receiver stopped at this number.
     ///
-    /// A refusal of unknown numbering is taken to count from 1, which is one event less. A busy
-    /// Splunk counts from 0: it answers 0 if it took nothing.
+    /// A refusal of unknown numbering is taken to count from 1, which is one event less: the event
+    /// in question then goes alone, which tells. That would tell nothing of a busy receiver, which
+    /// counts from 0: Splunk answers 9 with the number 0 if it took nothing
+    /// (<https://github.com/splunk/splunk-connect-for-kubernetes/issues/555>).
     fn certain(&mut self, number: usize, code: u64, rest: Rest, count: usize) -> usize {
         if number == 0 || number == count && count == 1 {
             self.first.insert(code, number);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use crate::delivery::{Delivery, poisoned, usual};
-use crate::receiver::{Format, Rules, Step};
+use crate::receiver::{Format, Receiver, Rules, Step};
 use crate::stand_in::{Event, events, events_from};
 use crate::support::{Bench, minutes_ago, now};
 
@@ -252,6 +252,39 @@ fn an_oversized_event_is_put_aside_wherever_it_stands() {
         assert_eq!(delivery.dead_letters(), huge + "\n");
         delivery.is_settled();
     }
+}
+
+/// The checkpoint says that the receiver has accepted events, but not one at another address.
+#[test]
+fn an_oversized_event_may_be_the_only_new_one() {
+    let delivery = Delivery::of(Format::Ndjson, 5, |rules, _| rules.most_bytes = 60_000);
+    let delivery = delivery.with_dead_letters();
+    delivery.run().code(0).silent();
+    let huge = Event::new(5_000, now()).text;
+    let version = format!(r#""version":"{}""#, "0".repeat(90_000));
+    let huge = huge.replace(r#""version":"0""#, &version);
+    delivery.bench.insert([Event::from_json(&huge)]);
+    let other = Receiver::start(
+        Format::Ndjson,
+        Rules {
+            most_bytes: 60_000,
+            ..Rules::default()
+        },
+    );
+    let url = other.url();
+    let letters = format!(
+        "--dead-letter={}",
+        delivery.bench.path("dead.ndjson").display()
+    );
+    for _ in 0..2 {
+        let run = delivery.bench.run(&["--post", &url, &letters]);
+        run.code(7);
+        run.holds(run.stderr.contains("every event"), "the receiver is new");
+    }
+    assert_eq!(delivery.dead_letters(), "");
+    delivery.run().code(0);
+    assert_eq!(delivery.dead_letters(), huge + "\n");
+    delivery.is_settled();
 }
 
 #[test]

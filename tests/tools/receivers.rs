@@ -139,7 +139,7 @@ pub fn fluent_bit_stores_json_arrays() {
 
 pub fn tenzir_stores_bulk_requests() {
     let source = |port| format!("accept_opensearch \"127.0.0.1:{port}\"");
-    for path in ["/_bulk", "/audit/_bulk"] {
+    for path in ["/audit", "/audit/_bulk"] {
         arrives(source, path, "", &["--format=elasticsearch"]);
     }
 }
