@@ -21,7 +21,7 @@ use crate::format::{Encoder, Format, Limits, Verdict};
 /// The events that are written and synced together: few syncs, and little memory.
 const BATCH: Limits = Limits {
     events: usize::MAX,
-    bytes: 8 * 1024 * 1024,
+    bytes: 2 * 1024 * 1024,
 };
 
 /// Standard output as a receiver.
@@ -74,18 +74,18 @@ impl Target for Stdout {
     fn send(&mut self, _: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let mut lines = self.lines.take().ok_or_else(stuck)?;
         // Half a line is cut off a regular file after a failed write, so that one is waited for.
-        let limit = if lines.is_regular() {
-            Duration::MAX
-        } else {
-            timeout
-        };
-        let body = body.to_vec();
-        let append = move || {
-            let appended = lines.append(&body);
+        let (lines, appended) = if lines.is_regular() || timeout == Duration::MAX {
+            let appended = lines.append(body);
             (lines, appended)
+        } else {
+            let body = body.to_vec();
+            let append = move || {
+                let appended = lines.append(&body);
+                (lines, appended)
+            };
+            let appended = within(timeout, append).map_err(Error::Stdout)?;
+            appended.ok_or_else(stuck)?
         };
-        let appended = within(limit, append).map_err(Error::Stdout)?;
-        let (lines, appended) = appended.ok_or_else(stuck)?;
         self.lines = Some(lines);
         appended.map_err(Error::of_stdout)?;
         Ok(Verdict::accepted())

@@ -104,7 +104,7 @@ fn the_receiver_within(timeout: &str, answer: Answer, formats: &[&str], code: i3
     let relay = Relay::answering(answer);
     for format in formats {
         let bench = bench();
-        let post = format!("{}/?key=hunter2", relay.url());
+        let post = format!("{}/logs?key=hunter2", relay.url());
         let args = [
             "--post",
             &post,
@@ -384,7 +384,7 @@ fn control_characters_are_escaped_in_the_warning_about_a_refused_event() {
     let refusal = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":400,"error":"\u001b[2J"}}]}"#;
     let receiver = Relay::answering(answer(200, "", refusal));
     let bench = bench();
-    let post = receiver.url();
+    let post = format!("{}/logs", receiver.url());
     let args = [
         "--post",
         &post,

@@ -323,7 +323,9 @@ pub fn answer(body: &[u8]) -> bool {
                             success && body.is_some() && matches!(code, Some(0 | 24 | 25))
                         }
                         Format::Elasticsearch => {
-                            let all = bulk.as_ref().is_some_and(|(errors, _)| !errors);
+                            let all = bulk
+                                .as_ref()
+                                .is_some_and(|(errors, _)| *errors == Some(false));
                             success && body.is_some() && all
                         }
                     };
@@ -343,7 +345,9 @@ pub fn answer(body: &[u8]) -> bool {
             }
         }
     }
-    code == Some(0) || bulk.is_some()
+    let is_bulk =
+        |(errors, items): &(Option<bool>, Vec<u64>)| *errors == Some(false) || !items.is_empty();
+    code == Some(0) || bulk.as_ref().is_some_and(is_bulk)
 }
 
 fn received(status: u16, body: Option<&[u8]>) -> Answer<'_> {
@@ -360,11 +364,17 @@ fn splunk_code(body: &str) -> Option<u64> {
     serde_json::from_str(Members::of(body)?.only("code")?).ok()
 }
 
-/// `errors`, and the `status` of each of the `items`.
-fn bulk_items(body: &str) -> Option<(bool, Vec<u64>)> {
+/// `errors`, and the `status` of each of the `items`. Either may be left out.
+fn bulk_items(body: &str) -> Option<(Option<bool>, Vec<u64>)> {
     let body = Members::of(body)?;
-    let errors = serde_json::from_str(body.only("errors")?).ok()?;
-    let items: Vec<&RawValue> = serde_json::from_str(body.only("items")?).ok()?;
+    let errors = body.at_most_one("errors").ok()?.unwrap_or("null");
+    let errors = serde_json::from_str(errors).ok()?;
+    let items = body.at_most_one("items").ok()?.unwrap_or("null");
+    Some((errors, bulk_statuses(items).unwrap_or_default()))
+}
+
+fn bulk_statuses(items: &str) -> Option<Vec<u64>> {
+    let items: Vec<&RawValue> = serde_json::from_str(items).ok()?;
     let status = |item: &&RawValue| {
         let item = Members::of(item.get())?;
         let outcome = Members::of(item.only("create")?)?;
@@ -372,7 +382,7 @@ fn bulk_items(body: &str) -> Option<(bool, Vec<u64>)> {
         let status: u16 = serde_json::from_str(outcome.only("status")?).ok()?;
         Some(u64::from(status))
     };
-    Some((errors, items.iter().map(status).collect::<Option<_>>()?))
+    items.iter().map(status).collect()
 }
 
 /// The beginnings of a text that is not empty, or of a long one some of them.
