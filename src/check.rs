@@ -290,6 +290,11 @@ fn receiver(check: &mut Check) -> Finding {
     };
     let timeout = check.config.timeout;
     let mut receiver = Receiver::new(post, check.config.normalize, timeout, check.clock)?;
+    // OTLP has no path for health, and a request without records is an ordinary one.
+    if post.format == Format::Otlp {
+        let answered = format!("{} answered", post.url.origin());
+        return without_events(&mut receiver, post.format, timeout, &answered);
+    }
     let health = post.format.health(post.url.path());
     let (status, said) = receiver.ask(health.as_deref(), timeout).map_err(failed)?;
     let asked = health
@@ -303,24 +308,7 @@ fn receiver(check: &mut Check) -> Finding {
         return Err(failed(format!("{answered}: {said}")));
     }
     if health.is_some() {
-        let Verdict { rest, message, .. } = receiver.send(&[], post.format.nothing(), timeout)?;
-        return match rest {
-            Rest::Nothing => Ok(format!(
-                "{answered}, and accepts the credential; a delivery without events: {}",
-                if message.is_empty() {
-                    "accepted"
-                } else {
-                    &message
-                }
-            )),
-            Rest::Refused => Err(Fail(Exit::EventsRefused, message)),
-            Rest::RefusedEvents | Rest::TooLarge => {
-                let remedy =
-                    "an unknown answer to a delivery without events: is the address right?";
-                Err(Fail(Exit::EventsRefused, format!("{message}; {remedy}")))
-            }
-            Rest::Retry | Rest::Unanswered | Rest::Reset | Rest::Failed => Err(failed(message)),
-        };
+        return without_events(&mut receiver, post.format, timeout, &answered);
     }
     match status {
         300..=399 | 401 | 403 | 404 | 407 | 410 => Err(Warn(format!(
@@ -329,6 +317,34 @@ fn receiver(check: &mut Check) -> Finding {
         _ => Ok(format!(
             "{answered}; only a delivery can show whether it accepts the credential and the events"
         )),
+    }
+}
+
+/// Posts a delivery without events. `answered` says what the receiver has answered before.
+fn without_events(
+    receiver: &mut Receiver,
+    format: Format,
+    timeout: Duration,
+    answered: &str,
+) -> Finding {
+    let Verdict { rest, message, .. } = receiver.send(&[], format.nothing(), timeout)?;
+    match rest {
+        Rest::Nothing => Ok(format!(
+            "{answered}, and accepts the credential; a delivery without events: {}",
+            if message.is_empty() {
+                "accepted"
+            } else {
+                &message
+            }
+        )),
+        Rest::Refused => Err(Fail(Exit::EventsRefused, message)),
+        Rest::RefusedEvents | Rest::TooLarge => {
+            let remedy = "an unknown answer to a delivery without events: is the address right?";
+            Err(Fail(Exit::EventsRefused, format!("{message}; {remedy}")))
+        }
+        Rest::Retry | Rest::Unanswered | Rest::Reset | Rest::Failed => {
+            Err(Fail(Exit::ReceiverFailed, message))
+        }
     }
 }
 

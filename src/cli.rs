@@ -91,7 +91,7 @@ pub struct Args {
     #[argh(option, arg_name = "url")]
     pub post: Option<String>,
 
-    /// for --post: ndjson, json-array, json, splunk-hec, elasticsearch or loki (ndjson)
+    /// for --post: ndjson, json-array, json, splunk-hec, elasticsearch, loki or otlp (ndjson)
     #[argh(option, arg_name = "format", from_str_fn(format))]
     pub format: Option<Format>,
 
@@ -104,7 +104,8 @@ pub struct Args {
     #[argh(switch)]
     pub gzip: bool,
 
-    /// a label of the loki stream, or metadata or a field for splunk-hec; may be repeated
+    /// a label of the loki stream, metadata or a field for splunk-hec, or an attribute of the otlp
+    /// resource; may be repeated
     #[argh(option, arg_name = "key=value", from_str_fn(label))]
     pub label: Vec<Label>,
 
@@ -542,7 +543,7 @@ mod tests {
             ),
             (
                 &["--format=csv"],
-                r#"--format: "csv" is not one of ndjson, json-array, json, splunk-hec, elasticsearch, loki"#,
+                r#"--format: "csv" is not one of ndjson, json-array, json, splunk-hec, elasticsearch, loki, otlp"#,
             ),
         ] {
             let expected = format!("{expected} (see tfc-audit --help)");

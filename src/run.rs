@@ -67,7 +67,7 @@ pub fn run(
     let destination = config.destination.to_string();
     let former = checkpoint.destination.clone();
     let is_proven = former.as_ref() == Some(&destination) && checkpoint.last_timestamp.is_some();
-    let mut target = target(config, clock)?;
+    let mut target = target(config, clock, warn)?;
     let dead_letters = dead_letters(config, *clock)?;
     let patience = Patience {
         timeout: config.timeout,
@@ -159,9 +159,17 @@ fn changed_destination(former: &str, destination: &str, last: OffsetDateTime) ->
 }
 
 /// The receiver's side of the run; a dry run prints instead.
-fn target<'a>(config: &Config, clock: &'a SystemClock) -> Result<Box<dyn Target + 'a>, Error> {
+fn target<'a>(
+    config: &Config,
+    clock: &'a SystemClock,
+    warn: &mut dyn FnMut(&str),
+) -> Result<Box<dyn Target + 'a>, Error> {
     let normalize = config.normalize;
     Ok(match &config.destination {
+        Destination::Post(post) if config.dry_run && post.format == Format::Otlp => {
+            warn("--dry-run prints the events as ndjson, since otlp is binary");
+            Box::new(Stdout::of_process(normalize, *clock)?)
+        }
         Destination::Post(post) if config.dry_run => {
             Box::new(Preview::of_process(post, normalize, *clock)?)
         }

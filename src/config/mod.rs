@@ -330,10 +330,10 @@ fn check_labels(labels: &[Label], format: Format) -> Result<(), String> {
         (Format::Loki, Some((name, _))) => Err(format!(
             "--label: {name:?} is not a label name of Loki: use letters, digits and _, but no digit at the start"
         )),
-        (Format::Loki | Format::SplunkHec, _) => Ok(()),
+        (Format::Loki | Format::SplunkHec | Format::Otlp, _) => Ok(()),
         _ => refuse(
             &[("label", !labels.is_empty())],
-            "goes with --format splunk-hec or loki",
+            "goes with --format splunk-hec, loki or otlp",
         ),
     }
 }

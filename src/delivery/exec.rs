@@ -52,7 +52,7 @@ impl Exec {
 
 impl Target for Exec {
     fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        self.encoder.encode(events, limits)
+        self.encoder.encode(events, limits, self.clock.now())
     }
 
     /// The exit code 0 acknowledges, whatever the command has read. Only `--max-time` limits the

@@ -172,7 +172,7 @@ impl<'a> Receiver<'a> {
             status,
             body: broken.is_none().then_some(&said),
             said: &match redirect {
-                None => self.show(&said),
+                None => self.show(self.format.said(&said)),
                 Some(address) => format!("it leads to {}", self.show(address.as_bytes())),
             },
             show: &|text| self.show(text),
@@ -232,17 +232,19 @@ impl<'a> Receiver<'a> {
 
 impl Target for Receiver<'_> {
     fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        self.encoder.encode(events, limits)
+        self.encoder.encode(events, limits, self.clock.now())
     }
 
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let end = self.clock.elapsed().saturating_add(timeout);
-        let compressed = self.gzip.then(|| compress(body)).transpose();
+        // A request without events has to stay empty: Fluent Bit would read what it decompresses.
+        let is_gzip = self.gzip && !body.is_empty();
+        let compressed = is_gzip.then(|| compress(body)).transpose();
         let compressed =
             compressed.map_err(|error| Error::Receiver(format!("cannot compress: {error}")))?;
         let body = compressed.as_deref().unwrap_or(body);
         let url = self.url.expose();
-        let (verdict, said) = self.post(url, body, self.gzip, events.len(), timeout);
+        let (verdict, said) = self.post(url, body, is_gzip, events.len(), timeout);
         Ok(match self.format.receipt(&said) {
             Some(receipt) if verdict.taken == Taken::All => self.confirmed(&receipt, end),
             _ => verdict,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::clock::{SystemClock, within};
+use crate::clock::{Clock, SystemClock, within};
 use crate::config::Post;
 use crate::delivery::Target;
 use crate::delivery::lines::{self, LineFile};
@@ -30,6 +30,7 @@ pub struct Stdout {
     /// `None` after a write that is stuck.
     lines: Option<LineFile>,
     encoder: Encoder,
+    clock: SystemClock,
 }
 
 impl Stdout {
@@ -42,6 +43,7 @@ impl Stdout {
         Ok(Self {
             lines: Some(lines.map_err(Error::Stdout)?),
             encoder: Encoder::new(Format::Ndjson, normalize, &[]),
+            clock,
         })
     }
 }
@@ -68,7 +70,7 @@ fn was_closed(stdout: &File) -> io::Result<bool> {
 
 impl Target for Stdout {
     fn encode(&self, events: &[Event], _: Limits) -> (Vec<u8>, usize) {
-        self.encoder.encode(events, BATCH)
+        self.encoder.encode(events, BATCH, self.clock.now())
     }
 
     fn send(&mut self, _: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
@@ -121,7 +123,7 @@ impl Preview {
 
 impl Target for Preview {
     fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        let (mut body, count) = self.encoder.encode(events, limits);
+        let (mut body, count) = self.encoder.encode(events, limits, self.clock.now());
         if !body.ends_with(b"\n") {
             body.push(b'\n');
         }

@@ -124,7 +124,7 @@ pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::tests::{answer, body, event, judged};
+    use crate::format::tests::{NOW, answer, body, event, judged};
     use crate::format::{Encoder, Format, Limits};
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
             (&[label], &["mine", "mine"], &[2, 1]),
         ] {
             let encoder = Encoder::new(Format::Loki, false, labels);
-            let (body, count) = encoder.encode(&events, Limits::NONE);
+            let (body, count) = encoder.encode(&events, Limits::NONE, NOW);
             assert_eq!(count, 3);
             let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
             let streams = body["streams"].as_array().unwrap();
@@ -162,9 +162,9 @@ mod tests {
             event
         });
         let encoder = Encoder::new(Format::Loki, false, &[]);
-        assert_eq!(encoder.encode(&events, Limits::NONE).1, 2);
+        assert_eq!(encoder.encode(&events, Limits::NONE, NOW).1, 2);
         events[0].time += Duration::SECOND;
-        assert_eq!(encoder.encode(&events, Limits::NONE).1, 3);
+        assert_eq!(encoder.encode(&events, Limits::NONE, NOW).1, 3);
     }
 
     #[test]

@@ -7,9 +7,14 @@
 pub mod elasticsearch;
 pub mod loki;
 pub mod normalize;
+pub mod otlp;
+pub mod protobuf;
 pub mod splunk;
 
+use std::borrow::Cow;
 use std::time::Duration;
+
+use ::time::OffsetDateTime;
 
 use crate::event::Event;
 use crate::format::splunk::Receipt;
@@ -30,16 +35,19 @@ pub enum Format {
     Elasticsearch,
     /// Grafana Loki's push API.
     Loki,
+    /// OpenTelemetry's protocol.
+    Otlp,
 }
 
 /// The formats by their names on the command line.
-pub const FORMATS: [(&str, Format); 6] = [
+pub const FORMATS: [(&str, Format); 7] = [
     ("ndjson", Format::Ndjson),
     ("json-array", Format::JsonArray),
     ("json", Format::Json),
     ("splunk-hec", Format::SplunkHec),
     ("elasticsearch", Format::Elasticsearch),
     ("loki", Format::Loki),
+    ("otlp", Format::Otlp),
 ];
 
 /// A label of `--label`: its name and its value.
@@ -69,6 +77,7 @@ pub struct Encoder {
     normalize: bool,
     frame: Frame,
     labels: Vec<Label>,
+    otlp: Option<otlp::Head>,
 }
 
 /// The parts of a body that do not depend on its events.
@@ -92,7 +101,7 @@ impl Encoder {
                 end: "]",
                 ..Frame::default()
             },
-            Format::Json => Frame::default(),
+            Format::Json | Format::Otlp => Frame::default(),
             Format::SplunkHec => splunk::frame(labels),
             Format::Ndjson | Format::Elasticsearch => Frame {
                 after_event: "\n".to_owned(),
@@ -105,48 +114,60 @@ impl Encoder {
             normalize: normalize || format == Format::Elasticsearch,
             frame,
             labels: labels.to_vec(),
+            otlp: (format == Format::Otlp).then(|| otlp::Head::new(labels)),
         }
     }
 
     /// Encodes as many of the first events as the limits allow, but at least one. Returns the body
-    /// and the number of events in it.
+    /// and the number of events in it. `now` is for formats that tell when an event was read.
     #[must_use]
-    pub fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
+    pub fn encode(
+        &self,
+        events: &[Event],
+        limits: Limits,
+        now: OffsetDateTime,
+    ) -> (Vec<u8>, usize) {
         let most_events = match self.format {
             Format::Json => 1,
             _ => limits.events,
         };
         let frame = &self.frame;
-        let mut body = frame.start.clone().into_bytes();
+        let start = |length| match &self.otlp {
+            Some(head) => Cow::from(head.before(length)),
+            None => Cow::from(frame.start.as_bytes()),
+        };
+        let mut records = Vec::new();
         let mut count = 0;
         for event in events.iter().take(most_events) {
             if self.format == Format::Loki && loki::is_apart(&events[0], event) {
                 break;
             }
-            let length = body.len();
+            let length = records.len();
             if count > 0 {
-                body.extend(frame.separator.as_bytes());
+                records.extend(frame.separator.as_bytes());
             }
-            self.push(&mut body, events[..count].last(), event);
-            body.extend(frame.after_event.as_bytes());
-            if count > 0 && body.len() + frame.end.len() > limits.bytes {
-                body.truncate(length);
+            self.push(&mut records, events[..count].last(), event, now);
+            records.extend(frame.after_event.as_bytes());
+            let body = start(records.len()).len() + records.len() + frame.end.len();
+            if count > 0 && body > limits.bytes {
+                records.truncate(length);
                 break;
             }
             count += 1;
         }
-        body.extend(frame.end.as_bytes());
-        (body, count)
+        let start = start(records.len());
+        ([&*start, &records, frame.end.as_bytes()].concat(), count)
     }
 
     /// Appends an event. `before` is the one before it in the body.
-    fn push(&self, body: &mut Vec<u8>, before: Option<&Event>, event: &Event) {
+    fn push(&self, body: &mut Vec<u8>, before: Option<&Event>, event: &Event, now: OffsetDateTime) {
         let json = normalize::line(event, self.normalize);
         match self.format {
             Format::Ndjson | Format::JsonArray | Format::Json => body.extend(json.as_bytes()),
             Format::SplunkHec => splunk::push(body, event, &json),
             Format::Elasticsearch => elasticsearch::push(body, event, &json),
             Format::Loki => loki::push(body, &self.labels, before, event, &json),
+            Format::Otlp => otlp::push(body, event, &json, now),
         }
     }
 }
@@ -158,6 +179,7 @@ impl Format {
         match self {
             Self::Ndjson | Self::Elasticsearch => "application/x-ndjson",
             Self::JsonArray | Self::Json | Self::SplunkHec | Self::Loki => "application/json",
+            Self::Otlp => "application/x-protobuf",
         }
     }
 
@@ -168,6 +190,7 @@ impl Format {
         match self {
             Self::SplunkHec if given.len() < 2 => splunk::PATH.to_owned(),
             Self::Loki if given.len() < 2 => loki::PATH.to_owned(),
+            Self::Otlp if given.len() < 2 => otlp::PATH.to_owned(),
             Self::Elasticsearch => elasticsearch::path(given),
             _ => given.to_owned(),
         }
@@ -181,7 +204,16 @@ impl Format {
             Self::SplunkHec => splunk::health(path),
             Self::Elasticsearch => elasticsearch::health(path),
             Self::Loki => loki::health(path),
-            Self::Ndjson | Self::JsonArray | Self::Json => None,
+            Self::Ndjson | Self::JsonArray | Self::Json | Self::Otlp => None,
+        }
+    }
+
+    /// The part of an answer's body that is text for people.
+    #[must_use]
+    pub fn said(self, body: &[u8]) -> &[u8] {
+        match self {
+            Self::Otlp => otlp::said(body),
+            _ => body,
         }
     }
 
@@ -223,6 +255,7 @@ impl Format {
             Self::SplunkHec => splunk::judge(answer, count),
             Self::Elasticsearch => elasticsearch::judge(answer, count),
             Self::Loki => loki::judge(answer, count),
+            Self::Otlp => otlp::judge(answer, count),
             Self::Ndjson | Self::JsonArray | Self::Json => None,
         };
         own.unwrap_or_else(|| by_status(answer))
@@ -418,6 +451,8 @@ mod tests {
     use crate::event::EventId;
     use crate::time;
 
+    pub(super) const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
     pub(super) fn event(json: &str) -> Event {
         let time = time::parse("2023-11-14T22:13:20.5Z").unwrap();
         let page = Arc::new(json.into());
@@ -434,7 +469,7 @@ mod tests {
             event(r#"{"a":"\u00e9","version":0}"#),
             event("{\n \"b\": 2}"),
         ];
-        let (body, _) = Encoder::new(format, false, &labels).encode(&events, Limits::NONE);
+        let (body, _) = Encoder::new(format, false, &labels).encode(&events, Limits::NONE, NOW);
         String::from_utf8(body).unwrap()
     }
 
@@ -454,6 +489,7 @@ mod tests {
         match format.judge(&answer(status, body), 2).rest {
             Rest::Nothing => 'a',
             Rest::Retry => 't',
+            Rest::Failed => 'p',
             Rest::TooLarge => 'l',
             Rest::RefusedEvents => 'e',
             Rest::Refused => 'r',
@@ -479,7 +515,7 @@ mod tests {
                     events: events_limit,
                     bytes,
                 };
-                let (body, count) = Encoder::new(format, false, &[]).encode(&events, limits);
+                let (body, count) = Encoder::new(format, false, &[]).encode(&events, limits, NOW);
                 (body.len(), count)
             };
             let (all, count) = encode(10, usize::MAX);
@@ -539,7 +575,9 @@ mod tests {
             for (name, format) in FORMATS {
                 // A product acknowledges by its own rule.
                 let own = !matches!(format, Format::Ndjson | Format::JsonArray | Format::Json);
-                if !(own && status < 300) {
+                // OTLP lists what is retried.
+                let own_failure = format == Format::Otlp && verdict == 't';
+                if !(own && status < 300 || own_failure) {
                     assert_eq!(judged(format, status, ""), verdict, "{name} {status}");
                 }
             }

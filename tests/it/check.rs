@@ -314,6 +314,7 @@ fn a_delivery_without_events_shows_whether_the_credential_is_accepted() {
         ),
         (Format::Bulk, "answered 401: unauthorized"),
         (Format::Loki, "answered 401: unauthorized"),
+        (Format::Otlp, "answered 401: unauthorized"),
     ] {
         let bench = bench();
         let rules = Rules {
@@ -382,7 +383,7 @@ fn a_credential_for_writing_only_is_ok() {
 
 #[test]
 fn a_receiver_that_fails_is_named_without_secrets() {
-    for format in [Format::Splunk, Format::Bulk, Format::Loki, Format::Ndjson] {
+    for format in Format::ALL {
         let bench = bench();
         let receiver = Receiver::start(format, Rules::default());
         let format = format!("--format={}", format.name());
@@ -407,6 +408,30 @@ fn a_receiver_that_fails_is_named_without_secrets() {
     let receiver = Receiver::start(Format::Loki, rules);
     let args = ["--post", &receiver.url(), "--format=loki"];
     fails(&bench, &args, 7, "receiver", "answered 404");
+}
+
+/// Each is the answer of a receiver to a request without records: OTLP asks for success.
+#[test]
+fn an_otlp_receiver_is_ok_only_if_it_takes_a_request_without_records() {
+    for (word, code, body) in [
+        ("ok", 200, ""),
+        ("ok", 204, ""),
+        ("ok", 400, "error: invalid content-length"), // Fluent Bit
+        (
+            "ok",
+            422,
+            "error at least one valid stream is required for ingestion",
+        ), // Loki
+        ("FAIL", 400, "error: invalid endpoint"),
+        ("FAIL", 404, "page not found"),
+    ] {
+        let bench = bench();
+        let receiver = Receiver::start(Format::Otlp, Rules::default());
+        receiver.with(|rules| rules.script.push_back(Answer::answer(code, &[], body)));
+        let args = ["--check", "--format=otlp", "--post", &receiver.url()];
+        let run = bench.run(&args);
+        finds(&run, word, "receiver", body).code(if word == "FAIL" { 7 } else { 0 });
+    }
 }
 
 /// At such an address, any POST could become an event.

@@ -214,6 +214,7 @@ fn every_format_takes_everything_in_order_on_one_connection() {
                 assert_eq!((request.connection, request.method.as_str()), (1, "POST"));
                 let content_type = match format {
                     Format::Ndjson | Format::Bulk => "application/x-ndjson",
+                    Format::Otlp => "application/x-protobuf",
                     _ => "application/json",
                 };
                 assert_eq!(request.header("content-type"), content_type);

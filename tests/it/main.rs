@@ -24,6 +24,7 @@ mod mappings;
 mod model;
 mod network;
 mod operate;
+mod otlp;
 mod partial;
 mod recipes;
 mod stdout;

@@ -319,6 +319,7 @@ pub fn answer(body: &[u8]) -> bool {
                     let accepts = match format {
                         Format::Ndjson | Format::JsonArray | Format::Json => success,
                         Format::Loki => status == 204,
+                        Format::Otlp => success && body.is_some_and(|it| otlp_rejected(it) == 0),
                         Format::SplunkHec => {
                             success && body.is_some() && matches!(code, Some(0 | 24 | 25))
                         }
@@ -348,6 +349,46 @@ pub fn answer(body: &[u8]) -> bool {
     let is_bulk =
         |(errors, items): &(Option<bool>, Vec<u64>)| *errors == Some(false) || !items.is_empty();
     code == Some(0) || bulk.as_ref().is_some_and(is_bulk)
+}
+
+/// How many records an answer of OTLP rejects.
+fn otlp_rejected(body: &[u8]) -> u64 {
+    let partial_success = protobuf_field(body, 1, false).map(|(_, bytes)| bytes);
+    let rejected = partial_success.and_then(|it| protobuf_field(it, 1, true));
+    rejected.map_or(0, |(number, _)| number)
+}
+
+/// The last value of a field of a protobuf message: an integer, or else bytes.
+fn protobuf_field(message: &[u8], wanted: u64, is_integer: bool) -> Option<(u64, &[u8])> {
+    let (mut rest, mut found) = (message, None);
+    let varint = |rest: &mut &[u8]| {
+        let last = rest.iter().take(10).position(|byte| *byte < 128)?;
+        let (bytes, after) = rest.split_at(last + 1);
+        *rest = after;
+        let join = |number, byte: &u8| number << 7 | u64::from(byte & 127);
+        Some(bytes.iter().rev().fold(0, join))
+    };
+    while !rest.is_empty() {
+        let tag = varint(&mut rest)?;
+        let value = match (tag & 7, tag >> 3) {
+            (_, 0) | (3 | 4 | 6 | 7, _) => return None,
+            (0, _) => (varint(&mut rest)?, &[][..]),
+            (kind, _) => {
+                let length = match kind {
+                    1 => 8,
+                    5 => 4,
+                    _ => varint(&mut rest)?.try_into().ok()?,
+                };
+                let (bytes, after) = rest.split_at_checked(length)?;
+                rest = after;
+                (0, bytes)
+            }
+        };
+        if tag >> 3 == wanted && (tag % 8 == 0) == is_integer {
+            found = Some(value);
+        }
+    }
+    found
 }
 
 fn received(status: u16, body: Option<&[u8]>) -> Answer<'_> {

@@ -6,6 +6,8 @@
 
 #![allow(dead_code, reason = "each test target that includes this uses a part")]
 
+pub mod otlp;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::{self, Write as _};
 use std::io::{self, BufRead, BufReader, Read, Write as _};
@@ -17,6 +19,8 @@ use std::time::Duration;
 use flate2::read::GzDecoder;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// A client that takes longer for its next step hangs, even on a busy machine.
 const TOO_LONG: Duration = Duration::from_secs(300);
@@ -30,16 +34,18 @@ pub enum Format {
     Splunk,
     Bulk,
     Loki,
+    Otlp,
 }
 
 impl Format {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Ndjson,
         Self::JsonArray,
         Self::Json,
         Self::Splunk,
         Self::Bulk,
         Self::Loki,
+        Self::Otlp,
     ];
 
     /// The value of `--format`.
@@ -51,6 +57,7 @@ impl Format {
             Self::Splunk => "splunk-hec",
             Self::Bulk => "elasticsearch",
             Self::Loki => "loki",
+            Self::Otlp => "otlp",
         }
     }
 
@@ -61,6 +68,7 @@ impl Format {
             Self::Splunk => "/services/collector/event",
             Self::Bulk => "/audit/_bulk",
             Self::Loki => "/loki/api/v1/push",
+            Self::Otlp => "/v1/logs",
         }
     }
 
@@ -130,6 +138,13 @@ impl Format {
                 }
                 Ok(items)
             }
+            Self::Otlp => {
+                let request = parsed(body)?;
+                otlp::records(&request)
+                    .into_iter()
+                    .map(Item::of_record)
+                    .collect()
+            }
         }
     }
 }
@@ -159,6 +174,28 @@ impl Item {
             stream: String::new(),
             time: 0,
         })
+    }
+
+    /// The event of an OTLP record, whose time and attributes are the event's own.
+    fn of_record(record: &Value) -> Result<Self, String> {
+        let text = record["body"]["stringValue"].as_str().ok_or("no body")?;
+        let item = Self::new(text)?;
+        let event: Value = parsed(text)?;
+        let attributes = otlp::attributes(record)?;
+        let nanoseconds = |time: &str| {
+            let time = OffsetDateTime::parse(time, &Rfc3339).map_err(|error| error.to_string())?;
+            Ok::<_, String>(time.unix_timestamp_nanos().to_string())
+        };
+        let time = nanoseconds(event["timestamp"].as_str().unwrap_or_default())?;
+        let is_observed = record["observedTimeUnixNano"].as_str() > record["timeUnixNano"].as_str();
+        if record["timeUnixNano"] != *time || !is_observed || record["severityNumber"] != 9 {
+            return Err(format!("another time or severity: {record}"));
+        }
+        let named = attributes.get("event.name").unwrap_or(&Value::Null);
+        if attributes.get("log.record.uid") != Some(&event["id"]) || record["eventName"] != *named {
+            return Err(format!("another ID or name: {record}"));
+        }
+        Ok(item)
     }
 }
 
@@ -307,6 +344,7 @@ impl Rules {
             (Format::Splunk, ..) if is_refused => {
                 Some((403, r#"{"text":"Invalid token","code":4}"#))
             }
+            (Format::Otlp, ..) if is_refused => Some((401, "\u{12}\u{c}unauthorized")),
             _ if is_refused => Some((401, "unauthorized")),
             (Format::Bulk, "GET", "/") => Some((200, r#"{"version":{"number":"8.0.0"}}"#)),
             (Format::Loki, "POST", _) if request.body == r#"{"streams":[]}"# => Some((
@@ -317,6 +355,7 @@ impl Rules {
             (Format::Splunk, "POST", _) => Some((400, r#"{"text":"No data","code":5}"#)),
             (Format::Bulk, "POST", _) => Some((400, r#"{"error":"request body is required"}"#)),
             (Format::Loki, "POST", _) => Some((400, "EOF")),
+            (Format::Otlp, "POST", _) => Some((200, "")),
             (_, "POST", _) => None,
             _ => Some((405, "POST only")),
         }
@@ -331,6 +370,7 @@ impl Rules {
         match format {
             Format::Bulk => return self.bulk(items),
             Format::Loki => return self.loki(items),
+            Format::Otlp => return self.otlp(items),
             _ => {}
         }
         if format == Format::Splunk
@@ -385,6 +425,21 @@ impl Rules {
         (code, refused, taken)
     }
 
+    /// Good records are taken, whatever else is in the request.
+    fn otlp(&self, items: &[Item]) -> (u16, String, Vec<Item>) {
+        let is_good = |item: &&Item| !self.poison.contains(&item.id);
+        let good: Vec<_> = items.iter().filter(is_good).cloned().collect();
+        let body = match items.len() - good.len() {
+            0 => otlp::SUCCESS.to_vec(),
+            bad => otlp::rejects(bad, "Invalid data format"),
+        };
+        (
+            200,
+            String::from_utf8(body).expect("short lengths are ASCII"),
+            good,
+        )
+    }
+
     fn bulk(&mut self, items: &[Item]) -> (u16, String, Vec<Item>) {
         let (mut results, mut taken, mut errors) = (Vec::new(), Vec::new(), false);
         for item in items {
@@ -426,8 +481,10 @@ pub struct Received {
     pub path: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
-    /// The body, decompressed; empty if it was not read.
+    /// The body, decompressed; empty if it was not read. That of OTLP is shown as JSON.
     pub body: String,
+    /// The bytes of the body, decompressed.
+    pub bytes: Vec<u8>,
     /// The events in it.
     pub items: Vec<Item>,
     /// The status of the answer, if the answer was not cut short.
@@ -458,6 +515,7 @@ impl Received {
             path: words.next()?,
             headers,
             body: String::new(),
+            bytes: Vec::new(),
             items: Vec::new(),
             answered: None,
             taken: Vec::new(),
@@ -465,18 +523,25 @@ impl Received {
     }
 
     /// Reads the body that the head announced.
-    fn read_body(&mut self, reader: &mut impl Read) -> io::Result<()> {
+    fn read_body(&mut self, reader: &mut impl Read, format: Format) -> io::Result<()> {
         let length = match self.header("content-length") {
             "" if self.method != "POST" => Ok(0),
             length => length.parse(),
         };
-        let mut bytes = vec![0; length.map_err(io::Error::other)?];
-        reader.read_exact(&mut bytes)?;
+        self.bytes = vec![0; length.map_err(io::Error::other)?];
+        reader.read_exact(&mut self.bytes)?;
         if self.header("content-encoding") == "gzip" {
-            GzDecoder::new(&bytes[..]).read_to_string(&mut self.body)?;
-        } else {
-            self.body = String::from_utf8(bytes).map_err(io::Error::other)?;
+            let compressed = std::mem::take(&mut self.bytes);
+            GzDecoder::new(&compressed[..]).read_to_end(&mut self.bytes)?;
         }
+        let body = match format {
+            Format::Otlp if !self.bytes.is_empty() => {
+                otlp::request(&self.bytes).map(|request| request.to_string())
+            }
+            _ => String::from_utf8(self.bytes.clone()).map_err(|error| error.to_string()),
+        };
+        // What cannot be read is a fault when the events are read.
+        self.body = body.unwrap_or_else(|fault| fault);
         Ok(())
     }
 }
@@ -485,7 +550,7 @@ impl Received {
 impl fmt::Display for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (connection, method, path) = (self.connection, &self.method, &self.path);
-        let (items, bytes, taken) = (self.items.len(), self.body.len(), self.taken.len());
+        let (items, bytes, taken) = (self.items.len(), self.bytes.len(), self.taken.len());
         let answered = self
             .answered
             .map_or("nothing".into(), |code| code.to_string());
@@ -568,7 +633,7 @@ impl Shared {
                 matches!(step, Step::Unread)
             };
             if !unread {
-                request.read_body(&mut reader)?;
+                request.read_body(&mut reader, self.format)?;
             }
             let (step, code, headers, body) = self.take(request);
             let mut head = format!("HTTP/1.1 {code} Receiver\r\n");
@@ -621,11 +686,13 @@ impl Shared {
             Step::Usual | Step::Unanswered | Step::Half | Step::Spread(_) => {
                 match self.format.read(&request.body) {
                     Ok(items) => {
-                        let bytes = request.body.len();
+                        let bytes = request.bytes.len();
                         let (code, body, taken) = rules.usual(self.format, bytes, &items);
                         request.items = items;
                         let status_came = match step {
-                            Step::Half => !matches!(self.format, Format::Splunk | Format::Bulk),
+                            Step::Half => {
+                                !matches!(self.format, Format::Splunk | Format::Bulk | Format::Otlp)
+                            }
                             _ => matches!(step, Step::Usual | Step::Spread(_)),
                         };
                         // These store an event once, so that it does not matter who heard of it.
