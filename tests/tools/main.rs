@@ -23,6 +23,7 @@ mod crash;
 mod faults;
 mod indexes;
 mod needs;
+mod otlp;
 mod proxy;
 mod receivers;
 #[path = "../it/scene.rs"]
@@ -38,7 +39,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use needs::{nginx, noida, osmem, process_1, root, rsyslog, tenzir, tinyproxy};
+use needs::{nginx, noida, opentelemetry, osmem, process_1, root, rsyslog, tenzir, tinyproxy};
 
 /// Finds a program, or returns the reason why it cannot be used.
 type Need = fn() -> Result<PathBuf, String>;
@@ -60,6 +61,8 @@ fn main() -> ExitCode {
         [noida] indexes::noida_stores_each_event_once;
         [osmem] indexes::osmem_stores_each_event_once;
         [rsyslog] syslog::rsyslog_sends_each_event_with_its_time;
+        [opentelemetry] otlp::opentelemetry_proto_parses_bodies;
+        [tenzir] otlp::fluent_bit_stores_log_records;
         [tenzir] receivers::fluent_bit_stores_json_arrays;
         [tenzir] receivers::tenzir_stores_bulk_requests;
         [tenzir] receivers::tenzir_stores_ndjson;

@@ -37,6 +37,17 @@ pub fn rsyslog() -> Result<PathBuf, String> {
     program("rsyslogd")
 }
 
+/// Python with `opentelemetry-proto` (`pip install opentelemetry-proto`): at
+/// `TFC_AUDIT_TEST_PYTHON`, else in the `PATH`.
+pub fn opentelemetry() -> Result<PathBuf, String> {
+    let named = env::var_os("TFC_AUDIT_TEST_PYTHON");
+    let python = named.map_or_else(|| program("python3"), |path| Ok(path.into()))?;
+    let import = "import opentelemetry.proto.collector.logs.v1.logs_service_pb2";
+    works(&python, &["-c", import])
+        .map_err(|_| "opentelemetry-proto is not installed".to_owned())?;
+    Ok(python)
+}
+
 /// nginx.
 pub fn nginx() -> Result<PathBuf, String> {
     program("nginx")

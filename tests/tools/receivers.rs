@@ -15,7 +15,7 @@ use crate::stand_in::{Event, events, sample_events};
 use crate::support::{Bench, Outcome, minutes_ago};
 
 /// Waits until as many events are stored as the service has, each at `pointer` of its line. Each
-/// event is stored once, with its own content.
+/// event is stored once, with its own content. Lines without an event do not count.
 #[track_caller]
 pub fn has_stored_all(bench: &Bench, pointer: &str) {
     let all: Vec<Event> = bench
@@ -23,11 +23,11 @@ pub fn has_stored_all(bench: &Bench, pointer: &str) {
         .with(|world| world.in_order().into_iter().cloned().collect());
     let began = Instant::now();
     let stored = loop {
-        let stored = fs::read_to_string(bench.path("stored")).unwrap_or_default();
-        if stored.lines().count() >= all.len() && stored.ends_with('\n') {
+        let stored = stored(bench, pointer);
+        let count = stored.len();
+        if count >= all.len() {
             break stored;
         }
-        let count = stored.lines().count();
         assert!(
             began.elapsed() < TOO_LONG,
             "{count} of {} are stored",
@@ -51,12 +51,11 @@ pub fn has_stored_all(bench: &Bench, pointer: &str) {
         ];
         (milliseconds, rest.map(text))
     };
-    let parsed = |line: &str| serde_json::from_str::<Value>(line).expect("JSON");
-    let of = |line: &str| essence(parsed(line).pointer(pointer).expect("an event"));
-    let mut is: Vec<_> = stored.lines().map(of).collect();
+    let event = |line: &Value| essence(line.pointer(pointer).expect("an event"));
+    let mut is: Vec<_> = stored.iter().map(event).collect();
     let mut should: Vec<_> = all
         .iter()
-        .map(|event| essence(&parsed(&event.text)))
+        .map(|event| essence(&serde_json::from_str(&event.text).expect("JSON")))
         .collect();
     // Tenzir stores events of one shape together.
     is.sort();
@@ -64,6 +63,18 @@ pub fn has_stored_all(bench: &Bench, pointer: &str) {
     let differs = is.iter().zip(&should).find(|(is, should)| is != should);
     assert!(differs.is_none(), "stored and sent: {differs:#?}");
     assert_eq!(is.len(), should.len());
+}
+
+/// The lines that are stored and have something at `pointer`.
+pub fn stored(bench: &Bench, pointer: &str) -> Vec<Value> {
+    let text = fs::read_to_string(bench.path("stored")).unwrap_or_default();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let lines = whole
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"));
+    lines
+        .filter(|line: &Value| line.pointer(pointer).is_some())
+        .collect()
 }
 
 /// Events of every known shape, and more than fit in one batch.
