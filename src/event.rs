@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 
 use crate::spare;
+use crate::text::fnv1a;
 
 /// An event, as a range of its page's text. The text lives as long as one of its events.
 #[derive(Clone, Debug)]
@@ -23,6 +24,9 @@ pub struct Event {
     pub id: EventId,
     /// The event's `timestamp`, in UTC.
     pub time: OffsetDateTime,
+    /// The reason why `id` or `timestamp` cannot be read, if one cannot. Then both are stand-ins,
+    /// which are the same whenever the service lists the event.
+    pub fault: Option<&'static str>,
 }
 
 impl Event {
@@ -34,6 +38,7 @@ impl Event {
             extent,
             id,
             time,
+            fault: None,
         }
     }
 
@@ -83,6 +88,7 @@ impl Event {
             page: Arc::new(json.into()),
             id: self.id.clone(),
             time: self.time,
+            fault: self.fault,
         }
     }
 }
@@ -148,6 +154,12 @@ pub enum EventId {
 pub type Identity = u128;
 
 impl EventId {
+    /// Returns the stand-in for the `id` of an event that has none: a name for its bytes.
+    #[must_use]
+    pub fn stand_in(json: &str) -> Self {
+        Self::new(&format!("unreadable-{:032x}", fnv1a(json.bytes())))
+    }
+
     /// Converts an `id` as the service writes it.
     #[must_use]
     pub fn new(text: &str) -> Self {

@@ -299,14 +299,16 @@ impl Drain<'_> {
             let stride = walk.next_stride(report.delivered > 0);
             report.walk = walk.figures();
             (self.watch)(report);
-            let Some(stride) = stride? else { break };
+            let Some(mut stride) = stride? else { break };
             is_empty = is_empty && stride.events.is_empty();
+            let unreadable = stride.events.extract_if(.., |event| event.fault.is_some());
+            let unreadable: Vec<Event> = unreadable.collect();
             if let Some(missing) = stride.missing {
                 // Said at once: a run that is killed later must not keep it to itself.
                 warn(&missing.to_string());
                 exit = Exit::SourceFailed;
             }
-            if !stride.events.is_empty() {
+            if !stride.events.is_empty() || !unreadable.is_empty() {
                 let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
                     let next = following.first().map(|next| next.time);
                     let rest = next.into_iter().chain(stride.rest).min();
@@ -320,6 +322,9 @@ impl Drain<'_> {
                     (self.watch)(report);
                     Ok(())
                 };
+                if !delivery.put_aside(&unreadable, &stride.events, &mut commit, warn)? {
+                    exit = Exit::SourceFailed;
+                }
                 let result = delivery.deliver(&stride.events, &mut commit, warn);
                 report.delivery = delivery.figures();
                 result?;

@@ -33,6 +33,16 @@ pub fn one_line(message: &str) -> String {
     escape(message.chars(), |it| !it.is_control() && !is_invisible(it))
 }
 
+/// The hash FNV-1a with 128 bits (<https://datatracker.ietf.org/doc/html/rfc9923>).
+#[must_use]
+pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u128 {
+    const OFFSET_BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    bytes.into_iter().fold(OFFSET_BASIS, |hash, byte| {
+        (hash ^ u128::from(byte)).wrapping_mul(PRIME)
+    })
+}
+
 fn escape(text: impl Iterator<Item = char>, is_shown: fn(char) -> bool) -> String {
     let mut line = String::new();
     for character in text {

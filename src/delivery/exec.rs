@@ -14,6 +14,7 @@ use crate::event::Event;
 use crate::format::{Encoder, Format, Limits, Rest, Verdict};
 use crate::fs::PRIVATE;
 use crate::signals;
+use crate::text::fnv1a;
 use crate::time;
 
 /// A shell command as a receiver.
@@ -97,16 +98,13 @@ impl Target for Exec {
 }
 
 /// A name for exactly these events: the time of the first one, so that names sort, and a hash of
-/// all IDs. The hash is FNV-1a with 128 bits, which is the same in every version.
+/// all IDs, which is the same in every version.
 fn batch_id(events: &[Event]) -> String {
-    const OFFSET_BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let mut hash = OFFSET_BASIS;
-    for event in events {
-        for byte in event.id.to_string().bytes().chain([b'\n']) {
-            hash = (hash ^ u128::from(byte)).wrapping_mul(PRIME);
-        }
-    }
+    let ids = events.iter().flat_map(|event| {
+        let id = event.id.to_string().into_bytes();
+        id.into_iter().chain([b'\n'])
+    });
+    let hash = fnv1a(ids);
     let first = events.first().map(|event| time::format(event.time));
     let time: String = first
         .unwrap_or_default()

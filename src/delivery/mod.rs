@@ -21,6 +21,7 @@ pub mod stdout;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::slice;
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -32,6 +33,7 @@ use crate::event::Event;
 use crate::format::{Item, Limits, Rest, Taken, Verdict};
 use crate::retry::{Failure, GaveUp, Patience, retry};
 use crate::text::excerpt;
+use crate::time;
 
 /// How many other single events are tried before the receiver counts as refusing everything.
 const MOST_PROBES: usize = 8;
@@ -188,6 +190,45 @@ impl<'a> Delivery<'a> {
         let committed = self.commit(&mut ledger, until);
         // A failed commit is the worse of two errors: the next run repeats events.
         committed.and(sent)
+    }
+
+    /// Puts events that cannot be read among the dead letters, and commits them. `following` are
+    /// the other events of their window, which are still to be delivered. Returns false if there are
+    /// such events and no place for them.
+    ///
+    /// # Errors
+    /// If the dead letters or the checkpoint cannot be written.
+    pub fn put_aside(
+        &mut self,
+        unreadable: &[Event],
+        following: &[Event],
+        commit: Commit,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<bool, Error> {
+        if unreadable.is_empty() {
+            return Ok(true);
+        }
+        let mut fate = "is not delivered (--dead-letter FILE keeps it)".to_owned();
+        if let Some(dead_letters) = &mut self.dead_letters {
+            dead_letters.append(unreadable.iter())?;
+            self.figures.dead_letters += unreadable.len() as u64;
+            fate = format!("is now in {}", dead_letters.shown());
+        }
+        for event in unreadable {
+            warn(&format!(
+                "an event listed near {} cannot be read ({}) and {fate}: {}",
+                time::format(event.time),
+                event.fault.unwrap_or_default(),
+                excerpt(event.json().as_bytes())
+            ));
+        }
+        if self.dead_letters.is_none() {
+            return Ok(false);
+        }
+        let held = self.held.first().map(|(event, _)| slice::from_ref(event));
+        let events = unreadable;
+        commit(Acknowledged { events }, held.unwrap_or(following))?;
+        Ok(true)
     }
 
     /// Ends delivery.

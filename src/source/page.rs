@@ -101,11 +101,13 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
     let (found, pagination) = read(&text).map_err(|fault| fault.in_words(&text))?;
     let bytes = text.len() as u64;
     let text = Arc::new(Text::from(text));
+    let events = found.into_iter().filter_map(|found| {
+        let mut event = Event::new(&text, found.extent, found.id, found.time?);
+        event.fault = found.fault;
+        Some(event)
+    });
     Ok(Page {
-        events: found
-            .into_iter()
-            .map(|(extent, id, time)| Event::new(&text, extent, id, time))
-            .collect(),
+        events: events.collect(),
         next: pagination.next_page,
         total_pages: pagination.total_pages,
         total_count: pagination.total_count,
@@ -131,7 +133,13 @@ struct Pagination {
 }
 
 /// The place of an event in the body, in bytes, and its two fields.
-type Found = (Range<usize>, EventId, OffsetDateTime);
+struct Found {
+    extent: Range<usize>,
+    id: EventId,
+    /// `None` until the time of a neighbour takes its place.
+    time: Option<OffsetDateTime>,
+    fault: Option<&'static str>,
+}
 
 /// A reason to refuse a body.
 struct Fault {
@@ -192,7 +200,19 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Fault> {
     if scan::token(text.as_bytes(), end).is_some() {
         return Err("trailing characters".into());
     }
-    let data = data.ok_or("missing field `data`")?;
+    let mut data = data.ok_or("missing field `data`")?;
+    // The event before it in the list is hardly newer; the first one has the next one's time.
+    let mut time = data.iter().find_map(|found| found.time);
+    for (place, found) in data.iter_mut().enumerate() {
+        found.time = found.time.or(time);
+        if found.time.is_none() {
+            return Err(Fault {
+                event: Some((place + 1, found.extent.start)),
+                ..found.fault.unwrap_or_default().into()
+            });
+        }
+        time = found.time;
+    }
     let pagination = pagination.ok_or("missing field `pagination`")?;
     match serde_json::from_str(pagination) {
         Ok(Object(pagination)) => Ok((data, pagination)),
@@ -204,12 +224,15 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Fault> {
 }
 
 /// Reads the event at this position, and returns the position behind it.
+///
+/// An event whose `id` or `timestamp` cannot be read must not hide the others. Its time is then a
+/// neighbour's, and its `id` a name for its bytes.
 fn event(text: &str, at: usize, events: &mut Vec<Found>) -> Result<usize, Fault> {
     if events.len() == MOST_EVENTS {
         return Err("more than 10000 events".into());
     }
     let (mut id, mut time) = (None, None);
-    let end = scan::object(text, at, |key, at| match key {
+    let read = scan::object(text, at, |key, at| match key {
         "id" if id.is_none() => {
             let (text, end) = scan::string(text, at).ok_or("id is not a string")?;
             match text.len() {
@@ -227,17 +250,32 @@ fn event(text: &str, at: usize, events: &mut Vec<Found>) -> Result<usize, Fault>
         "id" => Err("duplicate field `id`"),
         "timestamp" => Err("duplicate field `timestamp`"),
         _ => scan::value(text, at),
-    })
-    .and_then(|end| {
-        let id = id.ok_or("missing field `id`")?;
-        let time = time.ok_or("missing field `timestamp`")?;
-        events.push((at..end, id, time));
-        Ok(end)
     });
-    end.map_err(|reason| Fault {
-        event: Some((events.len() + 1, at)),
+    let fault = match (&read, &id, time) {
+        (Err(reason), ..) => Some(*reason),
+        (Ok(_), None, _) => Some("missing field `id`"),
+        (Ok(_), _, None) => Some("missing field `timestamp`"),
+        _ => None,
+    };
+    let number = events.len() + 1;
+    let unreadable = |reason: &'static str| Fault {
+        event: Some((number, at)),
         ..reason.into()
-    })
+    };
+    // Where even its end cannot be found, the page is refused.
+    let end = match (read, fault) {
+        (Ok(end), None) => end,
+        (_, Some(reason)) => scan::value(text, at).map_err(|_| unreadable(reason))?,
+        (Err(reason), None) => return Err(unreadable(reason)),
+    };
+    let json = &text[at..end];
+    events.push(Found {
+        extent: at..end,
+        id: id.unwrap_or_else(|| EventId::stand_in(json)),
+        time,
+        fault,
+    });
+    Ok(end)
 }
 
 #[cfg(test)]
@@ -278,23 +316,17 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         let good = r#"{"id":"a","timestamp":"2026-01-02T03:04:05Z"}"#;
-        let second =
-            |event: &str| message(&format!(r#"{{"data":[{good},{event}],"pagination":{{}}}}"#));
         assert!(
-            second(r#"{"timestamp":"2026-01-02T03:04:05Z"}"#)
-                .starts_with("event 2 of the page is not as documented (missing field `id`)")
+            message(&format!(
+                r#"{{"data":[{good},{{"id":"b""x"}}],"pagination":{{}}}}"#
+            ))
+            .starts_with("the body is not a page of the audit trail")
         );
         assert!(
-            second(r#"{"id":7,"timestamp":"2026-01-02T03:04:05Z"}"#)
-                .contains("event 2 of the page")
+            message(r#"{"data":[{"id":"b","timestamp":"today"}],"pagination":{}}"#).starts_with(
+                "event 1 of the page is not as documented (timestamp is not RFC 3339)"
+            )
         );
-        assert!(
-            second(r#"{"id":"","timestamp":"2026-01-02T03:04:05Z"}"#).contains("(id is empty)")
-        );
-        assert!(
-            second(r#"{"id":"b","timestamp":"today"}"#).contains("(timestamp is not RFC 3339)")
-        );
-        assert!(second("null").contains("event 2 of the page"));
         assert!(message("<html>Sign in</html>").ends_with(": <html>Sign in</html>"));
         assert!(message(r#"{"data":[]}"#).contains("missing field `pagination`"));
         assert!(message(r#"{"pagination":{}}"#).contains("missing field `data`"));
@@ -309,6 +341,38 @@ mod tests {
                 .fault
                 .contains("not UTF-8 from byte 9")
         );
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_read_has_a_neighbours_time_and_a_name_of_its_bytes() {
+        let good = r#"{"id":"a","timestamp":"2026-01-02T03:04:05Z"}"#;
+        for (event, fault) in [
+            (
+                r#"{"id":"b","timestamp":"today"}"#,
+                "timestamp is not RFC 3339",
+            ),
+            (r#"{"id":7,"timestamp":"x"}"#, "id is not a string"),
+            (
+                r#"{"timestamp":"2026-01-02T03:04:05Z"}"#,
+                "missing field `id`",
+            ),
+            ("null", "not an object"),
+        ] {
+            for data in [format!("{good},{event}"), format!("{event},{good}")] {
+                let body = format!(r#"{{"data":[{data}],"pagination":{{}}}}"#);
+                let [page, again] = [0, 1].map(|_| parse(body.clone().into()).unwrap());
+                let bad = page
+                    .events
+                    .iter()
+                    .position(|it| it.fault.is_some())
+                    .unwrap();
+                assert_eq!(page.events[bad].fault, Some(fault), "{data}");
+                assert_eq!(page.events[bad].json(), event);
+                assert_eq!(page.events[0].time, page.events[1].time);
+                assert_eq!(page.events[bad].id, again.events[bad].id);
+                assert!(page.events[1 - bad].fault.is_none());
+            }
+        }
     }
 
     #[test]
@@ -335,8 +399,9 @@ mod tests {
         assert!(page(&[event(&long[1..], "")]).is_ok());
         // An escape counts as the character that it is.
         assert!(page(&[event(&format!("{}\\u0061", &long[2..]), "")]).is_ok());
-        let fault = page(&[event("a", ""), event(&long, "")]).unwrap_err().fault;
-        assert!(fault.contains("event 2 of the page is not as documented (id is longer than"));
+        let too_long = page(&[event("a", ""), event(&long, "")]).unwrap();
+        let fault = Some("id is longer than 512 bytes");
+        assert_eq!(too_long.events[1].fault, fault);
 
         let many = vec![event("a", ""); MOST_EVENTS + 1];
         assert!(page(&many[1..]).is_ok());

@@ -29,4 +29,5 @@ mod partial;
 mod recipes;
 mod stdout;
 mod support;
+mod unreadable;
 mod walk;
