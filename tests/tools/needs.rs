@@ -20,9 +20,11 @@ pub fn tenzir() -> Result<PathBuf, String> {
     env::var_os("TFC_AUDIT_TEST_TENZIR").map_or_else(|| program("tenzir"), |path| Ok(path.into()))
 }
 
-/// noida-db (`pip install noida-db`): at `TFC_AUDIT_TEST_NOIDA`, else in the `PATH`.
+/// The binary in `noida_db` (`pip install noida-db`), not the script that starts it and that would leave
+/// it running: at `TFC_AUDIT_TEST_NOIDA`, else in the `PATH`.
 pub fn noida() -> Result<PathBuf, String> {
-    env::var_os("TFC_AUDIT_TEST_NOIDA").map_or_else(|| program("noida-db"), |path| Ok(path.into()))
+    let at = env::var_os("TFC_AUDIT_TEST_NOIDA");
+    at.map_or_else(|| program("noida-db"), |path| Ok(path.into()))
 }
 
 /// The binary in `osmem_server` (`pip install osmem-server`): at `TFC_AUDIT_TEST_OSMEM`, else in the
