@@ -23,9 +23,9 @@ use crate::format::Format;
 use crate::report::Report;
 use crate::retry::Patience;
 use crate::secret::Secret;
-use crate::source::SourceError;
 use crate::source::ahead::{Answer, Forward, More, Readings, Threads};
 use crate::source::client::Client;
+use crate::source::{Missing, SourceError};
 use crate::text::excerpt;
 use crate::time;
 use crate::walk::{Scope, Walk};
@@ -268,6 +268,9 @@ impl Drain<'_> {
             started.map(|()| walk)
         };
         let mut walk = start(checkpoint)?;
+        if walk.first_shortfall().is_some() {
+            walk = start(checkpoint)?;
+        }
         let now = self.clock.now();
         let server_time = walk.server_time().min(now + MOST_AHEAD);
         // A span counts back from the service's time: this machine's clock may be ahead of it.
@@ -284,16 +287,14 @@ impl Drain<'_> {
         // A clock that is ahead, here or there, must not hide the present.
         let settled_by = server_time.min(now);
         refuse_other_organization(walk.first_events(), checkpoint)?;
-        if let Some(completed) = checkpoint
-            .completed_at
-            .filter(|&completed| completed < time::before(server_time, RETENTION))
-        {
-            warn(&format!(
-                "the last complete run was at {}, more than the 14 days ago that the service keeps events: events since then may be gone",
-                time::format(completed)
-            ));
-        }
+        warn_of_gap(checkpoint, server_time, warn);
         let mut exit = Exit::Success;
+        if let Some(Missing { unseen, promised }) = walk.first_shortfall() {
+            warn(&format!(
+                "the service counts {promised} events, but does not list {unseen} of them, asked twice: the next run asks again"
+            ));
+            exit = Exit::SourceFailed;
+        }
         let mut is_empty = walk.first_events().is_empty();
         loop {
             let stride = walk.next_stride(report.delivered > 0);
@@ -372,6 +373,18 @@ impl Drain<'_> {
             ),
             None => (rest, self.overlap),
         }
+    }
+}
+
+/// Warns if no run was complete for longer than the service keeps events.
+fn warn_of_gap(checkpoint: &Checkpoint, server_time: OffsetDateTime, warn: &mut dyn FnMut(&str)) {
+    if let Some(completed) = checkpoint.completed_at
+        && completed < time::before(server_time, RETENTION)
+    {
+        warn(&format!(
+            "the last complete run was at {}, more than the 14 days ago that the service keeps events: events since then may be gone",
+            time::format(completed)
+        ));
     }
 }
 

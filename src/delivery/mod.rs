@@ -4,11 +4,11 @@
 //! - **Nothing is committed that was not acknowledged.** Only [`Delivery`] makes an
 //!   [`Acknowledged`]: of events that the receiver took, or that are synced as dead letters.
 //! - **Nothing is sent again that the receiver is known to have.** A [`Verdict`] says which events
-//!   of a request were taken, also where the request failed. Those are noted in the [`Ledger`] at
+//!   of a request were taken, also where the request failed. Those are noted in the ledger at
 //!   once, and committed before the next request or wait, as far as all older ones are settled.
 //! - **No backlog becomes dead letters.** A receiver that has taken an event, in this run or in an
 //!   earlier one, is in order: an event that it refuses alone is at fault. Until then up to
-//!   [`MOST_PROBES`] other events are tried one by one. More than [`MOST_IN_A_ROW`] refusals in a
+//!   eight other events are tried one by one. More than a hundred refusals in a
 //!   row are never the events' fault.
 
 pub mod dead_letters;

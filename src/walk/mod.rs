@@ -264,6 +264,21 @@ impl<'a> Walk<'a> {
         first.map_or(&[], |first| &first.page.events)
     }
 
+    /// How many events the first answer counts and does not list, if it lists all on one page that
+    /// is not full. Only where no `since` was sent: counts may ignore it.
+    #[must_use]
+    pub fn first_shortfall(&self) -> Option<Missing> {
+        let first = self.first.as_ref()?.at_hand.as_ref()?;
+        let promised = first
+            .page
+            .total_count
+            .filter(|_| self.scope.since.is_none())?;
+        let listed = first.page.events.len() as u64;
+        let is_all = first.page.next.is_none() && listed < first.size;
+        let unseen = promised.saturating_sub(listed);
+        (is_all && unseen > 0).then_some(Missing { unseen, promised })
+    }
+
     /// The source's time when it first answered, else ours.
     #[must_use]
     pub fn server_time(&self) -> OffsetDateTime {
