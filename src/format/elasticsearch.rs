@@ -95,14 +95,15 @@ fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
     if bulk.errors == Some(false) {
         return Some(Verdict::accepted());
     }
-    let outcomes = bulk.items.map_or("[]", RawValue::get);
-    let outcomes: Vec<Object<Created>> = serde_json::from_str(outcomes).unwrap_or_default();
-    if outcomes.len() != count {
+    let outcomes = bulk.items.map(RawValue::get);
+    let outcomes = outcomes.and_then(|items| serde_json::from_str::<Vec<_>>(items).ok());
+    let outcomes = outcomes.filter(|outcomes| outcomes.len() == count);
+    let Some(outcomes): Option<Vec<Object<Created>>> = outcomes else {
         bulk.errors?;
         let remedy = "it does not tell which events failed: let filter_path include errors, items.*.status and items.*.error";
         let message = format!("{}; {remedy}", answer.message());
         return Some(Verdict::new(Rest::Refused, message));
-    }
+    };
     let mut verdict = Verdict::accepted();
     let mut items = Vec::with_capacity(count);
     for Object(Created { create }) in &outcomes {
