@@ -249,7 +249,7 @@ impl Format {
     #[must_use]
     pub fn judge(self, answer: &Answer, count: usize) -> Verdict {
         if answer.is_login_page() {
-            return answer.without_acknowledgement("is a page for people, perhaps a login");
+            return answer.without_acknowledgement("is an HTML page, such as that of a login");
         }
         let own = match self {
             Self::SplunkHec => splunk::judge(answer, count),
