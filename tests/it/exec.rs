@@ -166,7 +166,7 @@ fn no_command_is_left_behind() {
 }
 
 /// Its child writes to the file `beats`, until it is ended or five seconds have passed.
-const BEATING: &str = "(for i in $(seq 500); do echo >> beats; sleep 0.01; done) & wait; exit 1";
+const BEATING: &str = "echo > beat; mv beat beats; (for i in $(seq 500); do echo >> beats; sleep 0.01; done) & wait; exit 1";
 
 impl Delivery {
     /// Waits until a command has made this file.
