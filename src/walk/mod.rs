@@ -126,7 +126,7 @@ pub struct Figures {
 /// Part of the walk: new events that are proved to be all there are before [`Stride::rest`].
 #[derive(Debug)]
 pub struct Stride {
-    /// The new events, oldest first; events of one timestamp in the source's order.
+    /// The new events, oldest first; events of one timestamp in the reverse of the list's order.
     pub events: Vec<Event>,
     /// No event that is still to come in this run is older than this, if it stands no further than
     /// half a page from its place; `None` if none is to come.
@@ -928,15 +928,12 @@ impl Tally {
     }
 }
 
-/// Puts events that are mostly newest first in order, oldest first; those of one timestamp stay in
-/// the order that they have.
+/// Orders events that are listed newest first: the oldest first, and those of one timestamp in the
+/// reverse of the list's order: within a second, too, the service lists the newest first.
 fn sort(events: &mut [Event]) {
-    // Quick for a list that is in that order already.
+    // Quick for a list that is in order.
     events.sort_by_key(|event| Reverse(event.time));
     events.reverse();
-    for tied in events.chunk_by_mut(|one, other| one.time == other.time) {
-        tied.reverse();
-    }
 }
 
 /// Whether an event is older than the cut, if there is one.

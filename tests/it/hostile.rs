@@ -379,7 +379,7 @@ fn control_characters_are_escaped_in_the_warning_about_a_refused_event() {
     let relay = Relay::answering(answer(
         200,
         "",
-        page(&[event("a", ""), event(id, "")].join(",")),
+        page(&[event(id, ""), event("a", "")].join(",")),
     ));
     let refusal = r#"{"errors":true,"items":[{"create":{"status":201}},{"create":{"status":400,"error":"\u001b[2J"}}]}"#;
     let receiver = Relay::answering(answer(200, "", refusal));

@@ -334,10 +334,11 @@ impl World {
     }
 
     /// All events in the order of delivery, hidden ones included: oldest first, and with one
-    /// timestamp in the order of the list. (Shuffled ties have no such order: compare sorted [`ids`]
+    /// timestamp in the reverse of the list's order. (Shuffled ties have no such order: compare sorted [`ids`]
     /// and the times.)
     pub fn in_order(&self) -> Vec<&Event> {
         let mut listed = self.listing(usize::MAX, None);
+        listed.reverse();
         listed.sort_by_key(|event| event.time);
         listed
     }
