@@ -442,6 +442,14 @@ fn a_second_run_at_once_does_nothing() {
     let third = bench.run(&["--lock-wait=1s"]);
     third.fails(75, "checkpoint.json.lock").asks(0);
     third.holds(third.took >= Duration::from_secs(1), "it should wait first");
+    // Nothing is read or opened before the lock is held.
+    let args = [
+        "--post=http://127.0.0.1:1",
+        "--header=@missing",
+        "--dead-letter=dead",
+    ];
+    bench.run(&args).fails(75, "checkpoint.json.lock").asks(0);
+    assert!(!bench.path("dead").exists());
 
     first.child.kill().unwrap(); // the lock's file stays, the lock does not
     first.finish();
