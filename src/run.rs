@@ -297,22 +297,22 @@ impl Drain<'_> {
         }
         let mut is_empty = walk.first_events().is_empty();
         loop {
-            let stride = walk.next_stride(report.delivered > 0);
+            let window = walk.next_window(report.delivered > 0);
             report.walk = walk.figures();
             (self.watch)(report);
-            let Some(mut stride) = stride? else { break };
-            is_empty = is_empty && stride.events.is_empty();
-            let unreadable = stride.events.extract_if(.., |event| event.fault.is_some());
+            let Some(mut window) = window? else { break };
+            is_empty = is_empty && window.events.is_empty();
+            let unreadable = window.events.extract_if(.., |event| event.fault.is_some());
             let unreadable: Vec<Event> = unreadable.collect();
-            if let Some(missing) = stride.missing {
+            if let Some(missing) = window.missing {
                 // Said at once: a run that is killed later must not keep it to itself.
                 warn(&missing.to_string());
                 exit = Exit::SourceFailed;
             }
-            if !stride.events.is_empty() || !unreadable.is_empty() {
+            if !window.events.is_empty() || !unreadable.is_empty() {
                 let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
                     let next = following.first().map(|next| next.time);
-                    let rest = next.into_iter().chain(stride.rest).min();
+                    let rest = next.into_iter().chain(window.rest).min();
                     let (rest, overlap) = self.look_back(rest, settled_by);
                     checkpoint.advance(&acknowledged, rest, settled_by, overlap);
                     let events = acknowledged.events().len();
@@ -323,10 +323,10 @@ impl Drain<'_> {
                     (self.watch)(report);
                     Ok(())
                 };
-                if !delivery.put_aside(&unreadable, &stride.events, &mut commit, warn)? {
+                if !delivery.put_aside(&unreadable, &window.events, &mut commit, warn)? {
                     exit = Exit::SourceFailed;
                 }
-                let result = delivery.deliver(&stride.events, &mut commit, warn);
+                let result = delivery.deliver(&window.events, &mut commit, warn);
                 report.delivery = delivery.figures();
                 result?;
             }

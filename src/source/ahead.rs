@@ -1,10 +1,9 @@
 //! Reading forward: page after page towards higher numbers, ahead of need where that is allowed.
 //!
-//! A reading asks for a page only after the page before it has come. That is what keeps it without
-//! gaps: arrivals push events towards higher numbers, so that what is asked for later can only
-//! repeat. *When* pages are asked for beyond that does not matter to the walk, which takes them in
-//! their order, so that several readings can go on at once, each on a thread of its own, while the
-//! walk and the delivery deal with the oldest.
+//! A reading requests a page only after the page before it has come. So it has no gaps: arrivals
+//! push events towards higher numbers, and a later request can only repeat events. The time of a
+//! request does not matter otherwise. So several readings run at once, each on its own thread, while
+//! the walk and the delivery handle the oldest one.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,27 +18,27 @@ use crate::retry::{Failure, GaveUp, LONGEST_NAMED_WAIT, Patience, retry};
 use crate::source::page::Page;
 use crate::source::{PageRequest, Source, SourceError};
 
-/// Where a reading is: which page comes next, as far as the pages before it tell.
+/// The position of a reading: its next page, as the pages before it tell.
 #[derive(Clone, Debug)]
 pub struct Forward {
-    /// What is sent as `since`.
+    /// The value of `since`; `None` for everything retained.
     pub since: Option<OffsetDateTime>,
     /// The number of the next page.
     pub number: u64,
-    /// How many events to ask for in a page.
+    /// Events per page.
     pub size: u64,
-    /// The page size in effect, as far as earlier answers have told it.
+    /// The page size in effect, by earlier answers.
     pub effective: u64,
-    /// Whether there is a next page.
+    /// If there is a next page.
     pub more: More,
 }
 
-/// Whether there is a page to be asked for.
+/// If there is another page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
-    /// The source says so.
+    /// The service announced it.
     Announced,
-    /// Perhaps: nobody has said so.
+    /// The page before is full, and does not announce it.
     Perhaps,
     /// The list has ended.
     No,
@@ -56,12 +55,12 @@ impl Forward {
             .unwrap_or(self.effective)
     }
 
-    /// Goes on to the page after this one.
+    /// Moves on to the page after this one.
     fn follow(&mut self, page: &Page) {
         self.effective = self.effective_size(page);
         self.more = match page.next {
             Some(next) if next > self.number => More::Announced,
-            // Arrivals may have pushed something over the end of a full page.
+            // Arrivals may have pushed events over the end of a full page.
             None if page.events.len() as u64 >= self.effective => More::Perhaps,
             _ => More::No,
         };
@@ -74,40 +73,40 @@ impl Forward {
 pub enum Answer {
     /// The page.
     Page(Page),
-    /// There is no such page; the text says how we know.
+    /// There is no such page, by the service's message.
     Missing(String),
 }
 
-/// A page of a reading, and what it took.
+/// A page of a reading, and its cost.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Where the reading was before this page: its number and whether it was announced.
+    /// The position of the reading before this page.
     pub place: Forward,
-    /// The answer, or how the run ends.
+    /// The answer, or the error that ends the run.
     pub answer: Result<Answer, Error>,
-    /// How often the request was tried again.
+    /// The number of retries.
     pub retries: u64,
-    /// How long the request took, with its tries.
+    /// The time of the request, retries and waits included.
     pub took: Duration,
 }
 
 /// The pages of one reading, in their order.
 pub trait Stream {
-    /// Lets so many further pages be read before they are asked for.
+    /// Permits this number of further pages to be read ahead.
     fn read_ahead(&mut self, pages: u64);
 
     /// Waits for the next page; `None` where the list has ended or after an answer that was no page.
     fn next(&mut self) -> Option<Fetched>;
 }
 
-/// Something that opens readings.
+/// The service's pages, as readings.
 pub trait Readings {
-    /// Begins a reading. Nothing is asked for yet; dropping the stream ends it.
+    /// Begins a reading. Nothing is requested yet; dropping the stream ends it.
     fn open(&self, from: Forward) -> Box<dyn Stream + '_>;
 }
 
-/// A pause that the source has asked for, by [`Clock::elapsed`]. It holds for all readings, since
-/// the rate limit is one for all that a token asks.
+/// A pause that the service asked for, by [`Clock::elapsed`]. It holds for all readings, since the
+/// rate limit applies to all requests of a token.
 #[derive(Debug, Default)]
 pub struct Gate {
     shut_until: Mutex<Duration>,
@@ -139,23 +138,23 @@ impl Gate {
     }
 }
 
-/// What asking for a page takes.
+/// Everything that a request for a page needs.
 #[derive(Clone, Copy)]
 pub struct Asking<'a> {
-    /// Whom to ask.
+    /// The service.
     pub source: &'a dyn Source,
     /// The clock.
     pub clock: &'a dyn Clock,
-    /// How long the source is given.
+    /// Time limits and retries.
     pub patience: Patience,
-    /// The pause that all readings keep.
+    /// The pause of all readings.
     pub gate: &'a Gate,
 }
 
 impl Asking<'_> {
-    /// Asks for the next page of a reading, again and again if need be, and takes the reading
-    /// there; `None` if there is none. If the page was announced, an empty answer or one that
-    /// denies the page is a failure that may pass.
+    /// Requests the next page of a reading, with retries, and moves the reading there; `None` at the
+    /// end of the list. If the page was announced, an empty answer or one that denies the page is a
+    /// temporary failure.
     pub fn next(&self, reading: &mut Forward) -> Option<Fetched> {
         if reading.more == More::No {
             return None;
@@ -225,8 +224,8 @@ impl Asking<'_> {
     }
 }
 
-/// Whether an announced page is empty and does not itself say that the list has become shorter, as
-/// it does when retention has just removed the last event of the last page.
+/// Tells if an announced page is empty and does not say that the list has become shorter. It says so
+/// after retention has removed the last event of the last page.
 fn is_hole(page: &Page, number: u64) -> bool {
     let is_shorter_now = page
         .total_pages
@@ -234,10 +233,10 @@ fn is_hole(page: &Page, number: u64) -> bool {
     page.events.is_empty() && page.next.is_none() && !is_shorter_now
 }
 
-/// Readings of a source, each on a thread of its own as soon as it may read ahead.
+/// Readings of the service, each on its own thread as soon as it may read ahead.
 ///
-/// The threads are not waited for: one that is in the middle of a request when the run ends ends
-/// with the process.
+/// Nobody waits for the threads: a thread that is in a request when the run ends, ends with the
+/// process.
 pub struct Threads {
     shared: Arc<Shared>,
 }
@@ -262,7 +261,7 @@ impl Shared {
 }
 
 impl Threads {
-    /// Prepares readings; nothing is asked for yet.
+    /// Prepares readings; nothing is requested yet.
     pub fn new(
         source: impl Source + Send + Sync + 'static,
         clock: impl Clock + Send + Sync + 'static,
@@ -289,8 +288,8 @@ impl Readings for Threads {
     }
 }
 
-/// A reading that is taken on by a thread when it may read ahead, and is made here until then: the
-/// one request of a run that finds nothing new needs no thread.
+/// A reading that gets a thread when it may read ahead. Until then the caller's thread requests the
+/// pages: a run that finds nothing new needs no other.
 struct ThreadStream {
     shared: Arc<Shared>,
     from: Forward,
@@ -298,11 +297,11 @@ struct ThreadStream {
 }
 
 struct Worker {
-    /// The thread reads a page for each; it ends when this is dropped.
+    /// Each permits a number of pages. The thread ends when this is dropped.
     permits: Sender<u64>,
     /// The pages, and `None` behind the last.
     pages: Receiver<Option<Fetched>>,
-    /// How many pages were permitted and not yet taken.
+    /// The number of pages that are permitted and not yet taken.
     permitted: u64,
 }
 
@@ -326,7 +325,7 @@ impl Stream for ThreadStream {
         worker.permitted -= 1;
         match worker.pages.recv() {
             Ok(fetched) => fetched,
-            // Never taken for the end of the list.
+            // A broken thread must not look like the end of the list.
             Err(_) => Some(Fetched {
                 place: self.from.clone(),
                 answer: Err(Error::Source(SourceError::Failed(
@@ -350,7 +349,7 @@ impl Worker {
                 'all: while let Ok(pages) = permitted.recv() {
                     for _ in 0..pages {
                         let fetched = shared.next(&mut reading);
-                        // Nobody is there any more, or there is nothing more.
+                        // The walk dropped the reading, or the list has ended.
                         if fetched.is_none() | send.send(fetched).is_err() {
                             break 'all;
                         }
@@ -366,7 +365,7 @@ impl Worker {
 
     fn permit(&mut self, pages: u64) {
         self.permitted += pages;
-        // Where the thread has ended, what it has sent tells why.
+        // If the thread has ended, its last message says why.
         let _ = self.permits.send(pages);
     }
 }
@@ -378,7 +377,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
 
-    /// A list of some pages. It tells of each request, and answers when it is let.
+    /// A list of some pages. It reports each request, and answers when the test permits.
     struct Pages {
         count: u64,
         asked: Sender<(u64, ThreadId)>,
@@ -431,7 +430,7 @@ mod tests {
         }
     }
 
-    /// What was asked for in all, when all threads have ended: with them goes the source.
+    /// All requests, once all threads have ended and dropped the list.
     fn all(asked: &Receiver<(u64, ThreadId)>) -> Vec<u64> {
         asked.iter().map(|(number, _)| number).collect()
     }
@@ -450,7 +449,7 @@ mod tests {
         stream.read_ahead(1);
         assert_eq!(next_number(&mut *stream), Some(2));
         assert_eq!(next_number(&mut *stream), Some(3));
-        // What is not permitted is read when it is waited for.
+        // A page that was not permitted is read when the test waits for it.
         assert_eq!(next_number(&mut *stream), Some(4));
         drop(stream);
         drop(threads);
@@ -497,7 +496,7 @@ mod tests {
         assert_eq!((in_the_middle, all(&asked)), (1, vec![]));
     }
 
-    /// A thread that breaks off is no end of the list.
+    /// A broken thread does not look like the end of the list.
     #[test]
     fn a_thread_that_breaks_off_is_an_error() {
         let (threads, _asked, go) = threads(9);
@@ -530,7 +529,7 @@ mod tests {
         };
         let cases = [
             (page(Some(4), 2, None), (More::Announced, 4, 2)),
-            // A size that nobody told is that of a page with a successor.
+            // An unknown size is that of a page with a successor.
             (page(Some(4), 1, None), (More::Announced, 4, 1)),
             (page(Some(4), 0, None), (More::Announced, 4, 2)),
             (page(Some(4), 2, Some(5)), (More::Announced, 4, 5)),

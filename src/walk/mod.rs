@@ -1,42 +1,40 @@
-//! The stride walk: which pages to read, and the proof that none of their events was missed.
+//! The walk: which pages to read, and the proof that none of their events was missed.
 //!
-//! The API numbers its pages from the newest event, so that every arrival pushes all older events
-//! towards higher numbers while a run reads. Reading towards *higher* numbers can therefore only
-//! meet an event twice; reading towards lower ones can skip events. But delivery wants the oldest
-//! first, and must neither hold two weeks in memory nor read them again after a failure. So a
-//! backlog is read in *strides* of up to ten pages: each is read forward, and the strides follow
-//! each other from the oldest to the newest.
+//! The service numbers its pages from the newest event. So every arrival pushes all older events
+//! towards higher numbers while a run reads. Reading towards *higher* numbers can only meet an event
+//! twice; reading towards lower ones can skip events. But delivery needs the oldest first, and must
+//! neither hold two weeks in memory nor read them again after a failure. So a backlog is read in
+//! *windows* of up to ten pages: each is read forward, and the oldest window comes first.
 //!
-//! What holds, why, and what tries it. All of it is tried by `tests/it/model.rs` against random
-//! worlds with any interleaving of the readings, and by these of `tests/it`:
+//! These promises are all tried by `tests/it/model.rs` against random worlds with any interleaving
+//! of the readings. The tests in brackets, of `tests/it`, try one each:
 //!
-//! - **A stride has no gap at its newer end.** A timestamp from the newer end of its first page is
-//!   its *cut*. It delivers what is older than the cut and leaves what is at the cut to the next
-//!   stride, since the events of one timestamp may be spread over a page boundary and may come in
-//!   another order at each request. (`walk::ties_…`)
-//! - **What stands far from its place is kept.** An event that a stride meets behind older ones, and
-//!   that is not older than the cut, may be met by no later stride. It is carried to the stride to
-//!   which it belongs by its time, and the proof counts it if no arrivals can have pushed it there.
+//! - **A window has no gap at its newer end.** A timestamp from the newer end of its first page is
+//!   its *cut*. The window delivers the events older than the cut and leaves the others to the next
+//!   one: events of one timestamp may lie on both sides of a page boundary, and may change their
+//!   order with each request. (`walk::ties_…`)
+//! - **An event far from its place is kept.** An event that is listed behind older ones, and is not
+//!   older than the cut, may not be listed in a later window. It is carried to the window of its
+//!   time. The proof counts it unless arrivals may have pushed it there.
 //!   (`walk::an_event_is_stamped_newer_…`)
-//! - **Two strides have no gap between them.** The next stride starts nearer to the newest and is
-//!   read forward until half a page in a row is older than the last cut, and known from the strides
-//!   before. Its end is found by what the pages hold, not by arithmetic, so that arrivals cannot
-//!   open a gap; if it turns out to have started too late, it starts again earlier.
-//!   (`defects::defect_05_…`)
-//! - **Within a stride nothing is missed.** Events that share a timestamp and straddle a page
-//!   boundary can be missed if their order changes between two requests. So the number of distinct
-//!   events older than the cut is compared with what the counts of the answer promise
-//!   (`Tally`) *before* the stride is delivered, and the stride is read again with
-//!   page boundaries elsewhere until the number is reached; if it never is, that is said.
+//! - **Two windows have no gap between them.** The next window starts nearer to the newest event. It
+//!   is read until half a page in a row is older than the last cut and known from earlier windows.
+//!   So the pages themselves show where it ends, and arrivals cannot open a gap. A window that
+//!   started too late starts again earlier. (`defects::defect_05_…`)
+//! - **Within a window nothing is missed.** Events that share a timestamp at a page boundary can be
+//!   missed if their order changes between two requests. So the number of distinct events older than
+//!   the cut is compared with the counts of the answers (`Tally`) *before* the window is delivered.
+//!   If events are missing, the window is read again with other page boundaries, up to four times;
+//!   then the run says how many are missing.
 //!   (`walk::ties_and_a_source_that_fails_on_the_way`, `walk::ties_that_hide_some_of_their_events`)
-//!   What the counts cannot tell: an event that appears late in the middle of a walk, and one that
-//!   was seen and that retention then removes, can each stand in for one that was missed.
-//! - **Several readings at once change nothing of this.** Each is read forward ([`crate::source::ahead`]),
-//!   and the strides are made of them one after the other, the oldest first. When a page was asked
-//!   for matters only in comparison with the other pages of its own reading. Retention takes the
-//!   oldest, which are read, alone, before any other stride is begun. (the model's scheduler;
-//!   `http::a_429_slows_all_connections`)
-//! - **It ends**, whatever the source answers: page numbers only grow within a reading, a reading
+//!   Counts cannot detect everything: an event that appears late in the middle of a walk, or one
+//!   that retention removes after it was seen, can each hide one missed event.
+//! - **Several readings at once change nothing of this.** Each is read forward
+//!   ([`crate::source::ahead`]), and the windows are made of them in order, the oldest first. The
+//!   time of a request matters only within its own reading. Retention removes the oldest events;
+//!   these are read alone, before any other window begins. (the model's scheduler;
+//!   `http::a_429_pauses_…`)
+//! - **It ends**, whatever the service answers. Page numbers only grow within a reading, a reading
 //!   ends when pages bring nothing new, and a run reads a bounded number of pages.
 //!   (`walk::pages_that_repeat_for_ever_are_an_error`)
 
@@ -57,41 +55,42 @@ use crate::source::page::Page;
 use crate::source::{Missing, SourceError};
 use crate::walk::identities::IdentitySet;
 
-/// How many pages a stride has at most. Fewer cost more requests (each stride reads about a page of
-/// its neighbour), more cost memory.
-const LONGEST_STRIDE: u64 = 10;
-/// How many pages the readings ahead may hold together, beside the stride that is being delivered:
-/// strides shorten as their number grows.
+/// The most pages of a window. Longer windows need memory; shorter ones re-read more, since each
+/// reads about a page of its neighbour.
+const LONGEST_WINDOW: u64 = 10;
+/// The most pages that all readings ahead hold together, beside the window that is being delivered.
+/// With more readings, windows are shorter.
 const PAGES_IN_MEMORY: u64 = 20;
-/// How many pages of its older neighbour a stride reads until it knows where that one began.
+/// The pages of its older neighbour that a window reads to find where that one began.
 const OVERLAP: u64 = 1;
-/// How much of a stride's first page is left to the next stride, as a divisor: so many events of it
-/// may be stamped newer than their place before the cut is.
+/// The part of a window's first page that is left to the next window, as a divisor: an eighth of the
+/// page may be stamped newer than its place before the cut is wrong.
 const LEFT: usize = 8;
-/// By how many pages a stride may outgrow its length before its newest pages are left to the next.
+/// The pages by which a window may exceed its length. Beyond that, its newest pages are left to the
+/// next one.
 const SLACK: u64 = 4;
-/// The sizes, in percent of the effective one, with which a stride is read again, so that page
-/// boundaries fall elsewhere each time.
+/// The page sizes for reading a window again, in percent of the effective one. Each has other page
+/// boundaries.
 const OTHER_SIZES: [u64; 4] = [93, 87, 79, 71];
-/// The most pages that one run asks for. Far beyond two weeks of events: a source that has more is
-/// lying.
+/// The most pages that one run requests, far beyond two weeks of events. Treat a longer list as a
+/// server bug.
 const MOST_PAGES: u64 = 20_000;
-/// How many pages in a row may bring nothing new. Arrivals push events on to the next page, but not
-/// this many pages of them.
+/// The most pages in a row that bring nothing new. Arrivals push events to the next page, but never
+/// so far.
 const MOST_STALE_PAGES: u32 = 50;
 
-/// Which events are wanted.
+/// The events that a run wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
-    /// What is sent as `since`.
+    /// The value of `since`; `None` for everything retained.
     pub since: Option<OffsetDateTime>,
     /// Only events at or after this time are new.
     pub from: Option<OffsetDateTime>,
     /// Only events before this time are wanted.
     pub until: Option<OffsetDateTime>,
-    /// How many events to ask for in a page.
+    /// Events per page.
     pub page_size: u64,
-    /// How many strides may be read at once.
+    /// The most windows that are read at once.
     pub connections: u64,
 }
 
@@ -102,37 +101,36 @@ impl Scope {
     }
 }
 
-/// What a walk has done so far.
+/// The numbers of a walk so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     /// Pages that were read.
     pub pages: u64,
-    /// Requests that were tried again.
+    /// Requests that were retried.
     pub retries: u64,
     /// The time that reading pages took.
     pub reading: Duration,
     /// Bytes of the pages' bodies, decompressed.
     pub bytes: u64,
-    /// New events in the strides so far.
+    /// New events in the windows so far.
     pub found: u64,
     /// Events that were dropped because an earlier run delivered them, or because they were on an
     /// earlier page as well.
     pub duplicates: u64,
-    /// New events that are still to come, as far as the source's counts tell; `None` if it has
-    /// sent none.
+    /// New events that are still to come by the service's counts; `None` without counts.
     pub ahead: Option<u64>,
 }
 
-/// Part of the walk: new events that are proved to be all there are before [`Stride::rest`].
+/// A part of the walk: all new events that are older than its cut.
 #[derive(Debug)]
-pub struct Stride {
+pub struct Window {
     /// The new events, oldest first; events of one timestamp in the reverse of the list's order.
     pub events: Vec<Event>,
-    /// No event that is still to come in this run is older than this, if it stands no further than
-    /// half a page from its place; `None` if none is to come.
+    /// Lower bound on the remaining timestamps, if no event is listed more than half a page out of
+    /// order; `None` if no event remains.
     pub rest: Option<OffsetDateTime>,
-    /// How many events the proof found missing in this walk so far, and of how many; `None` if this
-    /// stride's succeeded or none was owed.
+    /// The events that are missing from this walk so far; `None` if the proof of this window
+    /// succeeded or there are no counts.
     pub missing: Option<Missing>,
 }
 
@@ -144,41 +142,41 @@ pub struct Walk<'a> {
     scope: Scope,
     /// Delivered by earlier runs.
     known: IdentitySet,
-    /// How many of them no finished stride has seen.
+    /// The number of them that no finished window has seen.
     known_ahead: usize,
-    /// Whether one of the known events was met again.
+    /// One of the known events was listed again.
     known_met: bool,
-    /// Every event of the strides so far.
+    /// Every event of the windows so far.
     seen: IdentitySet,
-    /// Events that were met behind older ones, and that belong to a later stride by their time.
+    /// Events that are listed behind older ones, and belong to a later window by their time.
     carried: BTreeMap<Identity, Carried>,
-    /// How many events of the strides that are finished were never seen.
+    /// The number of events that finished windows have never seen.
     unseen: u64,
-    /// The oldest new event on the first page, if that was left to a later stride, and on the pages
-    /// that the stride read last has left to the next.
+    /// The oldest new event on the first page, if a later window reads that page again, and on the
+    /// pages that the last window has left to the next.
     oldest_left: [Option<OffsetDateTime>; 2],
-    /// The cut of the last stride.
+    /// The cut of the last window.
     cut: Option<OffsetDateTime>,
-    /// The first page, as long as nothing was made of it.
+    /// The first page, until a window takes it.
     first: Option<Reading<'a>>,
-    /// The readings of the next strides, the oldest first.
+    /// The readings of the next windows, the oldest first.
     ahead: VecDeque<Reading<'a>>,
-    /// Where the newest stride starts that was planned, and `total_count` at that time.
+    /// The first page of the newest planned window, and `total_count` at that time.
     planned: (u64, Option<u64>),
     /// The effective page size.
     size: u64,
-    /// `total_count` of the answer taken last that has one; of readings side by side that need not be
-    /// the newest, which moves where strides begin and nothing else.
+    /// The last `total_count` that was taken. With readings side by side it need not be the newest:
+    /// that only moves the beginnings of windows.
     total: Option<u64>,
     server_time: OffsetDateTime,
     figures: Figures,
 }
 
-/// An event that waits for the stride of its time.
+/// An event that waits for the window of its time.
 struct Carried {
     event: Event,
-    /// Whether it stands where it was met, so that the promise of a stride that starts before counts
-    /// it; else arrivals may have pushed it there.
+    /// It is listed in its place, so that the counts of an earlier window include it. Otherwise
+    /// arrivals may have pushed it there.
     is_placed: bool,
 }
 
@@ -187,18 +185,18 @@ struct Numbered {
     number: u64,
     /// The effective page size by this answer.
     size: u64,
-    /// Nobody had said that there is such a page.
+    /// Not announced by `next_page`.
     is_guess: bool,
     oldest: Option<OffsetDateTime>,
     page: Page,
 }
 
-/// What a reading forward has brought so far.
+/// A reading forward, and the pages so far.
 struct Reading<'a> {
     stream: Box<dyn Stream + 'a>,
     /// The number of its first page.
     start: u64,
-    /// Whether pages may be read ahead of need.
+    /// Pages may be read ahead of need.
     is_ahead: bool,
     /// A page that was taken from the stream already.
     at_hand: Option<Numbered>,
@@ -208,7 +206,7 @@ struct Reading<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Prepares a walk; nothing is asked yet. `known` are the events that earlier runs delivered.
+    /// Prepares a walk; nothing is requested yet. `known` are the events that earlier runs delivered.
     #[must_use]
     pub fn new(
         readings: &'a dyn Readings,
@@ -240,10 +238,10 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Reads the first page, which tells how far there is to go.
+    /// Reads the first page, whose counts tell how long the list is.
     ///
     /// # Errors
-    /// If it cannot be had.
+    /// If the service returns no page.
     pub fn start(&mut self) -> Result<(), Error> {
         let mut reading = self.open(1, self.scope.page_size, More::Perhaps);
         let Some(first) = self.take(&mut reading)? else {
@@ -257,7 +255,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The events on the first page, as long as the first stride was not asked for.
+    /// The events on the first page; empty once the first window was taken.
     #[must_use]
     pub fn first_events(&self) -> &[Event] {
         let first = self.first.as_ref().and_then(|first| first.at_hand.as_ref());
@@ -279,35 +277,36 @@ impl<'a> Walk<'a> {
         (is_all && unseen > 0).then_some(Missing { unseen, promised })
     }
 
-    /// The source's time when it first answered, else ours.
+    /// The service's time at its first answer, or this machine's if the answer has none.
     #[must_use]
     pub fn server_time(&self) -> OffsetDateTime {
         self.server_time
     }
 
-    /// Whether an event that an earlier run delivered was met again.
+    /// Tells if an event that an earlier run delivered was listed again.
     #[must_use]
     pub fn known_met(&self) -> bool {
         self.known_met
     }
 
-    /// What was done so far.
+    /// The numbers so far.
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.figures
     }
 
-    /// Reads and proves the next stride; `None` when the walk is over. Once something was
-    /// delivered, the strides after it are read meanwhile; until then no more than this one is,
-    /// so that a receiver that is down costs little.
+    /// Reads and proves the next window; `None` when the walk is over.
+    ///
+    /// Once a batch is delivered, later windows are read at the same time. Until then only this one
+    /// is, so that a receiver that is down costs little.
     ///
     /// # Errors
-    /// If a page cannot be had or breaks the source's contract, or if `--max-time` leaves no time
-    /// for another stride. The strides that were given before stay valid.
-    pub fn next_stride(&mut self, has_delivered: bool) -> Result<Option<Stride>, Error> {
-        let mut pages = self.stride_pages();
+    /// If the service fails or breaks its contract, or if `--max-time` leaves no time for another
+    /// window. Earlier windows stay valid.
+    pub fn next_window(&mut self, has_delivered: bool) -> Result<Option<Window>, Error> {
+        let mut pages = self.window_pages();
         let mut reading = match self.first.take() {
-            Some(first) => self.first_stride(first, pages),
+            Some(first) => self.first_window(first, pages),
             None => match self.ahead.pop_front() {
                 None => return Ok(None),
                 Some(_) if self.is_late() => return Err(Error::OutOfTime),
@@ -332,37 +331,36 @@ impl<'a> Walk<'a> {
             if start == 1 || self.is_far_enough(&window) {
                 break window;
             }
-            // Too late a start: the counts were wrong, or one timestamp fills the pages. The
-            // strides after it would start too late as well.
+            // It started too late: the counts were wrong, or one timestamp fills the pages. Later
+            // windows would start too late, too.
             self.ahead.clear();
             let start = start.saturating_sub(pages).max(1);
             pages = pages.saturating_mul(2);
             reading = self.open(start, self.scope.page_size, More::Perhaps);
             reading.read_ahead(pages + OVERLAP);
         };
-        let stride = self.prove(window)?;
+        let window = self.prove(window)?;
         if self.cut.is_some() {
             self.plan(beside.max(1));
         }
         if beside > 0 {
-            let pages = self.stride_pages();
+            let pages = self.window_pages();
             for reading in &mut self.ahead {
                 reading.read_ahead(pages + OVERLAP);
             }
         }
-        Ok(Some(stride))
+        Ok(Some(window))
     }
 
-    /// Whether the time that is left is too short for another stride.
+    /// Tells if the time that is left is too short for another window.
     fn is_late(&self) -> bool {
         self.patience
             .left(self.clock)
             .is_some_and(|left| left < self.page_time() * 3)
     }
 
-    /// The reading of the first stride. That of the first page goes on if the stride starts there,
-    /// and is else dropped: the page will be read again in its turn.
-    fn first_stride(&mut self, reading: Reading<'a>, pages: u64) -> Reading<'a> {
+    /// The reading of the first window. Continue from page 1, or drop it and read it again later.
+    fn first_window(&mut self, reading: Reading<'a>, pages: u64) -> Reading<'a> {
         let Some(first) = reading.at_hand.as_ref().map(|first| &first.page) else {
             return reading;
         };
@@ -379,9 +377,9 @@ impl<'a> Walk<'a> {
         self.open(start, self.scope.page_size, More::Announced)
     }
 
-    /// Plans so many strides ahead of the one that is read.
+    /// Plans this number of windows after the one that is read.
     fn plan(&mut self, ahead: u64) {
-        let ahead = ahead.min(PAGES_IN_MEMORY / (self.stride_pages() + OVERLAP));
+        let ahead = ahead.min(PAGES_IN_MEMORY / (self.window_pages() + OVERLAP));
         while (self.ahead.len() as u64) < ahead && self.planned.0 > 1 {
             let start = self.next_start();
             self.planned = (start, self.total);
@@ -390,11 +388,12 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// How many pages the next stride has: fewer if a third of the time that is left is not enough.
-    fn stride_pages(&self) -> u64 {
+    /// The number of pages of the next window. It is smaller if a third of the remaining time does
+    /// not suffice.
+    fn window_pages(&self) -> u64 {
         let longest = (PAGES_IN_MEMORY / self.scope.connections)
             .saturating_sub(OVERLAP)
-            .clamp(1, LONGEST_STRIDE);
+            .clamp(1, LONGEST_WINDOW);
         let Some(left) = self.patience.left(self.clock) else {
             return longest;
         };
@@ -405,14 +404,13 @@ impl<'a> Walk<'a> {
             .clamp(1, longest)
     }
 
-    /// How long a page takes, by those that were read.
+    /// The average time that a page has taken.
     fn page_time(&self) -> Duration {
         self.figures.reading / u32::try_from(self.figures.pages.max(1)).unwrap_or(u32::MAX)
     }
 
-    /// Reads forward until the last stride's cut lies behind, or the list ends. If that is further
-    /// than `limit` pages, the newest pages are left to the next stride as long as the stride stays
-    /// useful without them.
+    /// Reads forward until the pages are past the last cut, or the list ends. If that takes more than
+    /// `limit` pages, the newest ones are left to the next window, as far as this one stays useful.
     fn read_window(
         &mut self,
         mut reading: Reading,
@@ -442,11 +440,12 @@ impl<'a> Walk<'a> {
         Ok(window)
     }
 
-    /// Whether, after this page, nothing belongs to a stride that comes after the last one: half a
-    /// page in a row is older than the last cut, and the last strides have seen it. The cut alone
-    /// would not do: if an eighth of a page is stamped newer than its place, so is the cut. One event
-    /// would do in a list that is strictly in order; half a page bears one that is not. `own` are events
-    /// that this stride itself has found already.
+    /// Tells if the reading is past the last cut: half a page in a row is older than it, and earlier
+    /// windows have seen these events.
+    ///
+    /// The cut alone does not suffice, since events stamped newer than their place move it. Half a
+    /// page tolerates misplaced events, of which a single event would be one. `own` are the events
+    /// that this window has found already.
     fn is_past_cut(&self, numbered: &Numbered, own: &IdentitySet) -> bool {
         let Some(cut) = self.cut else {
             return false;
@@ -461,7 +460,7 @@ impl<'a> Walk<'a> {
         trailing as u64 * 2 >= numbered.size
     }
 
-    /// Whether a stride with these pages would deliver something and leave no gap to the last one.
+    /// Tells if a window of these pages delivers something and leaves no gap to the last one.
     fn is_far_enough(&self, window: &VecDeque<Numbered>) -> bool {
         let Some(new_cut) = window.front().and_then(Numbered::cut) else {
             return false;
@@ -485,20 +484,19 @@ impl<'a> Walk<'a> {
                 .any(|page| page.oldest.is_some_and(|oldest| oldest < new_cut))
     }
 
-    /// The oldest of a page's events that are to be delivered.
+    /// The oldest event of a page that the run wants.
     fn oldest_wanted(&self, page: &Page) -> Option<OffsetDateTime> {
         let wanted = page.events.iter().filter(|event| self.is_wanted(event));
         wanted.map(|event| event.time).min()
     }
 
-    /// Whether no earlier run delivered this event, and it is in the scope.
+    /// Tells if the run wants this event: it is in the scope, and no earlier run delivered it.
     fn is_wanted(&self, event: &Event) -> bool {
         self.scope.holds(event) && !self.known.contains(event.id.identity())
     }
 
-    /// Notes how many events are still to come: what the source counts, less what the strides have
-    /// seen and what is known to come from earlier runs. What was never seen will not come, but it
-    /// is there.
+    /// Notes the number of events that are still to come: the service's count, less the events of
+    /// finished windows and those that earlier runs delivered. Missing events are counted as seen.
     fn look_ahead(&mut self, is_done: bool) {
         self.figures.ahead = if is_done {
             Some(self.unseen)
@@ -508,8 +506,8 @@ impl<'a> Walk<'a> {
         };
     }
 
-    /// Makes a stride of its pages, after trying hard to find what is missing.
-    fn prove(&mut self, window: VecDeque<Numbered>) -> Result<Stride, Error> {
+    /// Makes a window of its pages. If events are missing, the pages are read again.
+    fn prove(&mut self, window: VecDeque<Numbered>) -> Result<Window, Error> {
         let (start, start_size, total_at_start) =
             window.front().map_or((1, self.size, None), |first| {
                 (first.number, first.size, first.page.total_count)
@@ -531,7 +529,7 @@ impl<'a> Walk<'a> {
                 self.meet(event, Event::clone, &mut tally, &mut found);
             }
         }
-        // It may have come after the answers of this reading, that is, not be promised by them.
+        // An event that came after these answers is not among their counts.
         let mut unplaced = 0;
         for (identity, carried) in std::mem::take(&mut self.carried) {
             if !is_older(&carried.event, cut) {
@@ -547,7 +545,7 @@ impl<'a> Walk<'a> {
             .map(|percent| start_size * percent / 100)
             .filter(|&size| size > 0);
         let missing = loop {
-            // What an earlier stride did not find, nor this one, is missing from the number as well.
+            // Events that no window has found so far are missing from the number, too.
             let after_all = found.iter().filter(|event| is_older(event, self.cut));
             let unseen = self.unseen.saturating_sub(after_all.count() as u64);
             let have = self.seen.len() as u64 + unseen + self.behind(&tally) - unplaced;
@@ -562,7 +560,7 @@ impl<'a> Walk<'a> {
                     promised,
                 });
             };
-            // A reading that finds nothing proves nothing.
+            // A reading without events proves nothing.
             let again = self.read_again((start - 1) * start_size, size, cut, &mut found)?;
             if again.owed().is_some() {
                 (owed, tally, unplaced) = (again.owed(), again, 0);
@@ -580,30 +578,30 @@ impl<'a> Walk<'a> {
         self.figures.found += events.len() as u64;
         self.look_ahead(cut.is_none());
         let rest = rest.map(|rest| self.oldest_left.into_iter().flatten().fold(rest, Ord::min));
-        Ok(Stride {
+        Ok(Window {
             events,
             rest,
             missing,
         })
     }
 
-    /// Where the stride after the newest planned one begins: a stride nearer to the newest, from
-    /// where arrivals have pushed that one's first page by now.
+    /// The first page of the window after the newest planned one. Arrivals have pushed that one's
+    /// first page to a higher number since.
     fn next_start(&self) -> u64 {
         let (start, total_then) = self.planned;
         let pushed = match (self.total, total_then) {
             (Some(now), Some(then)) => now.saturating_sub(then) / self.size,
             _ => 0,
         };
-        match (start + pushed).saturating_sub(self.stride_pages()) {
-            // A stride of the first page alone would not be worth its requests.
+        match (start + pushed).saturating_sub(self.window_pages()) {
+            // A window of the first page alone is not worth its requests.
             0..=2 => 1,
             number => number,
         }
     }
 
-    /// Reads a stride again from `position` (the number of events before it) with pages of another
-    /// size, adds what was not found before, and gives the number owed by the new answers.
+    /// Reads a window again from `position`, the number of events before it, with another page size.
+    /// Adds the events that were not found before, and returns the tally of the new answers.
     fn read_again(
         &mut self,
         position: u64,
@@ -618,7 +616,7 @@ impl<'a> Walk<'a> {
             .map(|first| first.size)
             .filter(|&effective| effective != size)
         {
-            // The source chose a size of its own, so that this is another place in its list.
+            // The service chose its own size, so that the number is another place in the list.
             reading = self.open(position / effective + 1, size, More::Perhaps);
             first = self.advance(&mut reading)?;
         }
@@ -628,7 +626,7 @@ impl<'a> Walk<'a> {
             tally.answered(&numbered);
             let is_past = self.is_past_cut(&numbered, &own);
             for event in &numbered.page.events {
-                // The page around an event is not kept: only few events were missed.
+                // Few events were missed, so each is kept without its page.
                 self.meet(event, Event::detached, &mut tally, found);
             }
             if is_past {
@@ -639,8 +637,8 @@ impl<'a> Walk<'a> {
         Ok(tally)
     }
 
-    /// Takes in an event of a stride's page: it is found, or left to the next stride, or, if it stands
-    /// far from its place, carried to the stride of its time.
+    /// Sorts an event of a window's page: it is found, left to the next window, or, far from its
+    /// place, carried to the window of its time.
     fn meet(
         &mut self,
         event: &Event,
@@ -666,8 +664,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// How many of the carried events stand behind the page that the tally goes by, which counts
-    /// them therefore.
+    /// The number of carried events that are listed behind the tally's page, and so are among its
+    /// counts.
     fn behind(&self, tally: &Tally) -> u64 {
         let is_behind = |(identity, carried): &(&Identity, &Carried)| {
             carried.is_placed && !tally.newer.contains(**identity)
@@ -676,7 +674,7 @@ impl<'a> Walk<'a> {
     }
 
     fn open(&self, start: u64, size: u64, more: More) -> Reading<'a> {
-        // The first page was there when the walk began.
+        // The first page existed when the walk began.
         let more = if start == 1 && self.figures.pages > 0 {
             More::Announced
         } else {
@@ -687,7 +685,7 @@ impl<'a> Walk<'a> {
                 since: self.scope.since,
                 number: start,
                 size,
-                // A source may give larger pages than it is asked for, always.
+                // Some services always return larger pages than requested.
                 effective: if size == self.scope.page_size {
                     self.size
                 } else {
@@ -760,7 +758,7 @@ impl<'a> Walk<'a> {
         self.figures.reading += took;
         let page = match answer? {
             Answer::Page(page) => page,
-            // A jump that leads nowhere is for the caller to mend.
+            // The caller handles a jump to a page that does not exist.
             Answer::Missing(message)
                 if place.number == 1
                     || place.more == More::Announced && !reading.seen.is_empty() =>
@@ -786,7 +784,7 @@ impl<'a> Walk<'a> {
 }
 
 impl Reading<'_> {
-    /// Lets a reading that is not yet reading ahead do so.
+    /// Starts to read ahead, unless the reading does so already.
     fn read_ahead(&mut self, pages: u64) {
         if !std::mem::replace(&mut self.is_ahead, true) {
             self.stream.read_ahead(pages);
@@ -805,29 +803,28 @@ impl Numbered {
         }
     }
 
-    /// Not full: nothing can have been pushed over its end.
+    /// Tells if the page is not full, so that nothing can have been pushed over its end.
     fn is_short(&self) -> bool {
         (self.page.events.len() as u64) < self.size
     }
 
-    /// The first page is all there is.
+    /// Tells if the first page is the whole list.
     fn is_whole_list(&self) -> bool {
         self.number == 1 && self.page.next.is_none() && self.is_short()
     }
 
-    /// Where a stride that begins with this page is cut: at its newest event, but for those that
-    /// may be stamped newer than their place.
+    /// The cut of a window that begins with this page: its newest timestamp, without the eighth of
+    /// the page that may be stamped newer than its place.
     fn cut(&self) -> Option<OffsetDateTime> {
         self.newest_but(self.page.events.len().div_ceil(LEFT))
     }
 
-    /// The time in the middle of this page: what stands nearer to the newest, but for no more than
-    /// half a page, is no older.
+    /// The page's median timestamp.
     fn middle(&self) -> Option<OffsetDateTime> {
         self.newest_but(self.page.events.len().div_ceil(2))
     }
 
-    /// The newest time but for so many, or the oldest.
+    /// The timestamp after skipping the `count` newest, or the oldest.
     fn newest_but(&self, count: usize) -> Option<OffsetDateTime> {
         let mut times: Vec<_> = self.page.events.iter().map(|event| event.time).collect();
         let place = times.len().checked_sub(1)?.saturating_sub(count);
@@ -835,29 +832,29 @@ impl Numbered {
     }
 }
 
-/// What the answers of a reading say of how many events a stride should find.
+/// The number of events that a window should find, by the answers of its reading.
 #[derive(Default)]
 struct Tally {
     cut: Option<OffsetDateTime>,
-    /// By the first page that holds an event older than the cut: how many events there are in the
-    /// whole list, less those on the pages before it, less those on itself that are not older.
+    /// The count of the whole list, less the events before the first one that is older than the cut,
+    /// by the page of that event.
     promised: Option<u64>,
-    /// The number of that page, and of the page that was taken in last.
+    /// The number of that page, and of the last page.
     measure: Option<u64>,
     page: u64,
     /// The effective page size.
     size: u64,
     /// The events up to and on that page that are not older than the cut.
     newer: IdentitySet,
-    /// Whether an event older than the cut was met.
+    /// An event older than the cut was listed.
     met_older: bool,
-    /// The first answer's number, the oldest time that what comes after it may have, and its
-    /// `total_count`. That time is not the answer's alone: an event may appear a little after its
-    /// own. Nor is it that of its newest events alone: they may be stamped ahead.
+    /// The first answer's page number, the oldest time of events that may have come after it, and
+    /// its `total_count`. That time allows for events that appear a little late, and for newest
+    /// events that are stamped ahead.
     first: Option<(u64, Option<OffsetDateTime>, Option<u64>)>,
-    /// By how many events the list has grown since.
+    /// The number of events by which the list has grown since.
     grown: u64,
-    /// How many of the events found on later pages may have come since.
+    /// The number of events found on later pages that may have come since.
     new: u64,
 }
 
@@ -869,7 +866,7 @@ impl Tally {
         }
     }
 
-    /// Takes in a page, before its events are.
+    /// Adds a page, before its events.
     fn answered(&mut self, numbered: &Numbered) {
         let (page, number) = (&numbered.page, numbered.number);
         (self.page, self.size) = (number, numbered.size);
@@ -897,7 +894,7 @@ impl Tally {
         }
     }
 
-    /// Takes in an event of that page that is older than the cut and was not known.
+    /// Adds an event of that page that is older than the cut and new to this walk.
     fn found(&mut self, event: &Event) {
         if let Some((first, Some(since), _)) = self.first
             && self.page > first
@@ -907,21 +904,20 @@ impl Tally {
         }
     }
 
-    /// Whether no arrivals can have pushed an event of that page behind an older one.
+    /// Tells if no arrivals can have pushed an event of that page behind an older one.
     fn is_placed(&self) -> bool {
         let pushed = self.grown.div_ceil(self.size.max(1));
         self.measure
             .is_some_and(|measure| self.page == measure || self.page > measure + pushed)
     }
 
-    /// How many events the strides up to this one should have found, or met astray; `None` if there
-    /// are no counts.
+    /// The number of events that the windows up to this one should have found or carried; `None`
+    /// without counts.
     ///
-    /// What may have come after the first answer must not stand in for what that answer counts: no
-    /// more than the list has grown by since, and only events as new as that answer or the newer
-    /// end of its page, on later pages. Hardly ever any: arrivals are the newest, and stay behind a
-    /// reading, unless more than a page of them comes between two requests, or other events are
-    /// stamped as new as they are.
+    /// An event that came after the first answer must not replace one that this answer counts. At
+    /// most as many came as the list has grown by, and only events as new as that answer can be among
+    /// them. That is rare: arrivals stay behind a reading, unless more than a page of them comes
+    /// between two requests.
     fn owed(&self) -> Option<u64> {
         self.promised
             .map(|promised| promised + self.grown.min(self.new))
@@ -936,12 +932,12 @@ fn sort(events: &mut [Event]) {
     events.reverse();
 }
 
-/// Whether an event is older than the cut, if there is one.
+/// Tells if an event is older than the cut, if there is one.
 fn is_older(event: &Event, cut: Option<OffsetDateTime>) -> bool {
     cut.is_none_or(|cut| event.time < cut)
 }
 
-/// In which order the events of a reading come, by neighbours that differ.
+/// The order of a reading's events, by neighbours that differ.
 #[derive(Default)]
 struct Order {
     rising: usize,
@@ -955,8 +951,8 @@ impl Order {
         self.falling += pairs().filter(|pair| pair[0].time > pair[1].time).count();
     }
 
-    /// Refuses events that are nearly all oldest first: a walk of several strides would deliver the
-    /// newest first. A few that are out of order are none of our business.
+    /// Refuses a list that is nearly all oldest first: a walk of several windows would deliver the
+    /// newest first. A few events out of order do not matter.
     fn check(&self) -> Result<(), Error> {
         if self.rising > 4 * self.falling + 8 {
             return Err(broken("its events are oldest first, not newest first"));
@@ -965,9 +961,9 @@ impl Order {
     }
 }
 
-/// The source breaks its contract.
+/// The error for a service that breaks its contract.
 fn broken(how: &str) -> Error {
     Error::Source(SourceError::Failed(format!(
-        "the source does not keep to its API: {how}"
+        "the service breaks its contract: {how}"
     )))
 }

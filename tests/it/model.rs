@@ -307,7 +307,7 @@ impl World {
         }
     }
 
-    /// How many requests a run may make, with short strides, each read five times and each request
+    /// How many requests a run may make, with short windows, each read five times and each request
     /// tried again where anything is in its way; the longest runs of some thousand programs needed
     /// two thirds of it.
     fn most_requests(&self, run: &Run) -> usize {

@@ -72,7 +72,7 @@ fn a_backlog_with_arrivals_costs_few_requests_and_little_memory() {
     bench.is_settled();
 }
 
-/// The next stride begins where arrivals have pushed the last one's first page, not where that was:
+/// The next window begins where arrivals have pushed the last one's first page, not where that was:
 /// it would be too long, and read twice.
 #[test]
 fn a_jump_goes_by_the_newest_count() {
@@ -126,7 +126,7 @@ fn ties_on_clamped_pages() {
     .delivers_all();
 }
 
-/// Gaps must be found before a stride is delivered: a run that is cut short would leave them behind
+/// Gaps must be found before a window is delivered: a run that is cut short would leave them behind
 /// the checkpoint, where no later run looks.
 #[test]
 fn ties_and_a_source_that_fails_on_the_way() {
@@ -143,9 +143,9 @@ fn ties_and_a_source_that_fails_on_the_way() {
     bench.is_settled();
 }
 
-/// One timestamp that fills more than a stride leaves nowhere to cut.
+/// One timestamp that fills more than a window leaves nowhere to cut.
 #[test]
-fn ties_beyond_a_whole_stride() {
+fn ties_beyond_a_whole_window() {
     let tied = events_from(1, 300, minutes_ago(5), 300);
     let bench = Bench::of([tied, events_from(1_000, 100, now(), 1)].concat());
     bench.run(&["--page-size=10"]).code(0).silent();
@@ -344,8 +344,8 @@ fn a_count_beyond_all_pages_does_not_keep_the_run() {
     bench.has_all();
 }
 
-/// An event that is stamped newer than its place waits for the stride of its time, and moves no cut:
-/// on the first page of a stride, in its middle, and on its last page.
+/// An event that is stamped newer than its place waits for the window of its time, and moves no cut:
+/// on the first page of a window, in its middle, and on its last page.
 #[test]
 fn an_event_is_stamped_newer_than_its_place() {
     for place in [0, 36, 39, 99, 405] {
@@ -369,7 +369,7 @@ fn an_event_is_stamped_newer_than_its_place() {
 #[test]
 fn an_event_is_stamped_newer_in_a_long_backlog() {
     let mut all = past(30_000, 2).events;
-    // On the first page of the first stride, which has ten pages.
+    // On the first page of the first window, which has ten pages.
     stamp_later(&mut all[9_500]);
     let bench = Bench::of(all);
     let run = bench.run(&["--connections=1"]);
@@ -377,7 +377,7 @@ fn an_event_is_stamped_newer_in_a_long_backlog() {
     assert_eq!(bench.missing(), 0);
 }
 
-/// A stride that has to be read again must not take its own events for those of earlier strides,
+/// A window that has to be read again must not take its own events for those of earlier windows,
 /// nor that event for one that it has missed.
 #[test]
 fn an_event_is_stamped_newer_and_ties_change_their_order() {
@@ -394,10 +394,10 @@ fn an_event_is_stamped_newer_and_ties_change_their_order() {
     }
 }
 
-/// On the page before a stride's first there is an event of the stride's time: half a page from its
+/// On the page before a window's first there is an event of the window's time: half a page from its
 /// place, and older than the overlap. The run is cut short before it.
 #[test]
-fn an_event_just_beyond_a_stride_is_not_passed_over() {
+fn an_event_just_beyond_a_window_is_not_passed_over() {
     let mut all = past(620, 1).events;
     let event = &mut all[100];
     let earlier = stamp(event.time - Duration::from_millis(5_500));
@@ -476,7 +476,7 @@ fn the_first_page_is_empty_when_it_is_read_again() {
     let run = bench.run(&["--page-size=10", "--retries=0", "--connections=1"]);
     run.code(5)
         .says("page 1 is empty, although it was announced");
-    run.holds(!run.ids().is_empty(), "the older stride was delivered");
+    run.holds(!run.ids().is_empty(), "the older window was delivered");
     bench.run(&["--page-size=10"]).code(0).silent();
     bench.has_all();
     bench.is_settled();
