@@ -15,18 +15,19 @@ pub mod dead_letters;
 pub mod exec;
 pub mod ledger;
 pub mod lines;
+mod numbering;
 pub mod post;
 pub mod split;
 pub mod stdout;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::slice;
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::ledger::{Fate, Ledger};
+use crate::delivery::numbering::Numbering;
 use crate::delivery::split::{Sizes, halves, split_at};
 use crate::error::Error;
 use crate::event::Event;
@@ -102,14 +103,6 @@ pub struct Delivery<'a> {
     sizes: Sizes,
     numbering: Numbering,
     figures: Figures,
-}
-
-/// From which number a receiver counts the events of a request, by the code of its answer.
-#[derive(Debug, Default)]
-struct Numbering {
-    first: BTreeMap<u64, usize>,
-    /// The code whose numbering the next event, which goes alone, tells.
-    open: Option<u64>,
 }
 
 /// The events of a part that are left after all retries, and why.
@@ -461,44 +454,6 @@ impl<'a> Delivery<'a> {
         (ledger.commit)(Acknowledged { events }, following)?;
         ledger.committed = until;
         Ok(())
-    }
-}
-
-impl Numbering {
-    /// How many of the first events were certainly taken, if the receiver stopped at this number.
-    ///
-    /// A refusal of unknown numbering is taken to count from 1, which is one event less: the event
-    /// in question then goes alone, which tells. That would tell nothing of a busy receiver, which
-    /// counts from 0: Splunk answers 9 with the number 0 if it took nothing
-    /// (<https://github.com/splunk/splunk-connect-for-kubernetes/issues/555>).
-    fn certain(&mut self, number: usize, code: u64, rest: Rest, count: usize) -> usize {
-        if number == 0 || number == count && count == 1 {
-            self.first.insert(code, number);
-        }
-        let known = self.first.get(&code).copied();
-        let is_refusal = rest != Rest::Retry;
-        self.open = (known.is_none() && is_refusal).then_some(code);
-        let certain = number.saturating_sub(known.unwrap_or(usize::from(is_refusal)));
-        // At least one event was not taken.
-        if number > count {
-            0
-        } else {
-            certain.min(count - 1)
-        }
-    }
-
-    /// An event that was sent alone was taken: the receiver meant the event behind it.
-    fn taken_alone(&mut self) {
-        if let Some(code) = self.open.take() {
-            self.first.insert(code, 0);
-        }
-    }
-
-    /// An event that was sent alone was refused: the receiver meant this one.
-    fn refused_alone(&mut self) {
-        if let Some(code) = self.open.take() {
-            self.first.insert(code, 1);
-        }
     }
 }
 

@@ -39,6 +39,8 @@
 //!   (`walk::pages_that_repeat_for_ever_are_an_error`)
 
 pub mod identities;
+mod numbered;
+mod tally;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -54,6 +56,8 @@ use crate::source::ahead::{Answer, Fetched, Forward, More, Readings, Stream};
 use crate::source::page::Page;
 use crate::source::{Missing, SourceError};
 use crate::walk::identities::IdentitySet;
+use crate::walk::numbered::{Numbered, Order};
+use crate::walk::tally::Tally;
 
 /// The most pages of a window. Longer windows need memory; shorter ones re-read more, since each
 /// reads about a page of its neighbour.
@@ -63,9 +67,6 @@ const LONGEST_WINDOW: u64 = 10;
 const PAGES_IN_MEMORY: u64 = 20;
 /// The pages of its older neighbour that a window reads to find where that one began.
 const OVERLAP: u64 = 1;
-/// The part of a window's first page that is left to the next window, as a divisor: an eighth of the
-/// page may be stamped newer than its place before the cut is wrong.
-const LEFT: usize = 8;
 /// The pages by which a window may exceed its length. Beyond that, its newest pages are left to the
 /// next one.
 const SLACK: u64 = 4;
@@ -178,17 +179,6 @@ struct Carried {
     /// It is listed in its place, so that the counts of an earlier window include it. Otherwise
     /// arrivals may have pushed it there.
     is_placed: bool,
-}
-
-/// A page with its place.
-struct Numbered {
-    number: u64,
-    /// The effective page size by this answer.
-    size: u64,
-    /// Not announced by `next_page`.
-    is_guess: bool,
-    oldest: Option<OffsetDateTime>,
-    page: Page,
 }
 
 /// A reading forward, and the pages so far.
@@ -792,138 +782,6 @@ impl Reading<'_> {
     }
 }
 
-impl Numbered {
-    fn new(place: &Forward, page: Page) -> Self {
-        Self {
-            number: place.number,
-            size: place.effective_size(&page),
-            is_guess: place.more == More::Perhaps,
-            oldest: page.events.iter().map(|event| event.time).min(),
-            page,
-        }
-    }
-
-    /// Tells if the page is not full, so that nothing can have been pushed over its end.
-    fn is_short(&self) -> bool {
-        (self.page.events.len() as u64) < self.size
-    }
-
-    /// Tells if the first page is the whole list.
-    fn is_whole_list(&self) -> bool {
-        self.number == 1 && self.page.next.is_none() && self.is_short()
-    }
-
-    /// The cut of a window that begins with this page: its newest timestamp, without the eighth of
-    /// the page that may be stamped newer than its place.
-    fn cut(&self) -> Option<OffsetDateTime> {
-        self.newest_but(self.page.events.len().div_ceil(LEFT))
-    }
-
-    /// The page's median timestamp.
-    fn middle(&self) -> Option<OffsetDateTime> {
-        self.newest_but(self.page.events.len().div_ceil(2))
-    }
-
-    /// The timestamp after skipping the `count` newest, or the oldest.
-    fn newest_but(&self, count: usize) -> Option<OffsetDateTime> {
-        let mut times: Vec<_> = self.page.events.iter().map(|event| event.time).collect();
-        let place = times.len().checked_sub(1)?.saturating_sub(count);
-        Some(*times.select_nth_unstable(place).1)
-    }
-}
-
-/// The number of events that a window should find, by the answers of its reading.
-#[derive(Default)]
-struct Tally {
-    cut: Option<OffsetDateTime>,
-    /// The count of the whole list, less the events before the first one that is older than the cut,
-    /// by the page of that event.
-    promised: Option<u64>,
-    /// The number of that page, and of the last page.
-    measure: Option<u64>,
-    page: u64,
-    /// The effective page size.
-    size: u64,
-    /// The events up to and on that page that are not older than the cut.
-    newer: IdentitySet,
-    /// An event older than the cut was listed.
-    met_older: bool,
-    /// The first answer's page number, the oldest time of events that may have come after it, and
-    /// its `total_count`. That time allows for events that appear a little late, and for newest
-    /// events that are stamped ahead.
-    first: Option<(u64, Option<OffsetDateTime>, Option<u64>)>,
-    /// The number of events by which the list has grown since.
-    grown: u64,
-    /// The number of events found on later pages that may have come since.
-    new: u64,
-}
-
-impl Tally {
-    fn new(cut: Option<OffsetDateTime>) -> Self {
-        Self {
-            cut,
-            ..Self::default()
-        }
-    }
-
-    /// Adds a page, before its events.
-    fn answered(&mut self, numbered: &Numbered) {
-        let (page, number) = (&numbered.page, numbered.number);
-        (self.page, self.size) = (number, numbered.size);
-        let &mut (_, _, then) = self.first.get_or_insert_with(|| {
-            let since = [page.date, numbered.cut()].into_iter().flatten().min();
-            (number, since, page.total_count)
-        });
-        if let (Some(now), Some(then)) = (page.total_count, then) {
-            self.grown = self.grown.max(now.saturating_sub(then));
-        }
-        if self.measure.is_some() {
-            return;
-        }
-        let mut before = (number - 1).saturating_mul(numbered.size);
-        for event in &page.events {
-            if is_older(event, self.cut) {
-                self.measure = Some(number);
-            } else {
-                self.newer.insert(event.id.identity());
-                before += 1;
-            }
-        }
-        if self.measure.is_some() {
-            self.promised = page.total_count.map(|total| total.saturating_sub(before));
-        }
-    }
-
-    /// Adds an event of that page that is older than the cut and new to this walk.
-    fn found(&mut self, event: &Event) {
-        if let Some((first, Some(since), _)) = self.first
-            && self.page > first
-            && event.time >= since
-        {
-            self.new += 1;
-        }
-    }
-
-    /// Tells if no arrivals can have pushed an event of that page behind an older one.
-    fn is_placed(&self) -> bool {
-        let pushed = self.grown.div_ceil(self.size.max(1));
-        self.measure
-            .is_some_and(|measure| self.page == measure || self.page > measure + pushed)
-    }
-
-    /// The number of events that the windows up to this one should have found or carried; `None`
-    /// without counts.
-    ///
-    /// An event that came after the first answer must not replace one that this answer counts. At
-    /// most as many came as the list has grown by, and only events as new as that answer can be among
-    /// them. That is rare: arrivals stay behind a reading, unless more than a page of them comes
-    /// between two requests.
-    fn owed(&self) -> Option<u64> {
-        self.promised
-            .map(|promised| promised + self.grown.min(self.new))
-    }
-}
-
 /// Orders events that are listed newest first: the oldest first, and those of one timestamp in the
 /// reverse of the list's order: within a second, too, the service lists the newest first.
 fn sort(events: &mut [Event]) {
@@ -935,30 +793,6 @@ fn sort(events: &mut [Event]) {
 /// Tells if an event is older than the cut, if there is one.
 fn is_older(event: &Event, cut: Option<OffsetDateTime>) -> bool {
     cut.is_none_or(|cut| event.time < cut)
-}
-
-/// The order of a reading's events, by neighbours that differ.
-#[derive(Default)]
-struct Order {
-    rising: usize,
-    falling: usize,
-}
-
-impl Order {
-    fn take_in(&mut self, numbered: &Numbered) {
-        let pairs = || numbered.page.events.windows(2);
-        self.rising += pairs().filter(|pair| pair[0].time < pair[1].time).count();
-        self.falling += pairs().filter(|pair| pair[0].time > pair[1].time).count();
-    }
-
-    /// Refuses a list that is nearly all oldest first: a walk of several windows would deliver the
-    /// newest first. A few events out of order do not matter.
-    fn check(&self) -> Result<(), Error> {
-        if self.rising > 4 * self.falling + 8 {
-            return Err(broken("its events are oldest first, not newest first"));
-        }
-        Ok(())
-    }
 }
 
 /// The error for a service that breaks its contract.
