@@ -40,9 +40,10 @@
 
 pub mod identities;
 mod numbered;
+mod proof;
+mod reading;
 mod tally;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -52,12 +53,12 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{Event, Identity};
 use crate::retry::Patience;
-use crate::source::ahead::{Answer, Fetched, Forward, More, Readings, Stream};
+use crate::source::ahead::{More, Readings};
 use crate::source::page::Page;
 use crate::source::{Missing, SourceError};
 use crate::walk::identities::IdentitySet;
 use crate::walk::numbered::{Numbered, Order};
-use crate::walk::tally::Tally;
+use crate::walk::reading::Reading;
 
 /// The most pages of a window. Longer windows need memory; shorter ones re-read more, since each
 /// reads about a page of its neighbour.
@@ -70,15 +71,6 @@ const OVERLAP: u64 = 1;
 /// The pages by which a window may exceed its length. Beyond that, its newest pages are left to the
 /// next one.
 const SLACK: u64 = 4;
-/// The page sizes for reading a window again, in percent of the effective one. Each has other page
-/// boundaries.
-const OTHER_SIZES: [u64; 4] = [93, 87, 79, 71];
-/// The most pages that one run requests, far beyond two weeks of events. Treat a longer list as a
-/// server bug.
-const MOST_PAGES: u64 = 20_000;
-/// The most pages in a row that bring nothing new. Arrivals push events to the next page, but never
-/// so far.
-const MOST_STALE_PAGES: u32 = 50;
 
 /// The events that a run wants.
 #[derive(Clone, Copy, Debug)]
@@ -179,20 +171,6 @@ struct Carried {
     /// It is listed in its place, so that the counts of an earlier window include it. Otherwise
     /// arrivals may have pushed it there.
     is_placed: bool,
-}
-
-/// A reading forward, and the pages so far.
-struct Reading<'a> {
-    stream: Box<dyn Stream + 'a>,
-    /// The number of its first page.
-    start: u64,
-    /// Pages may be read ahead of need.
-    is_ahead: bool,
-    /// A page that was taken from the stream already.
-    at_hand: Option<Numbered>,
-    has_ended: bool,
-    seen: IdentitySet,
-    stale: u32,
 }
 
 impl<'a> Walk<'a> {
@@ -496,85 +474,6 @@ impl<'a> Walk<'a> {
         };
     }
 
-    /// Makes a window of its pages. If events are missing, the pages are read again.
-    fn prove(&mut self, window: VecDeque<Numbered>) -> Result<Window, Error> {
-        let (start, start_size, total_at_start) =
-            window.front().map_or((1, self.size, None), |first| {
-                (first.number, first.size, first.page.total_count)
-            });
-        if self.ahead.is_empty() {
-            self.planned = (start, total_at_start);
-        }
-        let (cut, rest) = match window.front() {
-            Some(first) if first.number > 1 => (first.cut(), first.middle()),
-            _ => (None, None),
-        };
-        // One page that is not full is all there is, whatever the counts say.
-        let is_whole = window.len() == 1 && window.iter().all(Numbered::is_whole_list);
-        let mut found = Vec::new();
-        let mut tally = Tally::new(cut);
-        for numbered in window {
-            tally.answered(&numbered);
-            for event in &numbered.page.events {
-                self.meet(event, Event::clone, &mut tally, &mut found);
-            }
-        }
-        // An event that came after these answers is not among their counts.
-        let mut unplaced = 0;
-        for (identity, carried) in std::mem::take(&mut self.carried) {
-            if !is_older(&carried.event, cut) {
-                self.carried.insert(identity, carried);
-            } else if self.seen.insert(identity) {
-                unplaced += u64::from(!carried.is_placed);
-                found.push(carried.event);
-            }
-        }
-        let mut owed = tally.owed().filter(|_| !is_whole);
-        let mut sizes = OTHER_SIZES
-            .iter()
-            .map(|percent| start_size * percent / 100)
-            .filter(|&size| size > 0);
-        let missing = loop {
-            // Events that no window has found so far are missing from the number, too.
-            let after_all = found.iter().filter(|event| is_older(event, self.cut));
-            let unseen = self.unseen.saturating_sub(after_all.count() as u64);
-            let have = self.seen.len() as u64 + unseen + self.behind(&tally) - unplaced;
-            let Some(promised) = owed.filter(|&promised| promised > have) else {
-                self.unseen = unseen;
-                break None;
-            };
-            let Some(size) = sizes.next() else {
-                self.unseen = unseen + promised - have;
-                break Some(Missing {
-                    unseen: self.unseen,
-                    promised,
-                });
-            };
-            // A reading without events proves nothing.
-            let again = self.read_again((start - 1) * start_size, size, cut, &mut found)?;
-            if again.owed().is_some() {
-                (owed, tally, unplaced) = (again.owed(), again, 0);
-            }
-        };
-        self.cut = cut;
-        let mut events = found;
-        events.retain(|event| {
-            let is_known = self.known.contains(event.id.identity());
-            self.figures.duplicates += u64::from(is_known);
-            self.known_ahead -= usize::from(is_known);
-            !is_known && self.scope.holds(event)
-        });
-        sort(&mut events);
-        self.figures.found += events.len() as u64;
-        self.look_ahead(cut.is_none());
-        let rest = rest.map(|rest| self.oldest_left.into_iter().flatten().fold(rest, Ord::min));
-        Ok(Window {
-            events,
-            rest,
-            missing,
-        })
-    }
-
     /// The first page of the window after the newest planned one. Arrivals have pushed that one's
     /// first page to a higher number since.
     fn next_start(&self) -> u64 {
@@ -589,205 +488,6 @@ impl<'a> Walk<'a> {
             number => number,
         }
     }
-
-    /// Reads a window again from `position`, the number of events before it, with another page size.
-    /// Adds the events that were not found before, and returns the tally of the new answers.
-    fn read_again(
-        &mut self,
-        position: u64,
-        size: u64,
-        cut: Option<OffsetDateTime>,
-        found: &mut Vec<Event>,
-    ) -> Result<Tally, Error> {
-        let mut reading = self.open(position / size + 1, size, More::Perhaps);
-        let mut first = self.advance(&mut reading)?;
-        if let Some(effective) = first
-            .as_ref()
-            .map(|first| first.size)
-            .filter(|&effective| effective != size)
-        {
-            // The service chose its own size, so that the number is another place in the list.
-            reading = self.open(position / effective + 1, size, More::Perhaps);
-            first = self.advance(&mut reading)?;
-        }
-        let own: IdentitySet = found.iter().map(|event| event.id.identity()).collect();
-        let mut tally = Tally::new(cut);
-        while let Some(numbered) = first {
-            tally.answered(&numbered);
-            let is_past = self.is_past_cut(&numbered, &own);
-            for event in &numbered.page.events {
-                // Few events were missed, so each is kept without its page.
-                self.meet(event, Event::detached, &mut tally, found);
-            }
-            if is_past {
-                break;
-            }
-            first = self.advance(&mut reading)?;
-        }
-        Ok(tally)
-    }
-
-    /// Sorts an event of a window's page: it is found, left to the next window, or, far from its
-    /// place, carried to the window of its time.
-    fn meet(
-        &mut self,
-        event: &Event,
-        keep: fn(&Event) -> Event,
-        tally: &mut Tally,
-        found: &mut Vec<Event>,
-    ) {
-        let identity = event.id.identity();
-        if is_older(event, tally.cut) {
-            tally.met_older = true;
-            if self.seen.insert(identity) {
-                tally.found(event);
-                found.push(keep(event));
-            } else {
-                self.figures.duplicates += 1;
-            }
-        } else if tally.met_older {
-            let carried = self.carried.entry(identity).or_insert_with(|| Carried {
-                event: event.detached(),
-                is_placed: false,
-            });
-            carried.is_placed |= tally.is_placed();
-        }
-    }
-
-    /// The number of carried events that are listed behind the tally's page, and so are among its
-    /// counts.
-    fn behind(&self, tally: &Tally) -> u64 {
-        let is_behind = |(identity, carried): &(&Identity, &Carried)| {
-            carried.is_placed && !tally.newer.contains(**identity)
-        };
-        self.carried.iter().filter(is_behind).count() as u64
-    }
-
-    fn open(&self, start: u64, size: u64, more: More) -> Reading<'a> {
-        // The first page existed when the walk began.
-        let more = if start == 1 && self.figures.pages > 0 {
-            More::Announced
-        } else {
-            more
-        };
-        Reading {
-            stream: self.readings.open(Forward {
-                since: self.scope.since,
-                number: start,
-                size,
-                // Some services always return larger pages than requested.
-                effective: if size == self.scope.page_size {
-                    self.size
-                } else {
-                    size.min(self.size)
-                },
-                more,
-            }),
-            start,
-            is_ahead: false,
-            at_hand: None,
-            has_ended: false,
-            seen: IdentitySet::default(),
-            stale: 0,
-        }
-    }
-
-    /// Takes the next page of a reading; `None` at the end of the list.
-    fn advance(&mut self, reading: &mut Reading) -> Result<Option<Numbered>, Error> {
-        let numbered = match reading.at_hand.take() {
-            Some(numbered) => numbered,
-            None => match self.take(reading)? {
-                Some(numbered) => numbered,
-                None => return Ok(None),
-            },
-        };
-        let mut has_new = false;
-        for event in &numbered.page.events {
-            has_new |= reading.seen.insert(event.id.identity());
-        }
-        if !has_new && numbered.is_guess {
-            reading.has_ended = true;
-            return Ok(None);
-        }
-        reading.stale = if has_new { 0 } else { reading.stale + 1 };
-        let number = numbered.number;
-        if reading.stale > MOST_STALE_PAGES {
-            return Err(broken(&format!(
-                "page {number} and {MOST_STALE_PAGES} pages before it hold nothing that was not on the pages before them"
-            )));
-        }
-        if let Some(next) = numbered.page.next.filter(|&next| next <= number) {
-            return Err(broken(&format!(
-                "next_page of page {number} is {next}: it does not increase"
-            )));
-        }
-        Ok(Some(numbered))
-    }
-
-    /// Waits for the next page of a reading.
-    fn take(&mut self, reading: &mut Reading) -> Result<Option<Numbered>, Error> {
-        if reading.has_ended {
-            return Ok(None);
-        }
-        if self.figures.pages == MOST_PAGES {
-            return Err(broken(&format!(
-                "it has more than {MOST_PAGES} pages for one run"
-            )));
-        }
-        let Some(Fetched {
-            place,
-            answer,
-            retries,
-            took,
-        }) = reading.stream.next()
-        else {
-            reading.has_ended = true;
-            return Ok(None);
-        };
-        self.figures.retries += retries;
-        self.figures.reading += took;
-        let page = match answer? {
-            Answer::Page(page) => page,
-            // The caller handles a jump to a page that does not exist.
-            Answer::Missing(message)
-                if place.number == 1
-                    || place.more == More::Announced && !reading.seen.is_empty() =>
-            {
-                return Err(Error::Source(SourceError::Failed(message)));
-            }
-            Answer::Missing(_) => {
-                reading.has_ended = true;
-                return Ok(None);
-            }
-        };
-        self.figures.pages += 1;
-        self.figures.bytes += page.bytes;
-        self.total = page.total_count.or(self.total);
-        self.known_met = self.known_met
-            || !self.known.is_empty()
-                && page
-                    .events
-                    .iter()
-                    .any(|event| self.known.contains(event.id.identity()));
-        Ok(Some(Numbered::new(&place, page)))
-    }
-}
-
-impl Reading<'_> {
-    /// Starts to read ahead, unless the reading does so already.
-    fn read_ahead(&mut self, pages: u64) {
-        if !std::mem::replace(&mut self.is_ahead, true) {
-            self.stream.read_ahead(pages);
-        }
-    }
-}
-
-/// Orders events that are listed newest first: the oldest first, and those of one timestamp in the
-/// reverse of the list's order: within a second, too, the service lists the newest first.
-fn sort(events: &mut [Event]) {
-    // Quick for a list that is in order.
-    events.sort_by_key(|event| Reverse(event.time));
-    events.reverse();
 }
 
 /// Tells if an event is older than the cut, if there is one.
