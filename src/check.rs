@@ -20,7 +20,7 @@ use ::time::OffsetDateTime;
 
 use crate::checkpoint::{Checkpoint, file};
 use crate::clock::Clock;
-use crate::config::values::{CheckpointPlace, TokenSource};
+use crate::config::values::{CheckpointPlace, Header, TokenSource};
 use crate::config::{Config, Destination};
 use crate::delivery::Target;
 use crate::delivery::post::Receiver;
@@ -105,8 +105,7 @@ pub fn check(
     match config {
         Err(error) => write("configuration", Err(error.into()))?,
         Ok(config) => {
-            let valid = "arguments and environment are valid";
-            write("configuration", Ok(valid.to_owned()))?;
+            write("configuration", configuration(&config))?;
             let mut check = Check {
                 config: &config,
                 clock,
@@ -119,6 +118,22 @@ pub fn check(
         }
     }
     Ok(exit.unwrap_or(Exit::Success))
+}
+
+/// Warns of files with headers that others can read or write.
+fn configuration(config: &Config) -> Finding {
+    let headers = match &config.destination {
+        Destination::Post(post) => &post.headers[..],
+        _ => &[],
+    };
+    let mut files = headers.iter().filter_map(|header| match header {
+        Header::File(path) => Some(path),
+        Header::Given(..) => None,
+    });
+    match files.find_map(|path| fs::exposure(path)) {
+        Some(fault) => Err(Warn(format!("--header: {fault}"))),
+        None => Ok("arguments and environment are valid".to_owned()),
+    }
 }
 
 /// The options, and the results of steps that later ones need.

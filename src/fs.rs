@@ -7,6 +7,8 @@
 //!   so that no link is followed and no FIFO blocks, and nothing is written before its kind is known.
 //! - **They belong to a trusted user:** to root, to the owner of their directory, or to the user who
 //!   runs this. Another user's file may be planted, to hide events or to be read by that user.
+//! - **They have one name** where everybody can write the directory: another user could give one of
+//!   our files a second one.
 //! - **Links on the way to them belong to a trusted user, too.** Another user's link may be planted,
 //!   to lead to a place of that user's choice.
 //!
@@ -78,6 +80,12 @@ fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     }
     let file = opened?;
     refuse_planted("it", path, &there)?;
+    // Where everybody can write, another user may have given one of our files this name, too.
+    let everybody_writes = fs::metadata(directory(path))?.mode() & 0o002 != 0;
+    if there.nlink() > 1 && everybody_writes {
+        let fault = "it has another name (a hard link) in a directory that everybody can write; copy it to a new file and put that in its place";
+        return Err(io::Error::other(fault));
+    }
     Ok(file)
 }
 
@@ -222,7 +230,23 @@ fn refuse_planted(what: &str, path: &Path, there: &Metadata) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn a_second_name_is_refused_only_where_everybody_can_plant_it() {
+        let place = tempfile::tempdir().unwrap();
+        let [file, other] = ["a", "b"].map(|name| place.path().join(name));
+        fs::write(&file, "").unwrap();
+        fs::hard_link(&file, &other).unwrap();
+        for (mode, is_refused) in [(0o755, false), (0o1777, true)] {
+            fs::set_permissions(place.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(open_to_read(&file).is_err(), is_refused, "{mode:o}");
+        }
+        fs::remove_file(&other).unwrap();
+        assert!(open_to_read(&file).is_ok());
+    }
 
     #[test]
     fn a_file_with_a_secret_is_for_its_owner() {

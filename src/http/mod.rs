@@ -25,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_millis(200);
 /// The largest `--connections`: none is closed between two requests.
 const MOST_CONNECTIONS: usize = 16;
+/// The most bytes that an announced size reserves: more than a page of 1,000 events has.
+const MOST_ANNOUNCED: u64 = 4 * 1024 * 1024;
 /// The advice where there is no connection.
 const UNREACHABLE: &str =
     "is the address right, is the server running, and may this machine reach it?";
@@ -201,7 +203,7 @@ fn proxy_status(error: &Error) -> Option<u16> {
 pub fn read_body(response: Response<Body>, most: u64, bytes: &mut Vec<u8>) -> Result<(), Error> {
     let body = response.into_body();
     let length = body.content_length().filter(|&length| length <= most);
-    let length = length.and_then(|length| usize::try_from(length).ok());
+    let length = length.and_then(|length| usize::try_from(length.min(MOST_ANNOUNCED)).ok());
     let mut reader = body.into_with_config().limit(most).reader();
     // With an announced size the buffer need not grow, and its old content need not be cleared.
     bytes.resize(length.unwrap_or_default(), 0);

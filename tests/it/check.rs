@@ -170,6 +170,21 @@ fn a_token_file_that_others_can_read_or_write_is_a_warning() {
 }
 
 #[test]
+fn a_header_file_that_others_can_read_or_write_is_a_warning() {
+    let bench = bench();
+    fs::write(bench.path("headers"), "X-Key: hunter2\n").unwrap();
+    let args = ["--check", "--post=http://127.0.0.1:1", "--header=@headers"];
+    for (mode, word, text) in [
+        (0o600, "ok", "valid"),
+        (0o604, "warn", "headers can be read by every user"),
+        (0o620, "warn", "headers can be written by others"),
+    ] {
+        fs::set_permissions(bench.path("headers"), fs::Permissions::from_mode(mode)).unwrap();
+        finds(&bench.run(&args), word, "configuration", text);
+    }
+}
+
+#[test]
 fn a_service_that_fails_is_asked_once() {
     let bench = bench();
     let mut command = bench.clean(PROGRAM);
