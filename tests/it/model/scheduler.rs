@@ -1,0 +1,328 @@
+//! What the program runs on: readings whose next request is a matter of chance, a clock, a target
+//! and a disk; and the kill.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ::time::OffsetDateTime;
+use tfc_audit::checkpoint::Checkpoint;
+use tfc_audit::checkpoint::file::Store;
+use tfc_audit::clock::Clock;
+use tfc_audit::delivery::{Delivery, Target};
+use tfc_audit::error::{Error, Exit};
+use tfc_audit::event::Event;
+use tfc_audit::format::{Limits, Rest, Verdict};
+use tfc_audit::report::Report;
+use tfc_audit::retry::Patience;
+use tfc_audit::run::Drain;
+use tfc_audit::source::ahead::{Asking, Fetched, Forward, Gate, Readings, Stream};
+
+use super::world::{Dice, ModelSource, World, number};
+use super::{ENDPOINT, Place, Run};
+
+/// The model's time starts here, in seconds.
+pub const START: i64 = 1_800_000_000;
+
+/// Thrown through the program, which then does nothing more.
+pub struct Killed;
+
+/// Counts interactions and kills at the one that was asked for.
+#[derive(Default)]
+pub struct Executioner {
+    pub at: Option<(Place, usize)>,
+    pub met: Cell<usize>,
+}
+
+impl Executioner {
+    pub fn at(&self, place: Place) {
+        if let Some((_, k)) = self.at.filter(|at| at.0 == place) {
+            self.met.set(self.met.get() + 1);
+            if self.met.get() == k {
+                resume_unwind(Box::new(Killed));
+            }
+        }
+    }
+}
+
+/// Readings whose threads are the model's: one makes a request when chance says so.
+pub struct ModelReadings<'a> {
+    pub asking: Asking<'a>,
+    pub dice: RefCell<Dice>,
+    pub open: RefCell<Vec<Rc<RefCell<Lane>>>>,
+}
+
+/// What a thread would have: its permits, where it is, and what it has read.
+pub struct Lane {
+    pub from: Forward,
+    pub permits: u64,
+    pub read: VecDeque<Option<Fetched>>,
+    pub is_open: bool,
+    pub has_ended: bool,
+}
+
+impl Lane {
+    pub fn can_step(&self) -> bool {
+        self.permits > 0 && !matches!(self.read.back(), Some(None))
+    }
+}
+
+pub struct ModelStream<'a> {
+    pub readings: &'a ModelReadings<'a>,
+    pub lane: Rc<RefCell<Lane>>,
+}
+
+impl ModelReadings<'_> {
+    pub fn step(&self, lane: &Rc<RefCell<Lane>>) {
+        let mut lane = lane.borrow_mut();
+        lane.permits -= 1;
+        let fetched = self.asking.next(&mut lane.from);
+        lane.read.push_back(fetched);
+    }
+
+    /// Any of the readings that may do so makes a request.
+    pub fn step_any(&self) {
+        let lanes: Vec<_> = {
+            let mut open = self.open.borrow_mut();
+            open.retain(|lane| lane.borrow().is_open);
+            let can_step = open.iter().filter(|lane| lane.borrow().can_step());
+            can_step.cloned().collect()
+        };
+        if !lanes.is_empty() {
+            let chosen = self.dice.borrow_mut().roll(lanes.len() as u64);
+            self.step(&lanes[usize::try_from(chosen).unwrap()]);
+        }
+    }
+
+    /// So much time goes by for the readings, while something else is done.
+    pub fn step_some(&self) {
+        let steps = self.dice.borrow_mut().roll(4);
+        (0..steps).for_each(|_| self.step_any());
+    }
+}
+
+impl Readings for ModelReadings<'_> {
+    fn open(&self, from: Forward) -> Box<dyn Stream + '_> {
+        let lane = Rc::new(RefCell::new(Lane {
+            from,
+            permits: 0,
+            read: VecDeque::new(),
+            is_open: true,
+            has_ended: false,
+        }));
+        self.open.borrow_mut().push(Rc::clone(&lane));
+        Box::new(ModelStream {
+            readings: self,
+            lane,
+        })
+    }
+}
+
+impl Stream for ModelStream<'_> {
+    fn read_ahead(&mut self, pages: u64) {
+        self.lane.borrow_mut().permits += pages;
+    }
+
+    fn next(&mut self) -> Option<Fetched> {
+        assert!(!self.lane.borrow().has_ended, "a thread would not answer");
+        self.readings.step_some();
+        if self.lane.borrow().read.is_empty() && self.lane.borrow().permits == 0 {
+            self.lane.borrow_mut().permits = 1;
+        }
+        while self.lane.borrow().read.is_empty() {
+            self.readings.step_any();
+        }
+        let mut lane = self.lane.borrow_mut();
+        let fetched = lane.read.pop_front().flatten();
+        lane.has_ended = fetched.is_none();
+        fetched
+    }
+}
+
+impl Drop for ModelStream<'_> {
+    fn drop(&mut self) {
+        self.lane.borrow_mut().is_open = false;
+    }
+}
+
+/// Time passes only when somebody waits for it.
+pub struct ModelClock(pub Cell<Duration>);
+
+impl ModelClock {
+    pub fn seconds(&self) -> i64 {
+        START + i64::try_from(self.0.get().as_secs()).unwrap()
+    }
+}
+
+impl Clock for ModelClock {
+    fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(self.seconds()).unwrap()
+    }
+    fn elapsed(&self) -> Duration {
+        self.0.get()
+    }
+    fn sleep(&self, span: Duration) {
+        self.0.set(self.0.get() + span);
+    }
+    fn chance(&self) -> f64 {
+        0.5
+    }
+}
+
+/// What arrived, in its order, and how much of it is in the checkpoint.
+#[derive(Default)]
+pub struct Arrived {
+    pub events: Vec<(i64, u64)>,
+    pub committed: usize,
+}
+
+pub struct ModelTarget<'a> {
+    pub clock: &'a ModelClock,
+    pub arrived: &'a RefCell<Arrived>,
+    pub executioner: &'a Executioner,
+    pub calls: usize,
+    pub fails_at: Option<usize>,
+    pub batch: usize,
+}
+
+impl Target for ModelTarget<'_> {
+    fn encode(&self, events: &[Event], _: Limits) -> (Vec<u8>, usize) {
+        (Vec::new(), events.len().min(self.batch))
+    }
+    fn send(&mut self, events: &[Event], _: &[u8], _: Duration) -> Result<Verdict, Error> {
+        self.executioner.at(Place::BeforeDelivery);
+        self.clock.sleep(Duration::from_millis(100));
+        self.calls += 1;
+        if self.fails_at == Some(self.calls) {
+            return Ok(Verdict::new(Rest::Failed, "down".to_owned()));
+        }
+        self.arrived.borrow_mut().events.extend(
+            events
+                .iter()
+                .map(|event| (event.time.unix_timestamp(), number(&event.id.to_string()))),
+        );
+        self.executioner.at(Place::AfterDelivery);
+        Ok(Verdict::accepted())
+    }
+}
+
+/// A disk that holds one checkpoint.
+pub struct ModelStore<'a> {
+    pub disk: &'a RefCell<Option<Vec<u8>>>,
+    pub arrived: &'a RefCell<Arrived>,
+    pub executioner: &'a Executioner,
+    pub calls: usize,
+    pub fails_at: Option<usize>,
+}
+
+impl Store for ModelStore<'_> {
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
+        self.executioner.at(Place::BeforeCommit);
+        self.calls += 1;
+        if self.fails_at == Some(self.calls) {
+            return Err("no space".to_owned());
+        }
+        *self.disk.borrow_mut() = Some(checkpoint.to_json());
+        let mut arrived = self.arrived.borrow_mut();
+        arrived.committed = arrived.events.len();
+        drop(arrived);
+        self.executioner.at(Place::AfterCommit);
+        Ok(())
+    }
+}
+
+/// Drives the program through a run; `None` if it was killed.
+pub fn drive(
+    run: &Run,
+    world: &RefCell<World>,
+    clock: &ModelClock,
+    disk: &RefCell<Option<Vec<u8>>>,
+    arrived: &RefCell<Arrived>,
+    warn: &mut dyn FnMut(&str),
+) -> Result<Option<Result<Exit, Error>>, String> {
+    let deadline = run
+        .max_time
+        .map(|span| clock.elapsed() + Duration::from_secs(span));
+    let patience = Patience {
+        timeout: Duration::from_secs(30),
+        retries: 5,
+        deadline,
+    };
+    let executioner = Executioner {
+        at: run.kill,
+        ..Executioner::default()
+    };
+    let mut checkpoint = match &*disk.borrow() {
+        Some(json) => Checkpoint::parse(json, ENDPOINT)?,
+        None => Checkpoint::new(ENDPOINT.to_owned(), None),
+    };
+    let mut report = Report::default();
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let source = ModelSource {
+            world,
+            clock,
+            executioner: &executioner,
+        };
+        let gate = Gate::default();
+        let readings = ModelReadings {
+            asking: Asking {
+                source: &source,
+                clock,
+                patience,
+                gate: &gate,
+            },
+            dice: RefCell::new(Dice(world.borrow_mut().dice.roll(u64::MAX) | 1)),
+            open: RefCell::default(),
+        };
+        let mut target = ModelTarget {
+            clock,
+            arrived,
+            executioner: &executioner,
+            calls: 0,
+            fails_at: run.failing_delivery,
+            batch: run.batch,
+        };
+        let mut store = ModelStore {
+            disk,
+            arrived,
+            executioner: &executioner,
+            calls: 0,
+            fails_at: run.failing_commit,
+        };
+        let limits = Limits {
+            events: run.batch,
+            bytes: usize::MAX,
+        };
+        let mut delivery = Delivery::new(&mut target, clock, patience, limits, None, 1, false);
+        let drain = Drain {
+            clock,
+            patience,
+            overlap: Duration::from_secs(run.overlap),
+            since_span: None,
+            until: None,
+            page_size: run.page_size,
+            connections: run.connections,
+            watch: &|_| {},
+        };
+        drain.run(
+            &readings,
+            &mut delivery,
+            &mut checkpoint,
+            &mut store,
+            &mut report,
+            warn,
+        )
+    }));
+    match result {
+        Ok(Ok(Exit::Success))
+            if (report.waiting(), report.walk.found) != (Some(0), report.delivered) =>
+        {
+            Err(format!("events wait after the end: {report:?}"))
+        }
+        Ok(result) => Ok(Some(result)),
+        Err(thrown) if thrown.is::<Killed>() => Ok(None),
+        Err(panic) => resume_unwind(panic),
+    }
+}
