@@ -23,29 +23,6 @@ fn is_refused(run: &Outcome, because: &str) {
     run.fails(8, because).asks(0);
 }
 
-/// The unit tests of the checkpoint try its fields one by one.
-#[test]
-fn a_damaged_checkpoint_is_refused_and_left_alone() {
-    let bench = settled();
-    bench.insert(events_from(1_000, 1, now(), 1));
-    let good = bench.checkpoint();
-    for (content, because) in [
-        (String::new(), "damaged"),
-        (good[..good.len() / 2].to_owned(), "damaged"),
-        (good.replace("\"version\":1", "\"version\":2"), "version 2"),
-        (good.replace("http://", "\\u001b[2J"), "belongs to"),
-    ] {
-        fs::write(bench.path("checkpoint.json"), &content).unwrap();
-        let run = bench.run(&[]);
-        is_refused(&run, because);
-        run.says("checkpoint.json");
-        assert_eq!(bench.checkpoint(), content);
-    }
-    fs::write(bench.path("checkpoint.json"), good).unwrap();
-    bench.run(&[]).code(0).silent();
-    bench.has_all();
-}
-
 fn make_fifo(path: &Path) {
     let status = Command::new("mkfifo").arg(path).status();
     assert!(status.expect("it can be started").success());

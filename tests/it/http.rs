@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::stand_in::{Step, World, events};
-use crate::support::{Bench, PROGRAM, minutes_ago, now};
+use crate::support::{Bench, minutes_ago, now};
 
 /// 250 events, and a step for each of the first requests.
 fn bench(steps: impl IntoIterator<Item = Step>) -> Bench {
@@ -43,19 +43,6 @@ fn a_refused_token_exits_4() {
 }
 
 #[test]
-fn a_refusal_in_the_middle_keeps_what_was_delivered() {
-    let bench = bench([]);
-    bench.script(18, Step::error(401, "unauthorized"));
-    let run = bench.run(&["--page-size=10"]);
-    run.code(4).says("401");
-    run.holds(
-        !run.stdout.is_empty(),
-        "a window should have been delivered",
-    );
-    bench.delivers_all();
-}
-
-#[test]
 fn each_request_names_the_program_and_carries_the_token() {
     let bench = bench([]);
     for asked in &bench.run(&[]).asked {
@@ -85,22 +72,8 @@ macro_rules! is_retried {
 }
 
 is_retried! {
-    a_503_is_retried: Step::error(503, "unavailable"), "--timeout=30s";
-    a_429_without_a_wait_is_retried: Step::rate_limited(&[]), "--timeout=30s";
-    a_reset_connection_is_retried: Step::Reset, "--timeout=30s";
-    a_truncated_body_is_retried: Step::Truncate, "--timeout=30s";
-    a_body_that_ends_too_early_is_retried: Step::Body(r#"{"data":[{"id":"a","#.to_owned()), "--timeout=30s";
     an_answer_that_does_not_come_is_retried: Step::Stall(Duration::from_secs(3)), "--timeout=1s";
     a_body_that_trickles_is_retried: Step::Trickle(Duration::from_secs(3)), "--timeout=1s";
-}
-
-#[test]
-fn a_named_wait_is_honoured() {
-    let bench = bench([Step::rate_limited(&[("x-ratelimit-reset", "0.75")])]);
-    let run = bench.run(&[]);
-    run.code(0).silent().asks(2);
-    run.waits_after(1, Duration::from_millis(750));
-    bench.has_all();
 }
 
 #[test]
@@ -115,20 +88,6 @@ fn a_failure_that_stays_exits_5() {
         .asks(3);
     bench.api.with(|world| world.always = None);
     bench.delivers_all();
-}
-
-#[test]
-fn an_address_where_nothing_listens_exits_5() {
-    let bench = bench([]);
-    let mut command = bench.clean(PROGRAM);
-    command.args([
-        "-c",
-        "checkpoint.json",
-        "--retries=0",
-        "--endpoint",
-        "http://127.0.0.1:1",
-    ]);
-    bench.start(command).finish().fails(5, "127.0.0.1:1");
 }
 
 /// The beginning of such an answer is shown on one line.
@@ -162,14 +121,6 @@ fn an_undocumented_answer_is_shown() {
         bench.run(&["--retries=0"]).fails(5, shown).asks(1);
         bench.delivers_all();
     }
-}
-
-/// A gateway under maintenance may answer 200 with a page of its own.
-#[test]
-fn a_body_that_is_no_json_is_retried() {
-    let bench = bench([Step::Body("<!DOCTYPE html><html>back soon".to_owned())]);
-    bench.run(&[]).code(0).silent().asks(2);
-    bench.has_all();
 }
 
 #[test]

@@ -417,30 +417,6 @@ fn everybody_can_read_the_metrics_unless_the_umask_says_otherwise() {
 
 // The summary.
 
-#[test]
-fn a_run_that_read_nothing_has_no_summary() {
-    let bench = Bench::of(events(5, now(), 1));
-    bench.script(1, Step::error(401, "unauthorized"));
-    bench.run(&["-v"]).fails(4, "answered 401");
-    let missing = ["-v", "--require-checkpoint", "-c", "missing.json"];
-    let run = bench.start(bench.bare(&missing)).finish();
-    run.fails(8, "there is no checkpoint");
-    let lock = File::open(bench.path("checkpoint.json.lock")).unwrap();
-    fs2::FileExt::lock_exclusive(&lock).unwrap();
-    bench.run(&["-v"]).fails(75, "another run holds the lock");
-}
-
-#[test]
-fn a_quiet_run_says_that_it_found_nothing_new() {
-    let bench = Bench::of(events(24, minutes_ago(150), 1));
-    bench.run(&[]).code(0).silent();
-    bench
-        .run(&["-v"])
-        .code(0)
-        .says("tfc-audit: found nothing new; the newest event delivered is 2h3")
-        .says("; read 1 page in ");
-}
-
 // The progress line.
 
 const CLEAR: &str = "\u{1b}[K";

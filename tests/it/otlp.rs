@@ -86,29 +86,6 @@ fn a_record_has_the_time_the_text_and_the_main_fields_of_its_event() {
     }
 }
 
-#[test]
-fn an_address_without_a_path_gets_the_path_of_the_protocol() {
-    let (bench, receiver) = delivery(events(3, now(), 1), &[]);
-    let origin = receiver.url().replace("/v1/logs", "");
-    bench
-        .run(&["--format=otlp", "--post", &origin])
-        .code(0)
-        .silent();
-    assert_eq!(receiver.received()[0].path, "/v1/logs");
-    assert_eq!(receiver.delivered_ids().len(), 3);
-}
-
-#[test]
-fn batches_keep_to_their_limit_of_bytes() {
-    let delivery = delivery(events(60, now(), 1), &[]);
-    let limits = ["--batch-bytes=5000", "--gzip"];
-    run(&delivery, &limits).code(0).silent();
-    let requests = delivery.1.received();
-    assert!(requests.iter().all(|request| request.bytes.len() <= 5_000));
-    assert!(requests.len() < 30, "{} requests", requests.len());
-    assert_eq!(delivery.1.delivered_ids().len(), 60);
-}
-
 /// The answer tells how many records were rejected and not which ones.
 #[test]
 fn a_rejected_record_is_found_by_halves_and_put_aside() {
@@ -131,61 +108,6 @@ fn a_rejected_record_is_found_by_halves_and_put_aside() {
     let count = delivery.1.count();
     run(&delivery, &[&option]).code(0).silent();
     assert_eq!(delivery.1.count(), count);
-}
-
-#[test]
-fn without_a_place_for_dead_letters_a_rejected_record_stops_the_run() {
-    let events = events(50, now(), 1);
-    let delivery = delivery(events.clone(), &[&events[31]]);
-    let run = run(&delivery, &["--batch-events=20"]);
-    run.code(7)
-        .says("Invalid data format (1 of 20 events rejected)");
-    run.says("--dead-letter");
-}
-
-/// A warning is no rejection.
-#[test]
-fn an_answer_that_rejects_nothing_acknowledges() {
-    for body in [
-        &b""[..],
-        otlp::SUCCESS,
-        &otlp::rejects(0, "deprecated"),
-        b"{}",
-    ] {
-        let delivery = delivery(events(3, now(), 1), &[]);
-        delivery
-            .1
-            .with(|rules| rules.script.push_back(answer(200, body)));
-        run(&delivery, &[]).code(0).silent();
-        run(&delivery, &[]).code(0).silent();
-        assert_eq!(delivery.1.count(), 1, "{body:?}");
-    }
-}
-
-#[test]
-fn only_the_failures_that_otlp_lists_are_retried() {
-    for (step, code, requests) in [
-        (answer(429, b""), 0, 2),
-        (answer(502, b""), 0, 2),
-        (answer(503, &otlp::status("busy")), 0, 2),
-        (answer(504, b""), 0, 2),
-        (Step::Half, 0, 2),
-        (Step::Unanswered, 0, 2),
-        (answer(408, b""), 6, 1),
-        (answer(500, &otlp::status("broken")), 6, 1),
-        (answer(400, &otlp::status("bad")), 7, 1),
-        (answer(401, &otlp::status("who?")), 7, 1),
-        (answer(404, b""), 7, 1),
-    ] {
-        let delivery = delivery(events(3, now(), 1), &[]);
-        delivery
-            .1
-            .with(|rules| rules.script.push_back(step.clone()));
-        run(&delivery, &["--retries=2"]).code(code);
-        assert_eq!(delivery.1.count(), requests, "{step:?}");
-        run(&delivery, &[]).code(0).silent();
-        assert_eq!(delivery.1.delivered_ids().len(), 3, "{step:?}");
-    }
 }
 
 #[test]

@@ -19,18 +19,6 @@ fn indexed(delivery: &Delivery) -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn a_splunk_near_its_capacity_has_taken_the_events() {
-    for code in [24, 25] {
-        let body = format!(r#"{{"text":"HEC is approaching capacity","code":{code}}}"#);
-        let delivery = Delivery::of(Format::Splunk, 5, |rules, _| {
-            rules.script.push_back(Step::answer(200, &[], &body));
-        });
-        delivery.run().code(0).silent();
-        delivery.requests(1).is_settled();
-    }
-}
-
-#[test]
 fn a_busy_splunk_gets_the_events_that_it_did_not_take() {
     let delivery = Delivery::of(Format::Splunk, 100, |rules, _| {
         rules.full_after = [40, 0, 7].into();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::stand_in::{events, events_from};
+use crate::stand_in::events;
 use crate::support::{Bench, TOKEN, now};
 
 fn bench() -> Bench {
@@ -78,25 +78,6 @@ fn a_closed_standard_output_gets_no_event() {
     // Events may be discarded on purpose.
     with(">/dev/null", &["--no-checkpoint"]).code(0).silent();
     with(">/dev/null", &[]).code(0).silent();
-    bench.is_settled();
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_device_leaves_the_checkpoint_untouched() {
-    let bench = bench();
-    bench.run(&[]).code(0).silent();
-    bench.insert(events_from(10_000, 7, now(), 9));
-    let before = bench.checkpoint();
-    let mut command = bench.command(&[]);
-    command.stdout(OpenOptions::new().write(true).open("/dev/full").unwrap());
-    bench
-        .start(command)
-        .finish()
-        .fails(1, "No space left on device");
-    assert_eq!(bench.checkpoint(), before);
-    bench.run(&[]).code(0).silent();
-    bench.has_all();
     bench.is_settled();
 }
 

@@ -44,8 +44,6 @@ pub struct Event {
     pub time: OffsetDateTime,
     /// The event's JSON, which has to arrive byte for byte.
     pub text: String,
-    /// The number of the first request that lists it, for events that appear late. `None`: all do.
-    pub visible_from: Option<usize>,
 }
 
 impl Event {
@@ -62,12 +60,7 @@ impl Event {
         let text = format!(
             r#"{{"id":"{id}","version":"0","type":"Resource","timestamp":"{stamp}","auth":{{"accessor_id":"user-AAAAAAAAAAAAAAAA","description":"alice","type":"Client","impersonator_id":null,"organization_id":"org-BBBBBBBBBBBBBBBB"}},"request":{{"id":"{request}"}},"resource":{{"id":"at-{resource:016x}","type":"{kind}","action":"create","meta":{meta}}}}}"#,
         );
-        Self {
-            id,
-            time,
-            text,
-            visible_from: None,
-        }
+        Self { id, time, text }
     }
 
     /// Reads an event. Panics unless it has an `id` and an RFC 3339 `timestamp`.
@@ -78,15 +71,7 @@ impl Event {
             id: field("id").to_owned(),
             time: OffsetDateTime::parse(field("timestamp"), &Rfc3339).expect("an RFC 3339 time"),
             text: text.to_owned(),
-            visible_from: None,
         }
-    }
-
-    /// The same event, not listed before the `request`th request.
-    pub fn visible_from(self, request: usize) -> Self {
-        let mut late = self;
-        late.visible_from = Some(request);
-        late
     }
 }
 
@@ -138,23 +123,11 @@ pub fn ids(ndjson: &str) -> Vec<String> {
     parsed(ndjson).into_iter().map(|event| event.id).collect()
 }
 
-/// Whether events at the time of `since` are listed. The documentation reads as `Exclusive`.
-#[derive(Clone, Copy, Debug, Default)]
-pub enum Since {
-    Inclusive,
-    #[default]
-    Exclusive,
-    /// `since` has no effect.
-    Ignored,
-}
-
 /// The effect of `page[size]`. Without it a page has 1000 events, or the limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Sizes {
     #[default]
     Honoured,
-    /// At most this many events.
-    Clamped(usize),
     /// Always this many events.
     Ignored(usize),
 }
@@ -176,8 +149,6 @@ pub enum Counts {
     True,
     /// Both fields are missing.
     Absent,
-    /// This many too few. `next_page` follows from it, and is null too early.
-    Lag(usize),
     /// This many too many. `next_page` is right.
     Plus(usize),
     /// All events, also where `since` was sent. `next_page` is right.
@@ -229,8 +200,6 @@ pub enum Step {
     EmptyPage,
     /// These events are inserted just before the answer.
     Insert(Vec<Event>),
-    /// Retention removes this many of the oldest events just before the answer.
-    RemoveOldest(usize),
     /// The head and the first half of the body are sent, then the connection closes.
     Truncate,
     /// The body is sent in 20 pieces over this time, so that no single read waits long.
@@ -272,15 +241,12 @@ pub struct World {
     pub events: Vec<Event>,
     /// The only bearer token that is accepted.
     pub token: String,
-    pub since: Since,
     pub sizes: Sizes,
     pub past_end: PastEnd,
     pub counts: Counts,
     pub ties: Ties,
     pub order: Order,
     pub next: Next,
-    /// Whether `pagination` has the effective `page_size`.
-    pub page_size_field: bool,
     /// Whether bodies are indented, with line breaks within events.
     pub pretty: bool,
     /// Whether bodies are compressed if the client accepts gzip.
@@ -311,7 +277,6 @@ impl World {
         Self {
             events,
             token: "test-token".to_owned(),
-            page_size_field: true,
             arrivals_left: usize::MAX,
             ..Self::default()
         }
@@ -333,11 +298,11 @@ impl World {
         self.script.entry(at_request).or_default().push(step);
     }
 
-    /// All events in the order of delivery, hidden ones included: oldest first, and with one
+    /// All events in the order of delivery: oldest first, and with one
     /// timestamp in the reverse of the list's order. (Shuffled ties have no such order: compare sorted [`ids`]
     /// and the times.)
     pub fn in_order(&self) -> Vec<&Event> {
-        let mut listed = self.listing(usize::MAX, None);
+        let mut listed = self.listing(None);
         listed.reverse();
         listed.sort_by_key(|event| event.time);
         listed
@@ -369,7 +334,6 @@ impl World {
                 Step::Body(body) => made = Some((200, Vec::new(), body)),
                 Step::EmptyPage => made = Some((200, Vec::new(), EMPTY.to_owned())),
                 Step::Insert(events) => self.insert(events),
-                Step::RemoveOldest(count) => self.remove_oldest(count),
                 Step::Truncate => sending = Sending::Half,
                 Step::Trickle(time) => sending = Sending::Spread(time),
                 Step::Stall(time) => sending = Sending::Nothing(time),
@@ -420,12 +384,11 @@ impl World {
         if since == Some(None) {
             return error(400, "invalid since");
         }
-        let listed = self.listing(number, since.flatten());
+        let listed = self.listing(since.flatten());
 
         let wanted = asked.page_size.filter(|&size| size > 0).unwrap_or(1000);
         let size = match self.sizes {
             Sizes::Honoured => wanted,
-            Sizes::Clamped(most) => wanted.min(most),
             Sizes::Ignored(always) => always,
         };
         let page = asked.page_number.unwrap_or(1).max(1);
@@ -444,25 +407,17 @@ impl World {
         let total = match self.counts {
             Counts::Absent => None,
             Counts::True => Some(listed.len()),
-            Counts::Lag(missing) => Some(listed.len().saturating_sub(missing)),
             Counts::Plus(more) => Some(listed.len() + more),
-            Counts::IgnoreSince => Some(self.listing(number, None).len()),
+            Counts::IgnoreSince => Some(self.listing(None).len()),
         };
-        let last = match (self.counts, total) {
-            (Counts::Lag(_), Some(total)) => total.div_ceil(size),
-            _ => listed.len().div_ceil(size),
-        };
+        let last = listed.len().div_ceil(size);
         let next = match self.next {
             Next::True => (page < last).then_some(page + 1),
             Next::Same => Some(page),
             Next::Endless => Some(page + 1),
         };
         let previous = (page > 1).then(|| page - 1);
-        let mut pagination =
-            json!({"current_page": page, "prev_page": previous, "next_page": next});
-        if self.page_size_field {
-            pagination["page_size"] = size.into();
-        }
+        let mut pagination = json!({"current_page": page, "page_size": size, "prev_page": previous, "next_page": next});
         if let Some(total) = total {
             pagination["total_pages"] = total.div_ceil(size).into();
             pagination["total_count"] = total.into();
@@ -472,19 +427,15 @@ impl World {
         (200, if self.pretty { indented(&body) } else { body })
     }
 
-    /// The events that the `number`th request lists, in order. Ties are not yet shuffled.
-    fn listing(&self, number: usize, since: Option<OffsetDateTime>) -> Vec<&Event> {
+    /// The events that are listed, in order. Those at the time of `since` are not, as the documentation
+    /// reads. Ties are not yet shuffled.
+    fn listing(&self, since: Option<OffsetDateTime>) -> Vec<&Event> {
         let all = &self.events;
-        let first = match (self.since, since) {
-            (Since::Inclusive, Some(since)) => all.partition_point(|event| event.time < since),
-            (Since::Exclusive, Some(since)) => all.partition_point(|event| event.time <= since),
-            (Since::Ignored, _) | (_, None) => 0,
-        };
-        let shown = |event: &&Event| event.visible_from.is_none_or(|from| from <= number);
-        let visible = all[first..].iter().filter(shown);
+        let first = since.map_or(0, |since| all.partition_point(|event| event.time <= since));
+        let listed = all[first..].iter();
         match self.order {
-            Order::NewestFirst => visible.rev().collect(),
-            Order::OldestFirst => visible.collect(),
+            Order::NewestFirst => listed.rev().collect(),
+            Order::OldestFirst => listed.collect(),
         }
     }
 
@@ -630,10 +581,9 @@ mod tests {
             ties: Ties::Shuffled,
             ..World::new(events(90, OffsetDateTime::UNIX_EPOCH, 30))
         };
-        let listed = |number| world.listing(number, None);
         let walk = |size: usize| -> Vec<&str> {
             let pages = (1..).zip((0..90).step_by(size));
-            let page = |(number, at)| world.page(number, listed(number), at..at + size);
+            let page = |(number, at)| world.page(number, world.listing(None), at..at + size);
             pages.flat_map(page).collect()
         };
         let distinct = |texts: Vec<&str>| texts.into_iter().collect::<BTreeSet<_>>().len();
