@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
@@ -345,6 +346,10 @@ fn read(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String
 
 /// The most memory that a process has had so far, in KiB; `None` where there is no knowing.
 fn peak_memory(process: u32) -> Option<u64> {
+    // For a moment the new process still has the memory of this one.
+    if fs::read_link(format!("/proc/{process}/exe")).ok()? == env::current_exe().ok()? {
+        return None;
+    }
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status
         .lines()
