@@ -3,13 +3,14 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use serde_json::json;
 
 use crate::receiver::{Format, Receiver, Rules, Step as Answer};
 use crate::stand_in::{Step, events};
-use crate::support::{Bench, Outcome, PROGRAM, TOKEN, free_port, minutes_ago, now};
+use crate::support::{
+    AN_HOUR, Bench, Outcome, PROGRAM, TOKEN, at_once, free_port, minutes_ago, now,
+};
 
 fn bench() -> Bench {
     Bench::of(events(3, now(), 1))
@@ -196,7 +197,7 @@ fn a_service_that_fails_is_asked_once() {
 
     bench.script(1, Step::error(503, "unavailable"));
     fails(&bench, &[], 5, "service", "answered 503").asks(1);
-    bench.script(2, Step::Stall(Duration::from_secs(20)));
+    bench.script(2, Step::Stall(AN_HOUR));
     fails(&bench, &["--timeout=1s"], 5, "service", "timeout").asks(1);
 }
 
@@ -398,7 +399,7 @@ fn a_credential_for_writing_only_is_ok() {
 
 #[test]
 fn a_receiver_that_fails_is_named_without_secrets() {
-    for format in Format::ALL {
+    at_once(Format::ALL, |format| {
         let bench = bench();
         let receiver = Receiver::start(format, Rules::default());
         let format = format!("--format={}", format.name());
@@ -411,9 +412,9 @@ fn a_receiver_that_fails_is_named_without_secrets() {
         let secret = [&args[..], &["--header=X-Key:hunter2-hidden"]].concat();
         fails(&bench, &secret, 6, "receiver", "answered 502");
         receiver.with(|rules| rules.script.push_back(Answer::Stall));
-        let hasty = [&args[..], &["--timeout=1s"]].concat();
+        let hasty = [&args[..], &["--timeout=2s"]].concat();
         fails(&bench, &hasty, 6, "receiver", "timeout");
-    }
+    });
     // The product is well, but takes no events at this path.
     let bench = bench();
     let rules = Rules {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::stand_in::{Event, Step, World, events, events_from, stamp};
-use crate::support::{Bench, Outcome, PROGRAM, minutes_ago, now};
+use crate::support::{AN_HOUR, Bench, Outcome, PROGRAM, minutes_ago, now};
 
 /// Returns a bench that has delivered three events.
 fn settled() -> Bench {
@@ -404,7 +404,7 @@ fn a_gap_longer_than_retention_is_a_warning() {
 /// Returns a service that keeps the first run waiting until that run is killed.
 fn waiting() -> Bench {
     Bench::new(World {
-        delay: Duration::from_secs(40),
+        delay: AN_HOUR,
         ..World::new(events(3, now(), 1))
     })
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 
 use crate::stand_in::{events, events_from};
-use crate::support::{Bench, TOKEN, minutes_ago, now};
+use crate::support::{Bench, TOKEN, at_once, minutes_ago, now};
 
 fn bench() -> Bench {
     Bench::of(events(3, now(), 1))
@@ -58,21 +58,24 @@ fn the_token_comes_from_a_file_or_standard_input() {
 /// Nobody writes to the pipe, or closes it.
 #[test]
 fn max_time_ends_a_run_that_gets_no_token() {
-    let bench = bench();
-    let fifo = bench.clean("mkfifo").arg("token").status().unwrap();
-    assert!(fifo.success());
-    for (place, named) in [("token", "token"), ("-", "standard input")] {
-        let mut command = bench.command(&["--max-time=1s", "--token-file", place]);
-        command.env_remove("TFC_ORG_TOKEN").stdin(Stdio::piped());
-        let mut run = bench.start(command);
-        let writer = run.child.stdin.take();
-        let run = run.finish();
-        run.fails(3, &format!("waiting for the token from {named}"))
-            .asks(0);
-        drop(writer);
-    }
-    // The lock is free.
-    bench.delivers_all();
+    at_once(
+        [("token", "token"), ("-", "standard input")],
+        |(place, named)| {
+            let bench = bench();
+            let fifo = bench.clean("mkfifo").arg("token").status().unwrap();
+            assert!(fifo.success());
+            let mut command = bench.command(&["--max-time=1s", "--token-file", place]);
+            command.env_remove("TFC_ORG_TOKEN").stdin(Stdio::piped());
+            let mut run = bench.start(command);
+            let writer = run.child.stdin.take();
+            let run = run.finish();
+            run.fails(3, &format!("waiting for the token from {named}"))
+                .asks(0);
+            drop(writer);
+            // The lock is free.
+            bench.delivers_all();
+        },
+    );
 }
 
 #[test]

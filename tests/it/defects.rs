@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::stand_in::{Event, Order, PATH, Step, World, events, events_from, stamp};
-use crate::support::{Bench, minutes_ago, now};
+use crate::support::{Bench, at_once, minutes_ago, now};
 
 /// `page` is not a parameter: page 1 would come again and again.
 #[test]
@@ -81,7 +81,7 @@ fn defect_04_the_last_second_stays_open() {
 /// first would skip some of them at each step.
 #[test]
 fn defect_05_arrivals_push_no_event_past_the_walk() {
-    for connections in ["--connections=1", "--connections=4"] {
+    at_once(["--connections=1", "--connections=4"], |connections| {
         let bench = Bench::new(World {
             arrivals_per_request: 3,
             // Not a page of arrivals in a second: which of them were there before can not be told.
@@ -94,7 +94,7 @@ fn defect_05_arrivals_push_no_event_past_the_walk() {
         bench.run(&args).code(0).silent();
         bench.has_all();
         bench.is_settled();
-    }
+    });
 }
 
 /// A delivery that fails or never ends leaves the checkpoint where it was, so that the next run
@@ -148,23 +148,21 @@ fn defect_07_the_look_back_has_no_limit() {
 /// with each of them; a standard output that fails is in `stdout`.)
 #[test]
 fn defect_08_passing_failures_are_tried_again() {
-    let bench = Bench::of(events(3, now(), 1));
     let steps = [
-        Step::error(503, "unavailable"),
-        Step::rate_limited(&[("Retry-After", "1")]),
-        Step::Reset,
-        Step::Truncate,
+        (Step::error(503, "unavailable"), 0),
+        (Step::rate_limited(&[("Retry-After", "1")]), 1),
+        (Step::Reset, 0),
+        (Step::Truncate, 0),
     ];
-    bench.api.with(|world| {
-        for (request, step) in (1..).zip(steps) {
-            world.script(request, step);
-        }
+    at_once(steps, |(step, seconds)| {
+        let bench = Bench::of(events(3, now(), 1));
+        bench.script(1, step);
+        let run = bench.run(&[]);
+        run.code(0).silent().asks(2);
+        run.waits_after(1, Duration::from_secs(seconds));
+        bench.has_all();
+        bench.is_settled();
     });
-    let run = bench.run(&[]);
-    run.code(0).silent().asks(5);
-    run.waits_after(2, Duration::from_secs(1));
-    bench.has_all();
-    bench.is_settled();
 }
 
 /// An unreadable checkpoint taken for none would deliver two weeks again, or end in a cheerful 0.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::receiver::{Format, Item, Receiver, Rules, Step};
 use crate::stand_in::{Event, events, events_from, sample_events};
-use crate::support::{Bench, Outcome, Running, TOKEN, minutes_ago, now};
+use crate::support::{Bench, Outcome, Running, TOKEN, at_once, minutes_ago, now};
 
 /// Every run gets it as a header and in the receiver's address. No run may show it.
 const SECRET: &str = "hunter2-hidden";
@@ -304,12 +304,12 @@ fn temporary_failures_are_retried() {
         (Format::Bulk, vec![Step::Half, Step::status(429)]),
         (Format::Loki, vec![Step::status(500), Step::status(502)]),
     ];
-    for (format, steps) in cases {
+    at_once(cases, |(format, steps)| {
         let delivery = Delivery::of(format, 5, |rules, _| rules.script.extend(steps));
         let delivery = delivery.with(&["--retries=2"]);
         delivery.run().code(0).silent();
         delivery.delivered(5).requests(3).is_settled();
-    }
+    });
 }
 
 /// A wait that is too long ends the run. So the test sees that it was understood, and does not have
@@ -327,21 +327,24 @@ fn a_wait_that_the_receiver_names_is_honoured() {
     }
 }
 
-/// The limits leave a busy machine time for everything before the answer that does not come.
+/// The limit leaves a busy machine time for everything before the answer that does not come.
 #[test]
-fn a_slow_answer_is_waited_for_and_a_stalled_one_ends_the_run() {
+fn a_slow_answer_is_waited_for_and_one_that_does_not_come_times_out() {
     let slow = Step::Spread(Duration::from_millis(200));
     let delivery = Delivery::of(Format::Bulk, 5, |rules, _| {
         rules.script.extend([slow, Step::Stall]);
     });
-    let delivery = delivery.with(&["--batch-events=2", "--timeout=5s"]);
+    let delivery = delivery.with(&["--batch-events=2", "--timeout=2s"]);
     delivery.run().code(6).says("timeout");
     delivery.delivered(2).recovers();
+}
 
+#[test]
+fn max_time_ends_a_run_that_waits_for_an_answer() {
     let delivery = Delivery::of(Format::Ndjson, 5, |rules, _| {
         rules.script.push_back(Step::Stall);
     });
-    delivery.with(&["--max-time=5s"]).run().code(3);
+    delivery.with(&["--max-time=3s"]).run().code(3);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::stand_in::{events, ids};
-use crate::support::{Bench, Outcome, TOKEN, now};
+use crate::support::{Bench, Outcome, TOKEN, TOO_LONG, now};
 
 /// Events, one a second, and runs in which a shell command gets twenty at a time.
 struct Delivery(Bench);
@@ -174,7 +174,7 @@ impl Delivery {
     fn has(&self, name: &str) {
         let began = Instant::now();
         while !self.0.path(name).exists() {
-            assert!(began.elapsed() < Duration::from_secs(40), "no file {name}");
+            assert!(began.elapsed() < TOO_LONG, "no file {name}");
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -196,7 +196,7 @@ fn max_time_ends_a_command_and_its_children() {
     let slow = format!("[ -e second ] || {{ touch second; exec cat >> out; }}; {BEATING}");
     let run = delivery
         .0
-        .run(&["--exec", &slow, "--batch-events=20", "--max-time=5s"]);
+        .run(&["--exec", &slow, "--batch-events=20", "--max-time=3s"]);
     run.fails(3, "waiting for the command of --exec");
     delivery.beats_no_more();
     delivery.run("cat >> out").code(0).silent();

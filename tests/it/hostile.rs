@@ -10,6 +10,7 @@ use flate2::{Compression, write::GzEncoder};
 
 use crate::network::{bench, run};
 use crate::relay::Relay;
+use crate::support::at_once;
 
 type Answer = Box<dyn Fn(&mut TcpStream) -> io::Result<()> + Send + Sync>;
 
@@ -69,13 +70,16 @@ const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 /// Control characters that change how a terminal shows text.
 const CONTROLS: &str = "\x1b]0;title\x07\x1b[2J\u{9b}31m\u{202e}\r\n\0";
 
-/// A short time limit for answers that have to reach it, and for others a long one, which they do
-/// not reach on a busy machine either.
+/// A short time limit, which leaves a busy machine time for everything else.
+const SOON: &str = "--timeout=2s";
+
+/// The short time limit for answers that have to reach it. No other answer reaches the long one, on
+/// a busy machine either.
 fn within(reason: &str) -> &'static str {
     if reason.contains("in time") {
-        "--timeout=1s"
+        SOON
     } else {
-        "--timeout=40s"
+        "--timeout=10m"
     }
 }
 
@@ -102,7 +106,7 @@ fn the_receiver(answer: Answer, formats: &[&str], code: i32, reason: &str) {
 #[track_caller]
 fn the_receiver_within(timeout: &str, answer: Answer, formats: &[&str], code: i32, reason: &str) {
     let relay = Relay::answering(answer);
-    for format in formats {
+    at_once(formats, |format| {
         let bench = bench();
         let post = format!("{}/logs?key=hunter2", relay.url());
         let args = [
@@ -120,32 +124,25 @@ fn the_receiver_within(timeout: &str, answer: Answer, formats: &[&str], code: i3
             run.fails(code, reason);
         }
         run.stays_below(100);
-    }
+    });
 }
 
 #[test]
 fn endless_bodies_of_the_service_end_the_run() {
     let large = "the answer is larger than 64 MiB";
+    let late = "no complete answer in time";
+    let busy = "answered 503: busy";
     let blanks = vec![b' '; 1 << 16];
     let chunk = [b"10000\r\n", &blanks[..], b"\r\n"].concat();
-    the_service(endless("HTTP/1.1 200 OK\r\n\r\n{", blanks, 0), 5, large);
-    the_service(endless(CHUNKED, chunk, 0), 5, large);
-    the_service(answer(200, "", vec![b' '; 65 << 20]), 5, large);
-    the_service(
-        endless("HTTP/1.1 200 OK\r\n\r\n{", " ", 50),
-        5,
-        "no complete answer in time",
-    );
-    the_service(
-        endless(CHUNKED, "1\r\n \r\n", 50),
-        5,
-        "no complete answer in time",
-    );
-    the_service(
-        endless("HTTP/1.1 503 No\r\n\r\nbusy", " busy", 0),
-        5,
-        "answered 503: busy",
-    );
+    let cases = [
+        (endless("HTTP/1.1 200 OK\r\n\r\n{", blanks, 0), large),
+        (endless(CHUNKED, chunk, 0), large),
+        (answer(200, "", vec![b' '; 65 << 20]), large),
+        (endless("HTTP/1.1 200 OK\r\n\r\n{", " ", 50), late),
+        (endless(CHUNKED, "1\r\n \r\n", 50), late),
+        (endless("HTTP/1.1 503 No\r\n\r\nbusy", " busy", 0), busy),
+    ];
+    at_once(cases, |(answer, reason)| the_service(answer, 5, reason));
 }
 
 #[test]
@@ -176,8 +173,8 @@ fn invalid_gzip_is_an_error() {
 
 #[test]
 fn endless_headers_end_the_run() {
-    for side in [0, 1] {
-        let cases = [
+    let cases = || -> [(Answer, &str); 7] {
+        [
             (
                 endless("HTTP/1.1 200 OK\r\n", "X: 1\r\n", 0),
                 "not valid HTTP",
@@ -203,15 +200,16 @@ fn endless_headers_end_the_run() {
                 "no complete answer in time",
             ),
             (bytes(""), "the connection broke off"),
-        ];
-        for (answer, reason) in cases {
-            if side == 0 {
-                the_service(answer, 5, reason);
-            } else {
-                the_receiver(answer, &["ndjson"], 6, reason);
-            }
+        ]
+    };
+    let cases = [false, true].map(|posts| cases().map(|case| (posts, case)));
+    at_once(cases.into_iter().flatten(), |(posts, (answer, reason))| {
+        if posts {
+            the_receiver(answer, &["ndjson"], 6, reason);
+        } else {
+            the_service(answer, 5, reason);
         }
-    }
+    });
 }
 
 #[test]
@@ -434,29 +432,26 @@ fn redirects_are_not_followed_and_shown_without_secrets() {
 
 #[test]
 fn endless_bodies_of_a_receiver_end_the_run() {
-    let judged = ["elasticsearch", "splunk-hec"];
+    let judged = &["elasticsearch", "splunk-hec"][..];
+    // These formats are acknowledged by the status alone.
+    let by_status = &["ndjson", "json-array"][..];
     let large = "the answer is larger than 16 MiB";
+    let late = "no complete answer in time";
+    let busy = "answered 503: busy busy";
     let blanks = vec![b' '; 1 << 16];
     let open = "HTTP/1.1 200 OK\r\n\r\n{";
-    the_receiver(endless(open, blanks.clone(), 0), &judged, 6, large);
-    the_receiver(answer(200, GZIP, bomb("{", 40)), &judged, 6, large);
-    the_receiver(
-        endless(open, " ", 50),
-        &judged,
-        6,
-        "no complete answer in time",
-    );
-    // These formats are acknowledged by the status alone.
-    the_receiver(endless(open, blanks, 0), &["ndjson", "json-array"], 0, "");
-    let soon = "--timeout=1s";
-    the_receiver_within(soon, endless(open, " ", 50), &["ndjson"], 0, "");
-    the_receiver_within(
-        soon,
-        endless("HTTP/1.1 503 No\r\n\r\nbusy", " busy", 50),
-        &["ndjson"],
-        6,
-        "answered 503: busy busy",
-    );
+    let unavailable = "HTTP/1.1 503 No\r\n\r\nbusy";
+    let cases = [
+        (endless(open, blanks.clone(), 0), judged, 6, large),
+        (answer(200, GZIP, bomb("{", 40)), judged, 6, large),
+        (endless(open, " ", 50), judged, 6, late),
+        (endless(open, blanks, 0), by_status, 0, ""),
+        (endless(open, " ", 50), by_status, 0, ""),
+        (endless(unavailable, " busy", 50), by_status, 6, busy),
+    ];
+    at_once(cases, |(answer, formats, code, reason)| {
+        the_receiver_within(SOON, answer, formats, code, reason);
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::stand_in::{Step, World, events};
-use crate::support::{Bench, minutes_ago, now};
+use crate::support::{Bench, at_once, minutes_ago, now};
 
 /// 250 events, and a step for each of the first requests.
 fn bench(steps: impl IntoIterator<Item = Step>) -> Bench {
@@ -58,7 +58,7 @@ macro_rules! is_retried {
     ($($name:ident: $step:expr, $timeout:expr;)*) => {$(
         #[test]
         fn $name() {
-            for request in [1, 3] {
+            at_once([1, 3], |request| {
                 let bench = bench([]);
                 bench.script(request, $step);
                 let run = bench.run(&["--page-size=100", $timeout]);
@@ -66,7 +66,7 @@ macro_rules! is_retried {
                 run.holds(run.asked.len() >= 4, "it should ask once more than for three pages");
                 bench.has_all();
                 bench.is_settled();
-            }
+            });
         }
     )*};
 }
@@ -123,36 +123,28 @@ fn an_undocumented_answer_is_shown() {
     }
 }
 
-#[test]
-fn a_429_pauses_all_connections_for_the_time_that_it_names() {
-    a_429_pauses_all_connections(&[("x-ratelimit-reset", "3")], Duration::from_secs(3));
-}
-
-#[test]
-fn a_429_pauses_all_connections_for_a_second_if_it_names_no_time() {
-    a_429_pauses_all_connections(&[], Duration::from_secs(1));
-}
-
 /// The rate limit is one for all connections. Until the 429 has arrived, each of the three others may
 /// send two more requests; without a pause they send twelve.
-fn a_429_pauses_all_connections(headers: &[(&str, &str)], pause: Duration) {
-    let bench = Bench::new(World {
-        delay: Duration::from_millis(100),
-        ..World::new(events(2_000, minutes_ago(1), 2))
+#[test]
+fn a_429_pauses_all_connections_for_the_time_that_it_names_or_for_a_second() {
+    let named = &[("x-ratelimit-reset", "2")][..];
+    at_once([(named, 2), (&[], 1)], |(headers, seconds)| {
+        let bench = Bench::new(World {
+            delay: Duration::from_millis(200),
+            ..World::new(events(2_000, minutes_ago(1), 2))
+        });
+        bench.script(10, Step::rate_limited(headers));
+        let run = bench.run(&["--page-size=100", "--connections=4"]);
+        run.code(0).silent();
+        let (limited, later) = (&run.asked[9], &run.asked[10..]);
+        let end = limited.at + Duration::from_secs(seconds);
+        let during_pause = later.iter().take_while(|asked| asked.at < end).count();
+        run.holds(
+            during_pause <= 6 && later.len() > 10,
+            format_args!("{during_pause} requests came during the pause"),
+        );
+        bench.has_all();
     });
-    bench.script(10, Step::rate_limited(headers));
-    let run = bench.run(&["--page-size=100", "--connections=4"]);
-    run.code(0).silent();
-    let (limited, later) = (&run.asked[9], &run.asked[10..]);
-    let during_pause = later
-        .iter()
-        .take_while(|asked| asked.at < limited.at + pause);
-    let during_pause = during_pause.count();
-    run.holds(
-        during_pause <= 6 && later.len() > 10,
-        format_args!("{during_pause} requests came during the pause"),
-    );
-    bench.has_all();
 }
 
 /// Some proxies repeat the request on their error pages, and in redirects.

@@ -12,7 +12,7 @@ use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, date_time_ymd};
 use crate::receiver::{Format, Receiver, Rules};
 use crate::relay::{Authority, Identity, Relay};
 use crate::stand_in::{events, ids};
-use crate::support::{Bench, Outcome, PROGRAM, now};
+use crate::support::{AN_HOUR, Bench, Outcome, PROGRAM, now};
 
 /// The names of this machine.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
@@ -78,10 +78,8 @@ fn no_secret_goes_over_plain_http_to_another_machine() {
 #[test]
 fn other_users_of_the_machine_see_no_secret_of_the_process() {
     let bench = bench();
-    // Longer than the test takes; the run is killed.
-    bench
-        .api
-        .with(|world| world.delay = Duration::from_secs(40));
+    // Until the run is killed.
+    bench.api.with(|world| world.delay = AN_HOUR);
     write(&bench, "token", "test-token\n");
     write(&bench, "headers", "Authorization: Bearer hunter2\n");
     let receiver = Receiver::start(Format::Ndjson, Rules::default());
@@ -638,7 +636,7 @@ mod proxies {
         });
         let mut command = far.bench.clean(PROGRAM);
         let endpoint = format!("https://{FAR}");
-        command.args(["--no-checkpoint", "--timeout=3s", "--endpoint", &endpoint]);
+        command.args(["--no-checkpoint", "--timeout=2s", "--endpoint", &endpoint]);
         command.envs([
             ("HTTPS_PROXY", proxy.url()),
             ("SSL_CERT_FILE", far.trusted.clone()),

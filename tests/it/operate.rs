@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::receiver::{Format, Receiver, Rules, Step as Answer};
 use crate::stand_in::{Counts, Step, World, events, events_from};
-use crate::support::{Bench, Outcome, free_port, minutes_ago, now};
+use crate::support::{Bench, Outcome, at_once, free_port, minutes_ago, now};
 
 // The dry run.
 
@@ -439,7 +439,7 @@ fn on_a_terminal(bench: &Bench, terminal: &str, code: i32, args: &[&str]) -> Str
     seen.join().expect("it can be read")
 }
 
-/// A backlog of 25 pages that take this long each.
+/// A backlog of 2,500 events whose pages take this long each.
 fn backlog(milliseconds: u64) -> Bench {
     Bench::new(World {
         delay: Duration::from_millis(milliseconds),
@@ -447,12 +447,12 @@ fn backlog(milliseconds: u64) -> Bench {
     })
 }
 
-/// Each answer takes longer than the quarter of a second after which the line may be drawn anew.
+/// Each answer takes much longer than the quarter of a second after which the line may be drawn anew.
 #[test]
 fn the_line_follows_the_deliveries_and_is_gone_at_the_end() {
     let bench = Bench::of(events(100, now(), 2));
     let rules = Rules {
-        always: Answer::Spread(Duration::from_millis(400)),
+        always: Answer::Spread(Duration::from_millis(600)),
         ..Rules::default()
     };
     let receiver = Receiver::start(Format::Ndjson, rules);
@@ -494,7 +494,7 @@ fn the_line_follows_the_deliveries_and_is_gone_at_the_end() {
 fn the_line_is_gone_before_a_warning() {
     let bench = backlog(40);
     bench.api.with(|world| world.counts = Counts::Plus(3));
-    let args = ["--page-size=100", "--no-checkpoint"];
+    let args = ["--page-size=250", "--no-checkpoint"];
     let seen = on_a_terminal(&bench, "xterm", 5, &args);
     let warning = format!("\r{CLEAR}tfc-audit: warning: ");
     assert!(seen.contains(&warning), "{seen:?}");
@@ -503,13 +503,14 @@ fn the_line_is_gone_before_a_warning() {
 #[test]
 fn there_is_no_line_where_nobody_could_see_it_well() {
     // Two terminals that cannot clear a line, and one that shows the output of a program as well.
-    for (terminal, args) in [
+    let cases = [
         ("dumb", &["--page-size=100"][..]),
         ("", &["--page-size=100"]),
         ("xterm", &["--page-size=100", "--exec", "cat > /dev/null"]),
-    ] {
+    ];
+    at_once(cases, |(terminal, args)| {
         let bench = backlog(40);
         let seen = on_a_terminal(&bench, terminal, 0, args);
         assert_eq!(seen, "", "{terminal} {args:?}");
-    }
+    });
 }

@@ -12,6 +12,7 @@ use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,8 +36,10 @@ const SECRETS: [&str; 2] = [TOKEN, "hunter2"];
 const MADE_FOR_SECRETS: [&str; 2] = ["token", "headers"];
 /// The built command.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tfc-audit");
-/// A run that takes longer hangs.
-const TOO_LONG: Duration = Duration::from_secs(50);
+/// A run that takes longer hangs, even on a busy machine.
+pub const TOO_LONG: Duration = Duration::from_secs(600);
+/// As [`TOO_LONG`], for what outlasts every test.
+pub const AN_HOUR: Duration = Duration::from_secs(3600);
 
 /// The present time.
 pub fn now() -> OffsetDateTime {
@@ -46,6 +49,20 @@ pub fn now() -> OffsetDateTime {
 /// The present time less this many minutes.
 pub fn minutes_ago(minutes: u32) -> OffsetDateTime {
     now() - 60 * minutes * Duration::from_secs(1)
+}
+
+/// Tries these cases at the same time, since each mostly waits.
+pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, attempt: impl Fn(T) + Sync) {
+    let attempt = &attempt;
+    thread::scope(|scope| {
+        let start = |case| scope.spawn(move || attempt(case));
+        let attempts: Vec<_> = cases.into_iter().map(start).collect();
+        for attempt in attempts {
+            if let Err(panic) = attempt.join() {
+                resume_unwind(panic);
+            }
+        }
+    });
 }
 
 /// A port at which nobody listens. The kernel takes ports for others from a higher range, so that

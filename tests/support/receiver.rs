@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// A client that takes longer for its next step hangs, even on a busy machine.
-const TOO_LONG: Duration = Duration::from_secs(300);
+const TOO_LONG: Duration = Duration::from_secs(600);
 
 /// The form of a request's body and of the answer that acknowledges it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -76,7 +76,10 @@ fn main() -> ExitCode {
         [root] users::a_user_may_keep_the_checkpoint_in_a_writable_directory_of_root;
     ];
     tests.extend(disturbed());
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    let mut arguments = Arguments::from_args();
+    // More than cores, since each test mostly waits for other programs.
+    arguments.test_threads.get_or_insert(4);
+    libtest_mimic::run(&arguments, tests).exit_code()
 }
 
 /// Tests of runs that are disturbed at their system calls.

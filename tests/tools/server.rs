@@ -12,7 +12,7 @@ use crate::support::{Bench, free_port};
 
 /// A server that takes longer to listen or to write does not work. Long enough for a machine that
 /// other builds keep busy.
-pub const TOO_LONG: Duration = Duration::from_secs(300);
+pub const TOO_LONG: Duration = Duration::from_secs(600);
 
 /// A server that ends with the test.
 pub struct Server {
