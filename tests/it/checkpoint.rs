@@ -273,7 +273,7 @@ fn a_service_that_no_longer_lists_a_delivered_event_is_refused() {
 }
 
 #[test]
-fn nothing_since_a_time_is_told_apart_from_nothing_at_all() {
+fn an_empty_span_succeeds_and_an_empty_service_fails_with_4() {
     let bench = Bench::of(Vec::new());
     for args in [&["--since=1h"][..], &["--no-checkpoint", "--since=1h"]] {
         bench.run(args).fails(4, "user or team token").asks(2);
@@ -292,7 +292,7 @@ fn nothing_since_a_time_is_told_apart_from_nothing_at_all() {
 }
 
 #[test]
-fn a_changed_destination_is_said_once_with_the_way_to_catch_up() {
+fn a_changed_destination_is_warned_of_once() {
     let bench = settled();
     let other = ["--exec", "cat >>other"];
     bench.insert(events_from(1_000, 1, now(), 1));
@@ -410,7 +410,7 @@ fn waiting() -> Bench {
 }
 
 #[test]
-fn a_second_run_at_once_does_nothing() {
+fn a_second_run_at_the_same_time_fails_with_75() {
     let bench = waiting();
     let mut first = bench.start(bench.command(&[]));
     first.has_asked(1);

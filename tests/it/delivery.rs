@@ -260,7 +260,7 @@ fn a_receiver_that_is_down_does_not_cost_the_whole_list() {
 /// retried or put among the dead letters, and the next run delivers. The unit tests of the formats try
 /// every status.
 #[test]
-fn no_other_answer_acknowledges() {
+fn only_the_success_of_a_format_acknowledges() {
     use Format::{Bulk, Loki, Ndjson, Splunk};
     let html = || Step::answer(200, &[], "<html>Sign in");
     let cases = [
@@ -366,7 +366,7 @@ fn a_refused_batch_stops_the_run_and_the_answer_is_shown_cut_and_escaped() {
 }
 
 #[test]
-fn one_poison_event_becomes_a_dead_letter_and_the_others_arrive_in_order() {
+fn a_refused_event_becomes_a_dead_letter_and_the_others_arrive_in_order() {
     use Format::{Bulk, Json, JsonArray, Loki, Ndjson, Splunk};
     let cases = [
         (Ndjson, 1_000, 0),
@@ -393,7 +393,7 @@ fn one_poison_event_becomes_a_dead_letter_and_the_others_arrive_in_order() {
 }
 
 #[test]
-fn without_a_place_for_dead_letters_poison_stops_the_run() {
+fn without_dead_letters_a_refused_event_stops_the_run() {
     for format in [Format::Ndjson, Format::Splunk, Format::Bulk] {
         let events = events(50, now(), 1);
         let delivery = Delivery::new(format, events.clone(), poisoned(&[&events[25]]));

@@ -145,7 +145,7 @@ fn a_command_may_write_a_lot_before_it_reads() {
 }
 
 #[test]
-fn no_command_is_left_behind() {
+fn every_command_is_waited_for() {
     let delivery = Delivery::of(100);
     // The run's children, with those that ended and that nobody waited for.
     let command = "cat >> out; cat /proc/$PPID/task/*/children >> children; echo >> children";

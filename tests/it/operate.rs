@@ -333,7 +333,7 @@ fn metrics_say_how_many_events_wait() {
 }
 
 #[test]
-fn events_wait_that_a_failing_service_did_not_list() {
+fn events_that_a_failing_service_did_not_list_count_as_waiting() {
     let bench = Measured(Bench::of(events(250, now(), 2)));
     bench.0.script(18, Step::error(401, "unauthorized"));
     bench.run(&["--page-size=10"]).code(4);
@@ -449,7 +449,7 @@ fn backlog(milliseconds: u64) -> Bench {
 
 /// Each answer takes much longer than the quarter of a second after which the line may be drawn anew.
 #[test]
-fn the_line_follows_the_deliveries_and_is_gone_at_the_end() {
+fn the_progress_line_follows_the_deliveries_and_is_cleared_at_the_end() {
     let bench = Bench::of(events(100, now(), 2));
     let rules = Rules {
         always: Answer::Spread(Duration::from_millis(600)),
@@ -491,7 +491,7 @@ fn the_line_follows_the_deliveries_and_is_gone_at_the_end() {
 }
 
 #[test]
-fn the_line_is_gone_before_a_warning() {
+fn the_progress_line_is_cleared_before_a_warning() {
     let bench = backlog(40);
     bench.api.with(|world| world.counts = Counts::Plus(3));
     let args = ["--page-size=250", "--no-checkpoint"];
@@ -501,7 +501,7 @@ fn the_line_is_gone_before_a_warning() {
 }
 
 #[test]
-fn there_is_no_line_where_nobody_could_see_it_well() {
+fn a_dumb_terminal_or_a_command_gets_no_progress_line() {
     // Two terminals that cannot clear a line, and one that shows the output of a program as well.
     let cases = [
         ("dumb", &["--page-size=100"][..]),

@@ -122,7 +122,7 @@ fn nothing_is_committed_before_the_indexer_has_it() {
 
 /// Loki takes nothing that is more than an hour older than the newest entry of a stream.
 #[test]
-fn a_first_run_over_14_days_is_in_loki_once_whatever_happens() {
+fn loki_has_each_event_of_14_days_once_despite_failures_and_a_kill() {
     let mut all = Vec::new();
     for hour in 0..14 * 24 {
         let newest = now() - std::time::Duration::from_secs(hour * 3_600 + 60);
@@ -182,7 +182,7 @@ fn a_first_run_over_14_days_is_in_loki_once_whatever_happens() {
 }
 
 #[test]
-fn an_event_that_is_in_loki_is_no_dead_letter() {
+fn a_refused_batch_of_loki_makes_dead_letters_of_the_bad_entries_only() {
     let events = events(500, now(), 1);
     let poison = [&events[100], &events[101], &events[499]];
     let ids: Vec<_> = poison.iter().map(|event| event.id.as_str()).collect();
@@ -244,7 +244,7 @@ fn an_oversized_event_is_put_aside_wherever_it_stands() {
 
 /// The checkpoint says that the receiver has accepted events, but not one at another address.
 #[test]
-fn an_oversized_event_may_be_the_only_new_one() {
+fn an_oversized_event_is_put_aside_only_where_others_were_accepted() {
     let delivery = Delivery::of(Format::Ndjson, 5, |rules, _| rules.most_bytes = 60_000);
     let delivery = delivery.with_dead_letters();
     delivery.run().code(0).silent();
@@ -276,7 +276,7 @@ fn an_oversized_event_may_be_the_only_new_one() {
 }
 
 #[test]
-fn more_than_100_refused_events_in_a_row_are_not_at_fault() {
+fn more_than_100_refused_events_in_a_row_stop_the_run() {
     for (count, code) in [(100, 0), (101, 7)] {
         let all = events(300, now(), 1);
         let poison: Vec<_> = all[50..50 + count].iter().collect();

@@ -186,7 +186,7 @@ const SCRIPTS: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn half_a_batch_is_stored_by_no_script() {
+fn no_script_stores_half_a_batch() {
     for (script, arguments) in SCRIPTS {
         let bench = Bench::of(Vec::new());
         clouds(&bench, "");

@@ -146,7 +146,7 @@ fn output_continues_where_the_last_program_stopped() {
 /// Where even the message cannot be written, the exit code is all there is.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_standard_error_that_is_full_changes_nothing() {
+fn a_full_standard_error_does_not_change_the_exit_code() {
     let bench = bench();
     let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
     let run = |args: &[&str]| {

@@ -194,7 +194,7 @@ fn run() -> impl Strategy<Value = Run> {
 }
 
 #[test]
-fn the_guarantee_holds_in_random_worlds() {
+fn every_event_is_delivered_once_and_in_order_in_random_worlds() {
     let asked = std::env::var("TFC_AUDIT_MODEL_PROGRAMS")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -263,7 +263,7 @@ mod regressions {
     /// The events of a burst were older than the answers before it, since they appeared a little
     /// after their time: they stood in for what was missed.
     #[test]
-    fn arrivals_that_appear_late_stand_in_for_what_was_missed() {
+    fn late_arrivals_do_not_hide_missed_events() {
         let manners = Manners {
             order: Order::ByTime,
             shuffles_ties: true,
