@@ -8,9 +8,6 @@ use crate::text;
 /// The replacement for a secret: shorter than any part that is masked, so that none occurs in it.
 const MASK: &str = "***";
 
-/// How many bytes of a foreign text are searched for secrets: far more than a message shows.
-pub const MOST_MASKED: usize = 16 * 1024;
-
 /// A text that is never shown: it has no `Display`, and its `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -28,53 +25,53 @@ impl Secret {
         &self.0
     }
 
-    /// Replaces the secret by `***` in a text that came back.
+    /// The parts that are masked, each as it is and as a query's decoded value.
     ///
-    /// Some proxies and receivers repeat what they were sent, as a whole or in part: `Bearer`
-    /// precedes the token, and a query has several values. They may spell it as JSON, HTML or a
-    /// query does, or decode a query. Parts of at most three characters are left alone, since they
-    /// occur in ordinary words.
-    #[must_use]
-    pub fn mask(&self, text: impl AsRef<str>) -> String {
+    /// Others may repeat only a part: `Bearer` precedes the token, and a query has several values.
+    /// Parts of at most three characters are left alone, since they occur in ordinary words.
+    fn parts(&self) -> impl Iterator<Item = String> {
         let is_separator = |c: char| c.is_whitespace() || matches!(c, '&' | '=' | ';' | ',');
         let parts = self.0.split(is_separator).chain([self.0.trim()]);
-        let mut parts: Vec<String> = parts
+        parts
             .flat_map(|part| [part.to_owned(), decoded(part)])
             .filter(|part| part.len() > MASK.len())
-            .collect();
-        // The whole first: masked after its parts, it would not be found.
-        parts.sort_by_key(|part| Reverse(part.len()));
-        parts.dedup();
-        // The characters with which a part can begin, in any spelling.
-        let mut begins: Vec<char> = parts
-            .iter()
-            .filter_map(|part| part.chars().next())
-            .collect();
-        begins.extend(['\\', '&', '%', '+']);
-        let (mut masked, mut rest) = (String::new(), text.as_ref());
-        while let Some(place) = rest.find(begins.as_slice()) {
-            masked.push_str(&rest[..place]);
-            rest = &rest[place..];
-            if let Some(end) = parts.iter().find_map(|part| strip_spelled(rest, part)) {
-                masked.push_str(MASK);
-                rest = end;
-            } else {
-                masked.extend(rest.chars().next());
-                rest = &rest[rest.chars().next().map_or(0, char::len_utf8)..];
-            }
-        }
-        masked + rest
     }
+}
+
+/// Replaces secrets by `***` in a text that came back: some proxies and receivers repeat what they
+/// were sent. They may spell it as JSON, HTML or a query does.
+#[must_use]
+pub fn mask(secrets: &[Secret], text: &str) -> String {
+    let mut parts: Vec<String> = secrets.iter().flat_map(Secret::parts).collect();
+    // The whole first: masked after its parts, it would not be found.
+    parts.sort_by_key(|part| Reverse(part.len()));
+    // The characters with which a part can begin, in any spelling.
+    let mut begins: Vec<char> = parts
+        .iter()
+        .filter_map(|part| part.chars().next())
+        .collect();
+    begins.extend(['\\', '&', '%', '+']);
+    let (mut masked, mut rest) = (String::new(), text);
+    while let Some(place) = rest.find(begins.as_slice()) {
+        masked.push_str(&rest[..place]);
+        rest = &rest[place..];
+        if let Some(end) = parts.iter().find_map(|part| strip_spelled(rest, part)) {
+            masked.push_str(MASK);
+            rest = end;
+        } else {
+            let mut characters = rest.chars();
+            masked.extend(characters.next());
+            rest = characters.as_str();
+        }
+    }
+    masked + rest
 }
 
 /// Prepares foreign text for a message: secrets are masked first, and the rest is cut then, so that
 /// half a secret never remains.
 #[must_use]
-pub fn excerpt<'a>(secrets: impl IntoIterator<Item = &'a Secret>, bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MOST_MASKED)]);
-    let mask = |text: String, secret: &Secret| secret.mask(text);
-    let masked = secrets.into_iter().fold(text.into_owned(), mask);
-    text::excerpt(masked.as_bytes())
+pub fn excerpt(secrets: &[Secret], bytes: &[u8]) -> String {
+    text::excerpt(mask(secrets, &String::from_utf8_lossy(bytes)).as_bytes())
 }
 
 /// Decodes a part of a query: `%2B` is `+`. Text that is not a query's stays as it is.
@@ -152,16 +149,26 @@ impl fmt::Debug for Secret {
 mod tests {
     use super::*;
 
+    fn masked(secret: &Secret, text: &str) -> String {
+        mask(std::slice::from_ref(secret), text)
+    }
+
     #[test]
     fn a_secret_that_comes_back_is_masked() {
         let secret = Secret::new("Bearer hunter2".into());
-        assert_eq!(secret.mask("you sent <Bearer hunter2>"), "you sent <***>");
-        assert_eq!(secret.mask(r#"{"token":"hunter2"}"#), r#"{"token":"***"}"#);
         assert_eq!(
-            Secret::new("a=1&key=hunter2x".into()).mask("your key=hunter2x"),
+            masked(&secret, "you sent <Bearer hunter2>"),
+            "you sent <***>"
+        );
+        assert_eq!(
+            masked(&secret, r#"{"token":"hunter2"}"#),
+            r#"{"token":"***"}"#
+        );
+        assert_eq!(
+            masked(&Secret::new("a=1&key=hunter2x".into()), "your key=hunter2x"),
             "your key=***"
         );
-        assert_eq!(Secret::new("c".into()).mask("code c"), "code c");
+        assert_eq!(masked(&Secret::new("c".into()), "code c"), "code c");
     }
 
     #[test]
@@ -173,19 +180,26 @@ mod tests {
             "a&#47;b&#x2B;c&quot;d&amp;&#233;",
             "a%2Fb%2bc%22d%26%C3%A9",
         ] {
-            assert_eq!(secret.mask(format!("<{spelled}>")), "<***>", "{spelled}");
+            assert_eq!(
+                masked(&secret, &format!("<{spelled}>")),
+                "<***>",
+                "{spelled}"
+            );
         }
         let query = Secret::new("key=hun%2Fter+2".into());
-        assert_eq!(query.mask("the key hun/ter+2"), "the key ***");
-        assert_eq!(Secret::new("hunter 2".into()).mask("q=hunter+2"), "q=***");
-        assert_eq!(Secret::new("hun%é%".into()).mask("hun%é%x"), "***x");
+        assert_eq!(masked(&query, "the key hun/ter+2"), "the key ***");
+        assert_eq!(
+            masked(&Secret::new("hunter 2".into()), "q=hunter+2"),
+            "q=***"
+        );
+        assert_eq!(masked(&Secret::new("hun%é%".into()), "hun%é%x"), "***x");
     }
 
     #[test]
     fn a_secret_is_masked_before_the_text_is_cut() {
         let secret = Secret::new("hunter2".repeat(20));
         let text = format!("{}{}", "x".repeat(190), secret.expose());
-        let shown = excerpt([&secret], text.as_bytes());
+        let shown = excerpt(&[secret], text.as_bytes());
         assert_eq!(shown, format!("{}***", "x".repeat(190)));
     }
 }

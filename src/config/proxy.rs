@@ -12,10 +12,13 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use ureq::ProxyProtocol;
 
 use crate::config::url::{Url, port};
 use crate::config::values::Environment;
+use crate::secret::Secret;
 
 /// A proxy, and the variable that names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +81,15 @@ impl Proxy {
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.proxy.protocol() == ProxyProtocol::Https
+    }
+
+    /// Its password as it is, and as `Proxy-Authorization: Basic` has it.
+    #[must_use]
+    pub fn secrets(&self) -> [Secret; 2] {
+        let password = self.proxy.password().unwrap_or_default();
+        let user = self.proxy.username().unwrap_or_default();
+        let both = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        [password.to_owned(), both].map(Secret::new)
     }
 
     /// The proxy as ureq takes it, credentials included.

@@ -102,6 +102,12 @@ impl Url {
         &self.path
     }
 
+    /// The query, if there is one.
+    #[must_use]
+    pub fn query(&self) -> Option<&Secret> {
+        self.query.as_ref()
+    }
+
     /// Scheme, host and port: all of a receiver's address that is safe to show, since the path may
     /// be a secret.
     #[must_use]

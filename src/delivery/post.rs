@@ -12,6 +12,7 @@ use ureq::{RequestBuilder, Timeout};
 
 use crate::clock::{Clock, random};
 use crate::config::Post;
+use crate::config::url::Url;
 use crate::config::values::{ClientFiles, Header, parse_headers};
 use crate::delivery::Target;
 use crate::error::Error;
@@ -20,7 +21,6 @@ use crate::format::splunk::{CHANNEL, Receipt, channel};
 use crate::format::{Answer, Encoder, Format, Limits, Rest, Taken, Verdict};
 use crate::http::{self, Connection};
 use crate::secret::Secret;
-use crate::text::excerpt;
 
 /// The most bytes of an answer that are read, after decompression. Elasticsearch answers for each
 /// event, with some hundred bytes if it refuses the event.
@@ -38,9 +38,7 @@ const LONGEST_POLL: Duration = Duration::from_secs(2);
 pub struct Receiver<'a> {
     clock: &'a dyn Clock,
     connection: Connection,
-    url: Secret,
-    /// The address as messages show it.
-    shown: String,
+    url: Url,
     format: Format,
     encoder: Encoder,
     headers: Vec<(String, Secret)>,
@@ -59,24 +57,26 @@ impl<'a> Receiver<'a> {
         timeout: Duration,
         clock: &'a dyn Clock,
     ) -> Result<Self, Error> {
-        let mut headers = Vec::new();
+        let mut headers: Vec<(String, Secret)> = Vec::new();
         for header in &post.headers {
             match header {
                 Header::Given(name, value) => headers.push((name.clone(), value.clone())),
                 Header::File(path) => headers.extend(read_headers(path)?),
             }
         }
-        let is_channel = |(name, _): &(String, Secret)| name.eq_ignore_ascii_case(CHANNEL);
-        if post.format == Format::SplunkHec && !headers.iter().any(is_channel) {
+        if post.format == Format::SplunkHec && value(&headers, CHANNEL).is_none() {
             headers.push((CHANNEL.to_owned(), Secret::new(channel(random()))));
         }
         let client = post.client.as_ref().map(ClientFiles::read).transpose();
         let client = client.map_err(Error::Usage)?;
+        // Some receivers repeat what they were sent. A path may be a secret as a whole.
+        let mut secrets = vec![Secret::new(post.url.path().to_owned())];
+        secrets.extend(post.url.query().cloned());
+        secrets.extend(headers.iter().map(|(_, value)| value.clone()));
         Ok(Self {
             clock,
-            connection: Connection::new(post.proxy.as_ref(), client, timeout),
-            url: Secret::new(post.url.expose()),
-            shown: post.url.origin().to_owned(),
+            connection: Connection::new(post.proxy.as_ref(), client, timeout, secrets),
+            url: post.url.clone(),
             format: post.format,
             encoder: Encoder::new(post.format, normalize, &post.labels),
             headers,
@@ -93,7 +93,7 @@ impl<'a> Receiver<'a> {
     pub fn ask(&self, path: Option<&str>, timeout: Duration) -> Result<(u16, String), String> {
         let answer = self.connection.send(timeout, |agent| {
             let call = match path {
-                Some(path) => agent.get(format!("{}{path}", self.shown)),
+                Some(path) => agent.get(format!("{}{path}", self.url.origin())),
                 None => agent.options(self.url.expose()),
             };
             self.with_headers(call).call()
@@ -102,16 +102,15 @@ impl<'a> Receiver<'a> {
             let status = response.status().as_u16();
             let mut body = Vec::new();
             http::read_body(response, LARGEST_BODY, &mut body)?;
-            Ok((status, self.show(&body)))
+            Ok((status, self.connection.show(&body)))
         });
-        answer.map_err(|error| format!("{}: {}", self.shown, self.describe(&error)))
+        answer.map_err(|error| self.describe(&error))
     }
 
     /// Sets the headers of a delivery, for a request without a body as well: Logstash takes any
     /// method, and takes an empty body as an event unless it is said to be JSON.
     fn with_headers<B>(&self, mut call: RequestBuilder<B>) -> RequestBuilder<B> {
-        let is_content_type = |name: &str| name.eq_ignore_ascii_case("content-type");
-        if !self.headers.iter().any(|(name, _)| is_content_type(name)) {
+        if value(&self.headers, "content-type").is_none() {
             call = call.header("content-type", self.format.content_type());
         }
         for (name, value) in &self.headers {
@@ -121,24 +120,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn describe(&self, error: &ureq::Error) -> String {
-        self.masked(self.connection.describe(error))
-    }
-
-    /// An answer's text as messages show it. Secrets are masked before the cut: half a secret is
-    /// one, too.
-    fn show(&self, text: &[u8]) -> String {
-        let text = String::from_utf8_lossy(text).into_owned();
-        excerpt(self.masked(text).as_bytes())
-    }
-
-    /// A text from the receiver without our secrets, which some receivers repeat: the headers'
-    /// values, and the path (as a whole) and the query of the address.
-    fn masked(&self, text: String) -> String {
-        let place = self.url.expose().strip_prefix(&self.shown);
-        let parts = place.unwrap_or_default().splitn(2, '?');
-        let parts: Vec<_> = parts.map(|part| Secret::new(part.to_owned())).collect();
-        let secrets = self.headers.iter().map(|(_, value)| value).chain(&parts);
-        secrets.fold(text, |text, secret| secret.mask(text))
+        format!("{}: {}", self.url.origin(), self.connection.describe(error))
     }
 
     /// Posts a body with `count` events to an address. Returns the verdict, and the answer's body.
@@ -168,26 +150,29 @@ impl<'a> Receiver<'a> {
         let mut said = Vec::new();
         let broken = http::read_body(response, LARGEST_BODY, &mut said).err();
         let answer = Answer {
-            origin: &self.shown,
+            origin: self.url.origin(),
             status,
             body: broken.is_none().then_some(&said),
             said: &match redirect {
-                None => self.show(self.format.said(&said)),
-                Some(address) => format!("it leads to {}", self.show(address.as_bytes())),
+                None => self.connection.show(self.format.said(&said)),
+                Some(address) => {
+                    format!("it leads to {}", self.connection.show(address.as_bytes()))
+                }
             },
-            show: &|text| self.show(text),
+            show: &|text| self.connection.show(text),
         };
         let mut verdict = self.format.judge(&answer, count);
         verdict.wait = wait;
         if let Some(error) = broken {
-            verdict.message = format!("{} ({})", verdict.message, self.describe(&error));
+            let error = self.connection.describe(&error);
+            verdict.message = format!("{} ({error})", verdict.message);
         }
         (verdict, said)
     }
 
     /// The verdict on a request without an answer.
     fn unanswered(&self, error: &ureq::Error, size: usize) -> Verdict {
-        let message = format!("{}: {}", self.shown, self.describe(error));
+        let message = self.describe(error);
         if http::is_broken_off(error) && size >= LARGE_BODY {
             let hint = "if each try ends so, such large bodies may not be allowed: try a smaller --batch-bytes";
             return Verdict::new(Rest::Reset, format!("{message}; {hint}"));
@@ -203,18 +188,16 @@ impl<'a> Receiver<'a> {
 
     /// Asks until the receiver has stored what it received, at most until `end`.
     fn confirmed(&self, receipt: &Receipt, end: Duration) -> Verdict {
-        let is_channel = |(name, _): &&(String, Secret)| name.eq_ignore_ascii_case(CHANNEL);
-        let channel = self.headers.iter().find(is_channel);
-        let channel = channel.map_or("", |(_, value)| value.expose());
-        let place = self.url.expose().strip_prefix(&self.shown);
-        let place = receipt.place(place.unwrap_or_default(), channel);
-        let (url, question) = (format!("{}{place}", self.shown), receipt.question());
+        let origin = self.url.origin();
+        let channel = value(&self.headers, CHANNEL).map_or("", Secret::expose);
+        let url = receipt.address(&self.url, channel);
+        let question = receipt.question();
         let mut wait = FIRST_POLL;
         loop {
             let left = end.saturating_sub(self.clock.elapsed() + wait);
             if left.is_zero() {
                 let late = "the indexer did not acknowledge the events in time (--timeout)";
-                return Verdict::new(Rest::Unanswered, format!("{}: {late}", self.shown));
+                return Verdict::new(Rest::Unanswered, format!("{origin}: {late}"));
             }
             self.clock.sleep(wait);
             let (verdict, said) = self.post(&url, question.as_bytes(), false, 0, left);
@@ -244,12 +227,20 @@ impl Target for Receiver<'_> {
             compressed.map_err(|error| Error::Receiver(format!("cannot compress: {error}")))?;
         let body = compressed.as_deref().unwrap_or(body);
         let url = self.url.expose();
-        let (verdict, said) = self.post(url, body, is_gzip, events.len(), timeout);
+        let (verdict, said) = self.post(&url, body, is_gzip, events.len(), timeout);
         Ok(match self.format.receipt(&said) {
             Some(receipt) if verdict.taken == Taken::All => self.confirmed(&receipt, end),
             _ => verdict,
         })
     }
+}
+
+/// The value of the first header with this name.
+fn value<'h>(headers: &'h [(String, Secret)], name: &str) -> Option<&'h Secret> {
+    let header = headers
+        .iter()
+        .find(|header| header.0.eq_ignore_ascii_case(name));
+    header.map(|(_, value)| value)
 }
 
 /// Reads a file with a header on each line.

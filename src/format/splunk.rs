@@ -12,6 +12,7 @@ use std::io::Write;
 
 use serde::Deserialize;
 
+use crate::config::url::Url;
 use crate::event::Event;
 use crate::format::{Answer, CREDENTIAL, Frame, Label, Rest, Taken, Verdict, object, pairs};
 use crate::json::Object;
@@ -138,13 +139,16 @@ impl Receipt {
         Some(Self { id })
     }
 
-    /// The path and query at which this is asked for, made from those for events.
+    /// The address at which this is asked for, made from that for events.
     #[must_use]
-    pub fn place(&self, place: &str, channel: &str) -> String {
-        let (path, query) = place.split_once('?').unwrap_or((place, ""));
-        let (before, _) = path.split_once(COLLECTOR).unwrap_or_default();
-        let and = if query.is_empty() { "" } else { "&" };
-        format!("{before}{COLLECTOR}/ack?channel={channel}{and}{query}")
+    pub fn address(&self, events: &Url, channel: &str) -> String {
+        let (before, _) = events.path().split_once(COLLECTOR).unwrap_or_default();
+        let query = events.query().map(|query| format!("&{}", query.expose()));
+        format!(
+            "{}{before}{COLLECTOR}/ack?channel={channel}{}",
+            events.origin(),
+            query.unwrap_or_default()
+        )
     }
 
     /// The body of the question.
@@ -251,7 +255,9 @@ mod tests {
                 "/a/services/collector/ack?channel=c&token=t",
             ),
         ] {
-            assert_eq!(receipt.place(events, "c"), place);
+            let url = Url::parse(&format!("https://splunk.example.com{events}")).unwrap();
+            let address = format!("https://splunk.example.com{place}");
+            assert_eq!(receipt.address(&url, "c"), address);
         }
         assert_eq!(receipt.question(), r#"{"acks":[7]}"#);
         for (body, stored) in [

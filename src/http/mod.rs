@@ -17,6 +17,7 @@ use ureq::{Agent, Body, Error, RequestBuilder, Timeout};
 
 use crate::config::proxy::Proxy;
 use crate::retry::{self, named_wait};
+use crate::secret::{self, Secret};
 use crate::text::excerpt;
 
 /// The time limit for connecting, the TLS handshake included.
@@ -45,13 +46,22 @@ pub struct Connection {
     timeout: Duration,
     proxy: Option<Proxy>,
     shows_certificate: bool,
+    /// All that is sent and must not be shown.
+    secrets: Vec<Secret>,
 }
 
 impl Connection {
     /// Prepares connections through this proxy and with this client certificate. `timeout` limits
-    /// each request. Nothing is sent yet.
+    /// each request. `secrets` are what requests will hold and messages must not. Nothing is sent
+    /// yet.
     #[must_use]
-    pub fn new(proxy: Option<&Proxy>, client: Option<ClientCert>, timeout: Duration) -> Self {
+    pub fn new(
+        proxy: Option<&Proxy>,
+        client: Option<ClientCert>,
+        timeout: Duration,
+        mut secrets: Vec<Secret>,
+    ) -> Self {
+        secrets.extend(proxy.into_iter().flat_map(Proxy::secrets));
         let shows_certificate = client.is_some();
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -69,6 +79,7 @@ impl Connection {
             timeout,
             proxy: proxy.cloned(),
             shows_certificate,
+            secrets,
         }
     }
 
@@ -131,10 +142,17 @@ impl Connection {
             Some(fault) => tls::describe(fault),
             None => self.words(error),
         };
+        let words = secret::mask(&self.secrets, &words);
         match &self.proxy {
             Some(proxy) => format!("through the proxy {proxy}: {words}"),
             None => words,
         }
+    }
+
+    /// A text from the other side as messages show it, without our secrets.
+    #[must_use]
+    pub fn show(&self, text: &[u8]) -> String {
+        secret::excerpt(&self.secrets, text)
     }
 
     fn words(&self, error: &Error) -> String {

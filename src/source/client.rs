@@ -12,7 +12,7 @@ use crate::config::proxy::Proxy;
 use crate::config::url::Url;
 use crate::http::{self, Connection};
 use crate::retry::{self, Failure};
-use crate::secret::{MOST_MASKED, Secret, excerpt};
+use crate::secret::Secret;
 use crate::source::page::{self, Page};
 use crate::source::{PageRequest, Source, SourceError};
 use crate::spare;
@@ -21,7 +21,7 @@ use crate::time;
 /// The largest page in bytes, after decompression. 1,000 events are about 0.6 MB.
 const LARGEST_BODY: u64 = 64 * 1024 * 1024;
 /// How many bytes of the body of an error are read for its message.
-const LARGEST_ERROR_BODY: u64 = MOST_MASKED as u64;
+const LARGEST_ERROR_BODY: u64 = 16 * 1024;
 
 /// The wait of all requests after a 429 that names none: the limit is per second
 /// (<https://developer.hashicorp.com/terraform/cloud-docs/api-docs#rate-limiting>).
@@ -38,10 +38,11 @@ impl Client {
     /// Prepares a client. `timeout` limits each request. Nothing is sent yet.
     #[must_use]
     pub fn new(endpoint: &Url, proxy: Option<&Proxy>, token: &Secret, timeout: Duration) -> Self {
+        let authorization = Secret::new(format!("Bearer {}", token.expose()));
         Self {
-            connection: Connection::new(proxy, None, timeout),
+            connection: Connection::new(proxy, None, timeout, vec![authorization.clone()]),
             url: format!("{endpoint}/api/v2/organization/audit-trail"),
-            authorization: Secret::new(format!("Bearer {}", token.expose())),
+            authorization,
         }
     }
 
@@ -50,15 +51,9 @@ impl Client {
         format!("{} (page {})", self.url, request.number)
     }
 
-    /// A text of the service as it may be shown: without the token, which some proxies send back.
-    fn shown(&self, text: &str) -> String {
-        excerpt([&self.authorization], text.as_bytes())
-    }
-
     /// The failure of a request without a complete answer.
     fn broken(&self, request: &PageRequest, error: &ureq::Error) -> Failure<SourceError> {
-        let words = self.authorization.mask(self.connection.describe(error));
-        let message = format!("{}: {words}", self.at(request));
+        let message = format!("{}: {}", self.at(request), self.connection.describe(error));
         Failure {
             retryable: http::is_retryable(error),
             ..Failure::permanent(SourceError::Failed(message))
@@ -70,13 +65,13 @@ impl Client {
         let code = response.status().as_u16();
         let wait = http::wait(response.headers()).or((code == 429).then_some(UNNAMED_WAIT));
         let redirect = http::redirect(&response)
-            .map(|address| format!(" to {}", self.shown(&address)))
+            .map(|address| format!(" to {}", self.connection.show(address.as_bytes())))
             .unwrap_or_default();
         let mut body = Vec::new();
         // The body is only shown, so a part of it is enough.
         let _ = http::read_body(response, LARGEST_ERROR_BODY, &mut body);
         let mut message = format!("{} answered {code}{redirect}", self.at(request));
-        let body = self.shown(&String::from_utf8_lossy(&body));
+        let body = self.connection.show(&body);
         if !body.is_empty() {
             message = format!("{message}: {body}");
         }
@@ -131,8 +126,8 @@ impl Source for Client {
                 ..page
             }),
             Err(malformed) => {
-                let fault = self.shown(&malformed.fault);
-                let found = self.shown(&malformed.found);
+                let fault = self.connection.show(malformed.fault.as_bytes());
+                let found = self.connection.show(malformed.found.as_bytes());
                 let message = format!("{}: {fault}: {found}", self.at(request));
                 Err(Failure {
                     retryable: malformed.is_retryable,

@@ -15,7 +15,6 @@ use serde::de::IgnoredAny;
 
 use crate::event::{Event, EventId, Text};
 use crate::json::Object;
-use crate::secret::MOST_MASKED;
 use crate::source::scan;
 use crate::time;
 
@@ -31,7 +30,7 @@ const MOST_EVENTS: usize = 10_000;
 const LONGEST_ID: usize = 512;
 
 /// How many bytes of a malformed body are kept: more than a message shows.
-const LONGEST_FOUND: usize = MOST_MASKED;
+const LONGEST_FOUND: usize = 16 * 1024;
 
 /// One page of the list.
 #[derive(Clone, Debug, Default)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, date_time_ymd};
 
-use crate::receiver::{Format, Receiver, Rules};
+use crate::receiver::{Format, Receiver, Rules, Step};
 use crate::relay::{Authority, Identity, Relay};
 use crate::stand_in::{events, ids};
 use crate::support::{AN_HOUR, Bench, Outcome, PROGRAM, now};
@@ -522,6 +522,21 @@ mod proxies {
                 .asks(0);
             assert_eq!(proxy.heads().len(), 1, "a retry could lock the user out");
         }
+    }
+
+    #[test]
+    fn credentials_of_a_proxy_that_come_back_are_masked() {
+        let far = Far::new();
+        let said = format!("you sent Proxy-Authorization: Basic {CREDENTIALS} for us@er:hunter2%");
+        let echo = Step::answer(502, &[], &said);
+        far.receiver.with(|rules| rules.script.push_back(echo));
+        let to_receiver = Relay::proxy(Some(CREDENTIALS), port(&far.receiver.url()));
+        let address = to_receiver.url().replace("//", &format!("//{ENCODED}@"));
+        let to_service = far.proxy(None);
+        let service = to_service.url();
+        let variables = [("HTTPS_PROXY", &*service), ("HTTP_PROXY", &*address)];
+        far.run(FAR, &["--post", "http://siem.example.com/in"], &variables)
+            .fails(6, "Basic *** for us@er:***");
     }
 
     #[test]
