@@ -17,7 +17,7 @@ use crate::config::url::Url;
 use crate::config::values::{
     CheckpointPlace, ClientFiles, Environment, Header, TokenSource, parse_token,
 };
-use crate::format::{Format, Label, Limits, elasticsearch};
+use crate::format::{Format, Label, Limits};
 
 /// Delivery by POST.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -294,7 +294,7 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
     check_labels(&args.label, format)?;
     let client = client_files(args, &url)?;
     let url = url.with_path(|path| format.path(path));
-    if format == Format::Elasticsearch && elasticsearch::is_without_index(url.path()) {
+    if format == Format::Elasticsearch && url.path() == "/_bulk" {
         return Err("--post has no index or data stream: --format elasticsearch takes one at the end of the address, such as /logs-tfc.audit-default".to_owned());
     }
     let proxy = Proxy::choose(environment, &url)?;

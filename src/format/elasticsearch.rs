@@ -15,7 +15,7 @@ use crate::format::{Answer, Item, Rest, Taken, Verdict, quoted};
 use crate::json::Object;
 use crate::time;
 
-/// Appends an action and a document, up to the end of its line.
+/// Appends an action and a document, each on its line.
 pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str) {
     let fields = json.strip_prefix('{').unwrap_or(json).trim_start();
     let comma = if fields == "}" { "" } else { "," };
@@ -24,7 +24,7 @@ pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str) {
     // Writing to memory cannot fail.
     let _ = write!(
         body,
-        "{{\"create\":{{\"_id\":{id}}}}}\n{{\"@timestamp\":\"{time}\"{comma}{fields}"
+        "{{\"create\":{{\"_id\":{id}}}}}\n{{\"@timestamp\":\"{time}\"{comma}{fields}\n"
     );
 }
 
@@ -44,29 +44,13 @@ pub(super) fn health(path: &str) -> Option<String> {
     Some(format!("{before}/"))
 }
 
-/// Whether an address has no index: each action would then need one of its own.
-#[must_use]
-pub fn is_without_index(path: &str) -> bool {
-    path == "/_bulk"
-}
-
-/// The verdict on a 2xx, item by item, and on a request without events; `None` for any other answer.
+/// The verdict on a 2xx, item by item; `None` for any other answer.
 pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
-    let text = String::from_utf8_lossy(answer.body.unwrap_or_default());
-    if count == 0 && answer.status == 400 && EMPTY.iter().any(|reason| text.contains(reason)) {
-        return Some(Verdict {
-            message: answer.message(),
-            ..Verdict::accepted()
-        });
-    }
     answer.is_success().then(|| {
         by_items(answer, count)
             .unwrap_or_else(|| answer.without_acknowledgement("is no answer to a bulk request"))
     })
 }
-
-/// The reasons for which a request without events is refused, in Elasticsearch and in OpenSearch.
-const EMPTY: [&str; 2] = ["request body is required", "no requests added"];
 
 /// Reads the answer to a bulk request of `count` events; `None` if it is something else.
 ///
@@ -191,14 +175,6 @@ mod tests {
         assert!(verdict.message.contains("cluster_block"), "{verdict:?}");
         // The answer to some other request.
         assert_eq!(bulk(6).rest, Rest::Refused);
-    }
-
-    #[test]
-    fn only_its_own_answer_to_nothing_is_in_order() {
-        let empty = r#"{"error":{"reason":"request body is required"},"status":400}"#;
-        assert_eq!(judge(&answer(400, empty), 0).unwrap().rest, Rest::Nothing);
-        assert_eq!(judge(&answer(400, empty), 1), None);
-        assert_eq!(judge(&answer(400, "unsupported path"), 0), None);
     }
 
     #[test]

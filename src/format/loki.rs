@@ -13,7 +13,7 @@ use std::io::Write;
 use ::time::Duration;
 
 use crate::event::Event;
-use crate::format::{Answer, Frame, Label, Rest, Verdict, object, pairs, quoted};
+use crate::format::{Answer, Label, Rest, Verdict, object, pairs, quoted};
 
 /// The path for events.
 pub const PATH: &str = "/loki/api/v1/push";
@@ -24,14 +24,8 @@ pub const NOTHING: &[u8] = br#"{"streams":[]}"#;
 /// How far events of one body are apart, at most.
 const SPAN: Duration = Duration::HOUR;
 
-/// The frame of a body.
-pub(super) fn frame() -> Frame {
-    Frame {
-        start: r#"{"streams":["#.to_owned(),
-        end: "]}]}",
-        ..Frame::default()
-    }
-}
+/// What is before the entries of a body, between two, and behind them.
+pub(super) const FRAME: (&str, &str, &str) = (r#"{"streams":["#, "", "]}]}");
 
 /// Whether an event cannot be in one body with the first one.
 pub(super) fn is_apart(first: &Event, event: &Event) -> bool {
@@ -94,24 +88,19 @@ const WAYS_OUT: [(&str, &str); 4] = [
     ),
 ];
 
-/// The verdict on a 2xx, on events that Loki refuses by its limits, and on a request without events;
-/// `None` for the rest.
+/// The verdict on a 2xx, and on events that Loki refuses by its limits; `None` for the rest.
 ///
 /// Only 204 acknowledges: Loki answers 260 if its configuration blocks a tenant's writes
 /// (<https://grafana.com/docs/loki/latest/configure/#limits_config>, `block_ingestion_status_code`).
-pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
+pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
     let message = answer.message();
-    let text = String::from_utf8_lossy(answer.body.unwrap_or_default());
+    let text = answer.text();
     match answer.status {
         204 => Some(Verdict::accepted()),
         200..300 => Some(Verdict::new(
             Rest::Refused,
             format!("{message}; Loki acknowledges by 204 only"),
         )),
-        422 if count == 0 && text.contains("at least one valid stream") => Some(Verdict {
-            message,
-            ..Verdict::accepted()
-        }),
         400 => WAYS_OUT.iter().find_map(|(reason, way_out)| {
             let message = || format!("{message}; {way_out}");
             let is_known = text.contains(reason);
@@ -202,17 +191,11 @@ mod tests {
                 "max_line_size",
             ),
         ] {
-            let verdict = judge(&answer(400, said), 2).unwrap();
+            let verdict = judge(&answer(400, said)).unwrap();
             assert_eq!(verdict.rest, Rest::RefusedEvents);
             assert!(verdict.message.contains(way_out), "{verdict:?}");
-            assert_eq!(judge(&answer(500, said), 2), None);
+            assert_eq!(judge(&answer(500, said)), None);
         }
-        assert_eq!(judge(&answer(400, "entry has no labels"), 2), None);
-        let nothing = answer(
-            422,
-            "error at least one valid stream is required for ingestion",
-        );
-        assert_eq!(judge(&nothing, 0).unwrap().rest, Rest::Nothing);
-        assert_eq!(judge(&nothing, 1), None);
+        assert_eq!(judge(&answer(400, "entry has no labels")), None);
     }
 }

@@ -75,18 +75,10 @@ impl Limits {
 pub struct Encoder {
     format: Format,
     normalize: bool,
-    frame: Frame,
     labels: Vec<Label>,
+    /// The end of each of Splunk's envelopes, which has the labels.
+    envelope_end: String,
     otlp: Option<otlp::Head>,
-}
-
-/// The parts of a body that do not depend on its events.
-#[derive(Clone, Debug, Default)]
-pub struct Frame {
-    start: String,
-    separator: &'static str,
-    after_event: String,
-    end: &'static str,
 }
 
 impl Encoder {
@@ -94,27 +86,12 @@ impl Encoder {
     /// type each.
     #[must_use]
     pub fn new(format: Format, normalize: bool, labels: &[Label]) -> Self {
-        let frame = match format {
-            Format::JsonArray => Frame {
-                start: "[".to_owned(),
-                separator: ",",
-                end: "]",
-                ..Frame::default()
-            },
-            Format::Json | Format::Otlp => Frame::default(),
-            Format::SplunkHec => splunk::frame(labels),
-            Format::Ndjson | Format::Elasticsearch => Frame {
-                after_event: "\n".to_owned(),
-                ..Frame::default()
-            },
-            Format::Loki => loki::frame(),
-        };
         Self {
             format,
             normalize: normalize || format == Format::Elasticsearch,
-            frame,
-            labels: labels.to_vec(),
+            envelope_end: splunk::envelope_end(labels),
             otlp: (format == Format::Otlp).then(|| otlp::Head::new(labels)),
+            labels: labels.to_vec(),
         }
     }
 
@@ -131,10 +108,14 @@ impl Encoder {
             Format::Json => 1,
             _ => limits.events,
         };
-        let frame = &self.frame;
+        let (start, separator, end) = match self.format {
+            Format::JsonArray => ("[", ",", "]"),
+            Format::Loki => loki::FRAME,
+            _ => ("", "", ""),
+        };
         let start = |length| match &self.otlp {
             Some(head) => Cow::from(head.before(length)),
-            None => Cow::from(frame.start.as_bytes()),
+            None => Cow::from(start.as_bytes()),
         };
         let mut records = Vec::new();
         let mut count = 0;
@@ -144,11 +125,10 @@ impl Encoder {
             }
             let length = records.len();
             if count > 0 {
-                records.extend(frame.separator.as_bytes());
+                records.extend(separator.as_bytes());
             }
             self.push(&mut records, events[..count].last(), event, now);
-            records.extend(frame.after_event.as_bytes());
-            let body = start(records.len()).len() + records.len() + frame.end.len();
+            let body = start(records.len()).len() + records.len() + end.len();
             if count > 0 && body > limits.bytes {
                 records.truncate(length);
                 break;
@@ -156,15 +136,19 @@ impl Encoder {
             count += 1;
         }
         let start = start(records.len());
-        ([&*start, &records, frame.end.as_bytes()].concat(), count)
+        ([&*start, &records, end.as_bytes()].concat(), count)
     }
 
     /// Appends an event. `before` is the one before it in the body.
     fn push(&self, body: &mut Vec<u8>, before: Option<&Event>, event: &Event, now: OffsetDateTime) {
         let json = normalize::line(event, self.normalize);
         match self.format {
-            Format::Ndjson | Format::JsonArray | Format::Json => body.extend(json.as_bytes()),
-            Format::SplunkHec => splunk::push(body, event, &json),
+            Format::Ndjson => {
+                body.extend(json.as_bytes());
+                body.push(b'\n');
+            }
+            Format::JsonArray | Format::Json => body.extend(json.as_bytes()),
+            Format::SplunkHec => splunk::push(body, event, &json, &self.envelope_end),
             Format::Elasticsearch => elasticsearch::push(body, event, &json),
             Format::Loki => loki::push(body, &self.labels, before, event, &json),
             Format::Otlp => otlp::push(body, event, &json, now),
@@ -226,6 +210,21 @@ impl Format {
         }
     }
 
+    /// Whether the product, which has accepted the credential, refuses a request since it has no
+    /// events.
+    fn refuses_nothing(self, answer: &Answer) -> bool {
+        let words: &[&str] = match self {
+            Self::SplunkHec => &["No data"],
+            Self::Elasticsearch => &["request body is required", "no requests added"],
+            Self::Loki => &["at least one valid stream"],
+            // OTLP asks for success here, but Loki and Fluent Bit refuse.
+            Self::Otlp => &["at least one valid stream", "invalid content-length"],
+            Self::Ndjson | Self::JsonArray | Self::Json => &[],
+        };
+        let text = answer.text();
+        matches!(answer.status, 400 | 422) && words.iter().any(|words| text.contains(words))
+    }
+
     /// Whether the product drops an event that it has: by its ID, or since time and text are the
     /// same. A request whose answer is lost can then be repeated at will.
     #[must_use]
@@ -251,10 +250,16 @@ impl Format {
         if answer.is_login_page() {
             return answer.without_acknowledgement("is an HTML page, such as that of a login");
         }
+        if count == 0 && self.refuses_nothing(answer) {
+            return Verdict {
+                message: answer.message(),
+                ..Verdict::accepted()
+            };
+        }
         let own = match self {
-            Self::SplunkHec => splunk::judge(answer, count),
+            Self::SplunkHec => splunk::judge(answer),
             Self::Elasticsearch => elasticsearch::judge(answer, count),
-            Self::Loki => loki::judge(answer, count),
+            Self::Loki => loki::judge(answer),
             Self::Otlp => otlp::judge(answer, count),
             Self::Ndjson | Self::JsonArray | Self::Json => None,
         };
@@ -303,6 +308,11 @@ pub struct Answer<'a> {
 impl Answer<'_> {
     fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+
+    /// The body as text.
+    fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.body.unwrap_or_default())
     }
 
     /// Whether a 2xx is an HTML page.
@@ -581,6 +591,25 @@ mod tests {
                     assert_eq!(judged(format, status, ""), verdict, "{name} {status}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn only_a_products_own_refusal_of_nothing_is_in_order() {
+        let stream = "error at least one valid stream is required for ingestion";
+        let empty = r#"{"error":{"reason":"request body is required"},"status":400}"#;
+        for (format, status, body) in [
+            (Format::SplunkHec, 400, r#"{"text":"No data","code":5}"#),
+            (Format::Elasticsearch, 400, empty),
+            (Format::Loki, 422, stream),
+            (Format::Otlp, 422, stream),
+            (Format::Otlp, 400, "invalid content-length"),
+        ] {
+            let rest = |count| format.judge(&answer(status, body), count).rest;
+            assert_eq!(rest(0), Rest::Nothing, "{body}");
+            assert_eq!(rest(1), Rest::RefusedEvents, "{body}");
+            let other = format.judge(&answer(status, "unsupported path"), 0);
+            assert_ne!(other.rest, Rest::Nothing, "{body}");
         }
     }
 

@@ -148,13 +148,11 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The verdict on a 2xx, on failures that OTLP forbids to retry, and on a refusal of no records;
-/// `None` for the rest (<https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>).
+/// The verdict on a 2xx, and on failures that OTLP forbids to retry; `None` for the rest
+/// (<https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>).
 ///
-/// An answer may reject some records. It tells how many and not which ones. OTLP asks for success
-/// where there are none; Loki answers 422 and Fluent Bit 400 to that, each in the words below.
+/// An answer may reject some records. It tells how many and not which ones.
 pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
-    const NOTHING: [&str; 2] = ["at least one valid stream", "invalid content-length"];
     let message = answer.message();
     match answer.status {
         200..300 => Some(match answer.body.map(rejected) {
@@ -165,12 +163,6 @@ pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
                 format!("{message} ({rejected} of {count} events rejected)"),
             ),
         }),
-        400 | 422 if count == 0 && NOTHING.iter().any(|words| answer.said.contains(words)) => {
-            Some(Verdict {
-                message,
-                ..Verdict::accepted()
-            })
-        }
         429 | 502..=504 => None,
         status if retry::is_retryable(status) => Some(Verdict::new(Rest::Failed, message)),
         _ => None,

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::config::url::Url;
 use crate::event::Event;
-use crate::format::{Answer, CREDENTIAL, Frame, Label, Rest, Taken, Verdict, object, pairs};
+use crate::format::{Answer, CREDENTIAL, Label, Rest, Taken, Verdict, object, pairs};
 use crate::json::Object;
 
 /// What all paths of the collector begin with.
@@ -29,8 +29,8 @@ pub const CHANNEL: &str = "x-splunk-request-channel";
 /// The labels that are members of the envelope. Every other label is an indexed field.
 const METADATA: [&str; 4] = ["index", "source", "sourcetype", "host"];
 
-/// The frame of a body: after each event, the labels close its envelope.
-pub(super) fn frame(labels: &[Label]) -> Frame {
+/// The end of an envelope, behind the event: the labels.
+pub(super) fn envelope_end(labels: &[Label]) -> String {
     let is_metadata = |(name, _): &(&str, &str)| METADATA.contains(name);
     let sourcetype = [("sourcetype", "hcp_terraform:audit")].into_iter();
     let metadata = object(sourcetype.chain(pairs(labels).filter(is_metadata)));
@@ -39,20 +39,17 @@ pub(super) fn frame(labels: &[Label]) -> Frame {
         none if none == "{}" => String::new(),
         fields => format!(r#","fields":{fields}"#),
     };
-    Frame {
-        after_event: format!(",{metadata}{fields}}}"),
-        ..Frame::default()
-    }
+    format!(",{metadata}{fields}}}")
 }
 
-/// Appends the beginning of an envelope, up to the event.
-pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str) {
+/// Appends an envelope.
+pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str, end: &str) {
     let time = event.time.unix_timestamp_nanos().div_euclid(1_000_000);
     let (seconds, milliseconds) = (time.div_euclid(1000), time.rem_euclid(1000));
     // Writing to memory cannot fail.
     let _ = write!(
         body,
-        r#"{{"time":{seconds}.{milliseconds:03},"event":{json}"#
+        r#"{{"time":{seconds}.{milliseconds:03},"event":{json}{end}"#
     );
 }
 
@@ -69,7 +66,7 @@ pub(super) fn health(path: &str) -> Option<String> {
 ///
 /// A body is read event by event. `invalid-event-number` says at which one this ended: the events
 /// before it are indexed.
-pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
+pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
     #[derive(Deserialize)]
     struct Reply {
         code: u64,
@@ -87,13 +84,6 @@ pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
     let (rest, remedy) = match code {
         // Taken; from 24 on, the queue is nearly full.
         0 | 24 | 25 if is_success => return Some(Verdict::accepted()),
-        // No data, as it must be if there was none.
-        5 if count == 0 => {
-            return Some(Verdict {
-                message: answer.message(),
-                ..Verdict::accepted()
-            });
-        }
         // No data, invalid data format, event field required or blank, faulty indexed fields.
         5 | 6 | 12 | 13 | 15 => (Rest::RefusedEvents, ""),
         // Internal error, busy.
@@ -277,7 +267,7 @@ mod tests {
             ..answer(200, "")
         };
         assert!(matches!(
-            judge(&broken, 2),
+            judge(&broken),
             Some(Verdict {
                 rest: Rest::Retry,
                 ..
@@ -291,7 +281,7 @@ mod tests {
             (200, r#"{"code":17}"#, "only the codes 0, 24"),
             (403, r#"{"code":4}"#, CREDENTIAL),
         ] {
-            let verdict = judge(&answer(status, body), 2).unwrap();
+            let verdict = judge(&answer(status, body)).unwrap();
             assert!(verdict.message.contains(remedy), "{verdict:?}");
         }
     }
