@@ -277,10 +277,8 @@ fn directory(check: &mut Check) -> Finding {
     }
     let shown = directory.display();
     fs::try_beside(&directory.join("checkpoint")).map_err(|error| {
-        let remedy = fs::remedy(&error);
-        Error::Checkpoint(format!(
-            "{shown} cannot be written: {error}; {remedy}name another checkpoint with --checkpoint"
-        ))
+        let remedy = file::remedy(place, &error);
+        Error::Checkpoint(format!("{shown} cannot be written: {error}; {remedy}"))
     })?;
     Ok(format!("{shown} can be written"))
 }

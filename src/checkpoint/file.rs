@@ -58,13 +58,14 @@ impl CheckpointFile {
             let parent = fs::directory(&path);
             fs::create_directory(parent).map_err(|error| {
                 Error::Checkpoint(format!(
-                    "cannot create the directory {}: {error}; name another file with --checkpoint",
-                    parent.display()
+                    "cannot create the directory {}: {error}; {}",
+                    parent.display(),
+                    remedy(place, &error)
                 ))
             })?;
         }
         let lock_path = lock_path(&path);
-        let lock = fs::open_or_create(&lock_path).map_err(|error| no_lock(&lock_path, &error))?;
+        let lock = fs::open_or_create(&lock_path).map_err(|error| no_lock(place, &error))?;
         let until = clock.elapsed().saturating_add(place.lock_wait);
         let until = deadline.map_or(until, |deadline| until.min(deadline));
         loop {
@@ -115,7 +116,7 @@ pub fn is_unlocked(place: &CheckpointPlace) -> Result<(), Error> {
     match fs::open_to_append(&path) {
         Ok(lock) => try_lock(&lock, &path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(no_lock(&path, &error)),
+        Err(error) => Err(no_lock(place, &error)),
     }
 }
 
@@ -125,12 +126,24 @@ fn lock_path(checkpoint: &Path) -> PathBuf {
     fs::with_suffix(checkpoint, ".lock")
 }
 
-fn no_lock(path: &Path, error: &io::Error) -> Error {
+fn no_lock(place: &CheckpointPlace, error: &io::Error) -> Error {
     Error::Checkpoint(format!(
-        "cannot open the lock {}: {error}; {}name another file with --checkpoint",
-        path.display(),
-        fs::remedy(error)
+        "cannot open the lock {}: {error}; {}",
+        lock_path(&place.path).display(),
+        remedy(place, error)
     ))
+}
+
+/// Returns the remedy where a file of the checkpoint cannot be opened or created. Without a home
+/// directory, as in a container, the default place is below `/`, which nobody should make writable.
+#[must_use]
+pub fn remedy(place: &CheckpointPlace, error: &io::Error) -> String {
+    if place.create_parents && !fs::directory(&place.path).exists() {
+        "set XDG_STATE_HOME or HOME to a directory that this user can write, or name a file with --checkpoint".to_owned()
+    } else {
+        let first = fs::remedy(error);
+        format!("{first}name another file with --checkpoint")
+    }
 }
 
 /// Takes the lock unless another run holds it. The lock lasts until the file is closed.
@@ -170,8 +183,8 @@ pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::Checkpoint(format!(
-            "the checkpoint {shown} cannot be read: {error}; nothing was done; {}name another with --checkpoint",
-            fs::remedy(&error)
+            "the checkpoint {shown} cannot be read: {error}; nothing was done; {}",
+            remedy(place, &error)
         ))),
         Ok(_) if json.len() as u64 > LARGEST => Err(untrusted("it is larger than 64 MiB")),
         Ok(_) => Checkpoint::parse(&json, endpoint)

@@ -219,9 +219,9 @@ fn checkpoint_place(
         return Ok(None);
     }
     let named = args.checkpoint.clone();
-    let path = named
-        .or_else(|| default_checkpoint(environment))
-        .ok_or("no place for the checkpoint: name one with --checkpoint, or set $HOME")?;
+    let path = named.or_else(|| default_checkpoint(environment)).ok_or(
+        "no place for the checkpoint: name one with --checkpoint, or set $XDG_STATE_HOME or $HOME",
+    )?;
     Ok(Some(CheckpointPlace {
         path,
         create_parents: args.checkpoint.is_none(),

@@ -253,6 +253,26 @@ fn a_directory_that_cannot_be_written_fails_with_8() {
     assert_eq!(bench.files(), ["directory", "file"]);
 }
 
+/// `/proc` takes the place of the `/` that containers often have for `HOME`: not even root can
+/// write there.
+#[test]
+fn no_home_directory_is_no_reason_to_make_the_root_writable() {
+    for args in [&[][..], &["--check"]] {
+        let bench = bench();
+        let mut command = bench.bare(args);
+        command.env("HOME", "/proc");
+        let run = bench.start(command).finish();
+        run.code(8);
+        let all = format!("{}{}", run.stdout, run.stderr);
+        assert!(
+            all.contains("; set XDG_STATE_HOME or HOME to a directory"),
+            "{run}"
+        );
+        assert!(all.contains("or name a file with --checkpoint"), "{run}");
+        assert!(!all.contains("let this user"), "{run}");
+    }
+}
+
 /// A run creates the default place; a check only tries the nearest directory above it.
 #[test]
 fn a_missing_default_directory_is_ok_if_a_run_can_create_it() {
