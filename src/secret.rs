@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
+
 use crate::text;
 
 /// The replacement for a secret: shorter than any part that is masked, so that none occurs in it.
@@ -33,7 +35,10 @@ impl Secret {
         let is_separator = |c: char| c.is_whitespace() || matches!(c, '&' | '=' | ';' | ',');
         let parts = self.0.split(is_separator).chain([self.0.trim()]);
         parts
-            .flat_map(|part| [part.to_owned(), decoded(part)])
+            .flat_map(|part| {
+                let decoded = percent_decode_str(part).decode_utf8_lossy();
+                [part.to_owned(), decoded.into_owned()]
+            })
             .filter(|part| part.len() > MASK.len())
     }
 }
@@ -72,23 +77,6 @@ pub fn mask(secrets: &[Secret], text: &str) -> String {
 #[must_use]
 pub fn excerpt(secrets: &[Secret], bytes: &[u8]) -> String {
     text::excerpt(mask(secrets, &String::from_utf8_lossy(bytes)).as_bytes())
-}
-
-/// Decodes a part of a query: `%2B` is `+`. Text that is not a query's stays as it is.
-fn decoded(part: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::new(), part);
-    while let Some(&first) = rest.as_bytes().first() {
-        let hex = rest.strip_prefix('%').and_then(|hex| hex.get(..2));
-        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        bytes.push(byte.unwrap_or(first));
-        let length = if byte.is_some() { 3 } else { 1 };
-        match rest.get(length..) {
-            Some(next) => rest = next,
-            // A character of several bytes occurs in no query.
-            None => return part.to_owned(),
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| part.to_owned())
 }
 
 /// Removes a secret from the beginning of a text, in any spelling of each character.

@@ -63,7 +63,7 @@ impl Target for Exec {
             let message = format!("--exec: {message}");
             Ok(Verdict::new(Rest::Failed, message))
         };
-        let time = |event: Option<&Event>| event.map(|event| time::format(event.time));
+        let time = |event: Option<&Event>| event.map_or(String::new(), |it| time::format(it.time));
         let file = match self.file(body) {
             Ok(file) => file,
             Err(error) => {
@@ -77,16 +77,12 @@ impl Target for Exec {
         command
             .args(["-c", &self.command])
             .env_remove("TFC_ORG_TOKEN")
-            .env("TFC_AUDIT_BATCH_ID", batch_id(events))
-            .env("TFC_AUDIT_COUNT", events.len().to_string())
-            .env(
-                "TFC_AUDIT_FIRST_TIMESTAMP",
-                time(events.first()).unwrap_or_default(),
-            )
-            .env(
-                "TFC_AUDIT_LAST_TIMESTAMP",
-                time(events.last()).unwrap_or_default(),
-            )
+            .envs([
+                ("TFC_AUDIT_BATCH_ID", batch_id(events)),
+                ("TFC_AUDIT_COUNT", events.len().to_string()),
+                ("TFC_AUDIT_FIRST_TIMESTAMP", time(events.first())),
+                ("TFC_AUDIT_LAST_TIMESTAMP", time(events.last())),
+            ])
             .stdin(file);
         match signals::run(&mut command, timeout, self.clock) {
             Ok(Some(status)) if status.success() => Ok(Verdict::accepted()),
@@ -106,13 +102,9 @@ fn batch_id(events: &[Event]) -> String {
     });
     let hash = fnv1a(ids);
     let first = events.first().map(|event| time::format(event.time));
-    let time: String = first
-        .unwrap_or_default()
-        .chars()
-        .take("2026-01-02T03:04:05".len())
-        .filter(|c| !matches!(c, '-' | ':'))
-        .collect();
-    format!("{time}Z-{hash:032x}")
+    let time = first.unwrap_or_default().replace(['-', ':'], "");
+    let (seconds, _) = time.split_once('.').unwrap_or_default();
+    format!("{seconds}Z-{hash:032x}")
 }
 
 #[cfg(test)]

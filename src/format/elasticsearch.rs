@@ -59,9 +59,8 @@ pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
 fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
     #[derive(Deserialize)]
     struct Bulk<'a> {
-        #[serde(default)]
         errors: Option<bool>,
-        #[serde(borrow, default)]
+        #[serde(borrow)]
         items: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
@@ -72,7 +71,7 @@ fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
     #[derive(Deserialize)]
     struct Outcome<'a> {
         status: u16,
-        #[serde(borrow, default)]
+        #[serde(borrow)]
         error: Option<&'a RawValue>,
     }
     let Object(bulk): Object<Bulk> = serde_json::from_slice(answer.body?).ok()?;

@@ -70,7 +70,7 @@ pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
     #[derive(Deserialize)]
     struct Reply {
         code: u64,
-        #[serde(rename = "invalid-event-number", default)]
+        #[serde(rename = "invalid-event-number")]
         number: Option<usize>,
     }
     let reply = answer

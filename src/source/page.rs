@@ -121,13 +121,9 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
 
 #[derive(Deserialize)]
 struct Pagination {
-    #[serde(default)]
     next_page: Option<u64>,
-    #[serde(default)]
     total_pages: Option<u64>,
-    #[serde(default)]
     total_count: Option<u64>,
-    #[serde(default)]
     page_size: Option<u64>,
 }
 
