@@ -230,12 +230,8 @@ impl Checkpoint {
             .iter()
             .filter(|event| self.boundary_start.is_none_or(|start| event.time >= start))
         {
-            let id = event.id.clone();
-            // Events arrive in order, so that the last entry is nearly always the right one.
-            match self.boundary.last_entry() {
-                Some(mut last) if *last.key() == event.time => last.get_mut().push(id),
-                _ => self.boundary.entry(event.time).or_default().push(id),
-            }
+            let ids = self.boundary.entry(event.time).or_default();
+            ids.push(event.id.clone());
         }
     }
 

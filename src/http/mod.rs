@@ -217,19 +217,21 @@ fn proxy_status(error: &Error) -> Option<u16> {
 /// bytes after decompression.
 ///
 /// # Errors
-/// If the body breaks off or is larger. Then `bytes` has the beginning of the body, or nothing.
+/// If the body breaks off or is larger. Then `bytes` has the beginning of the body.
 pub fn read_body(response: Response<Body>, most: u64, bytes: &mut Vec<u8>) -> Result<(), Error> {
     let body = response.into_body();
-    let length = body.content_length().filter(|&length| length <= most);
-    let length = length.and_then(|length| usize::try_from(length.min(MOST_ANNOUNCED)).ok());
-    let mut reader = body.into_with_config().limit(most).reader();
-    // With an announced size the buffer need not grow, and its old content need not be cleared.
-    bytes.resize(length.unwrap_or_default(), 0);
-    if let Err(error) = reader.read_exact(bytes) {
-        bytes.clear();
-        return Err(error.into());
-    }
-    reader.read_to_end(bytes)?;
+    let announced = body
+        .content_length()
+        .unwrap_or_default()
+        .min(MOST_ANNOUNCED);
+    bytes.clear();
+    // In steps, so that a spare buffer is large enough for the next page.
+    let size = announced.next_multiple_of(64 * 1024);
+    bytes.reserve_exact(usize::try_from(size).unwrap_or_default());
+    body.into_with_config()
+        .limit(most)
+        .reader()
+        .read_to_end(bytes)?;
     Ok(())
 }
 
