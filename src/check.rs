@@ -341,24 +341,27 @@ fn without_events(
     answered: &str,
 ) -> Finding {
     let Verdict { rest, message, .. } = receiver.send(&[], format.nothing(), timeout)?;
-    match rest {
-        Rest::Nothing => Ok(format!(
-            "{answered}, and accepts the credential; a delivery without events: {}",
-            if message.is_empty() {
+    let unknown = "an unknown answer to a delivery without events: is the address right?";
+    let (exit, fault) = match rest {
+        Rest::Nothing => {
+            let said = if message.is_empty() {
                 "accepted"
             } else {
                 &message
-            }
-        )),
-        Rest::Refused => Err(Fail(Exit::EventsRefused, message)),
+            };
+            return Ok(format!(
+                "{answered}, and accepts the credential; a delivery without events: {said}"
+            ));
+        }
+        Rest::Refused => (Exit::EventsRefused, message),
         Rest::RefusedEvents | Rest::TooLarge => {
-            let remedy = "an unknown answer to a delivery without events: is the address right?";
-            Err(Fail(Exit::EventsRefused, format!("{message}; {remedy}")))
+            (Exit::EventsRefused, format!("{message}; {unknown}"))
         }
         Rest::Retry | Rest::Unanswered | Rest::Reset | Rest::Failed => {
-            Err(Fail(Exit::ReceiverFailed, message))
+            (Exit::ReceiverFailed, message)
         }
-    }
+    };
+    Err(Fail(exit, fault))
 }
 
 /// Has the shell read the command of `--exec` without running any of it.

@@ -8,7 +8,8 @@ use crate::event::Event;
 /// How far the delivery of some events has got, and who is told.
 pub(super) struct Ledger<'a> {
     pub(super) events: &'a [Event],
-    fates: Vec<Fate>,
+    /// What became of each of them.
+    pub(super) fates: Vec<Fate>,
     /// The number of events that are committed.
     pub(super) committed: usize,
     /// The number of events up to the first one whose fate is open.
@@ -58,11 +59,6 @@ impl<'a> Ledger<'a> {
                 .map(|&place| self.events[place].clone())
                 .collect(),
         }
-    }
-
-    /// Notes what became of an event.
-    pub(super) fn note(&mut self, place: usize, fate: Fate) {
-        self.fates[place] = fate;
     }
 
     /// Settles the events up to the first open one. Returns false if more than `most` of them were

@@ -167,7 +167,7 @@ impl<'a> Delivery<'a> {
         }
         let mut ledger = Ledger::new(&all, commit, warn);
         for (place, (_, why)) in held.into_iter().enumerate() {
-            ledger.note(place, Fate::Refused(why));
+            ledger.fates[place] = Fate::Refused(why);
         }
         let settled = self.settle(&mut ledger);
         let sent = settled.and_then(|()| self.send_all(&mut ledger));
@@ -279,13 +279,17 @@ impl<'a> Delivery<'a> {
             if matches!(left.rest, Rest::TooLarge | Rest::Reset) {
                 self.sizes.refuse(left.size);
             }
-            if let [place] = left.part[..] {
+            let is_alone = left.part.len() == 1;
+            let is_refused = is_alone || left.rest == Rest::RefusedEvents && !left.is_numbered;
+            if is_refused && self.dead_letters.is_none() {
+                return Err(refused(&left.message));
+            }
+            if is_alone {
                 self.numbering.refused_alone();
-                self.refuse(ledger, place, left.message)?;
+                ledger.fates[left.part[0]] = Fate::Refused(left.message);
+                self.settle(ledger)?;
             } else if left.is_numbered {
                 parts.extend(split_at(left.part, 1));
-            } else if left.rest == Rest::RefusedEvents && self.dead_letters.is_none() {
-                return Err(refused(&left.message));
             } else {
                 parts.extend(halves(left.part));
             }
@@ -386,11 +390,11 @@ impl<'a> Delivery<'a> {
         part.retain(|&place| match items.next() {
             Some(Item::Taken) => {
                 self.is_proven = true;
-                ledger.note(place, Fate::Taken);
+                ledger.fates[place] = Fate::Taken;
                 false
             }
             Some(Item::Refused(why)) if self.dead_letters.is_some() => {
-                ledger.note(place, Fate::Refused(why));
+                ledger.fates[place] = Fate::Refused(why);
                 false
             }
             Some(Item::Refused(why)) => {
@@ -401,15 +405,6 @@ impl<'a> Delivery<'a> {
         });
         self.settle(ledger)?;
         refusal.map_or(Ok(()), |why| Err(refused(&why)))
-    }
-
-    /// Notes that the receiver refuses an event that was alone in its request.
-    fn refuse(&mut self, ledger: &mut Ledger, place: usize, why: String) -> Result<(), Error> {
-        if self.dead_letters.is_none() {
-            return Err(refused(&why));
-        }
-        ledger.note(place, Fate::Refused(why));
-        self.settle(ledger)
     }
 
     /// Settles the events up to the first one that is open, and commits those that are not in a row

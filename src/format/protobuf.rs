@@ -47,23 +47,25 @@ fn push_varint(message: &mut Vec<u8>, mut number: u64) {
 /// The text or the message in a field of a message, if it is there.
 #[must_use]
 pub fn bytes(message: &[u8], field: u64) -> Option<&[u8]> {
-    let fields = fields(message)?;
-    // Of several fields with one number, the last one counts.
-    fields.into_iter().rev().find_map(|it| match it {
-        (number, Value::Bytes(bytes)) if number == field => Some(bytes),
-        _ => None,
-    })
+    match last(message, field)? {
+        Value::Bytes(bytes) => Some(bytes),
+        Value::Number(_) => None,
+    }
 }
 
 /// The integer in a field of a message; 0, which is not written, if it is not there.
 #[must_use]
 pub fn number(message: &[u8], field: u64) -> u64 {
-    let fields = fields(message).unwrap_or_default();
-    let number = fields.into_iter().rev().find_map(|it| match it {
-        (number, Value::Number(value)) if number == field => Some(value),
-        _ => None,
-    });
-    number.unwrap_or_default()
+    match last(message, field) {
+        Some(Value::Number(number)) => number,
+        _ => 0,
+    }
+}
+
+/// The value of a field. Of several fields with one number, the last one counts.
+fn last(message: &[u8], field: u64) -> Option<Value<'_>> {
+    let mut fields = fields(message)?.into_iter().rev();
+    fields.find_map(|(number, value)| (number == field).then_some(value))
 }
 
 /// Whether these bytes can be a message.

@@ -246,22 +246,21 @@ fn event(text: &str, at: usize, events: &mut Vec<Found>) -> Result<usize, Fault>
         "timestamp" => Err("duplicate field `timestamp`"),
         _ => scan::value(text, at),
     });
-    let fault = match (&read, &id, time) {
-        (Err(reason), ..) => Some(*reason),
-        (Ok(_), None, _) => Some("missing field `id`"),
-        (Ok(_), _, None) => Some("missing field `timestamp`"),
-        _ => None,
-    };
-    let number = events.len() + 1;
-    let unreadable = |reason: &'static str| Fault {
-        event: Some((number, at)),
-        ..reason.into()
-    };
-    // Where even its end cannot be found, the page is refused.
-    let end = match (read, fault) {
-        (Ok(end), None) => end,
-        (_, Some(reason)) => scan::value(text, at).map_err(|_| unreadable(reason))?,
-        (Err(reason), None) => return Err(unreadable(reason)),
+    let read = read.and_then(|end| match (&id, time) {
+        (None, _) => Err("missing field `id`"),
+        (_, None) => Err("missing field `timestamp`"),
+        _ => Ok(end),
+    });
+    let (end, fault) = match read {
+        Ok(end) => (end, None),
+        Err(reason) => {
+            // Where even its end cannot be found, the page is refused.
+            let end = scan::value(text, at).map_err(|_| Fault {
+                event: Some((events.len() + 1, at)),
+                ..reason.into()
+            })?;
+            (end, Some(reason))
+        }
     };
     let json = &text[at..end];
     events.push(Found {
