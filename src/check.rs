@@ -305,15 +305,15 @@ fn receiver(check: &mut Check) -> Finding {
     let mut receiver = Receiver::new(post, check.config.normalize, timeout, check.clock)?;
     // OTLP has no path for health, and a request without records is an ordinary one.
     if post.format == Format::Otlp {
-        let answered = format!("{} answered", post.url.origin());
+        let answered = format!("{} answered", post.url.origin);
         return without_events(&mut receiver, post.format, timeout, &answered);
     }
-    let health = post.format.health(post.url.path());
+    let health = post.format.health(&post.url.path);
     let (status, said) = receiver.ask(health.as_deref(), timeout).map_err(failed)?;
     let asked = health
         .as_ref()
         .map_or("OPTIONS".to_owned(), |path| format!("GET {path}"));
-    let answered = format!("{} answered {status} to {asked}", post.url.origin());
+    let answered = format!("{} answered {status} to {asked}", post.url.origin);
     if post.format == Format::Loki && loki::is_starting(status, &said) {
         return Err(Warn(format!("{answered}: {said}; it has just started")));
     }

@@ -342,7 +342,6 @@ pub enum When {
 
 impl When {
     /// Returns the time itself, for a run that begins at `now`.
-    #[must_use]
     pub fn resolve(self, now: OffsetDateTime) -> OffsetDateTime {
         match self {
             Self::At(time) => time,

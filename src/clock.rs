@@ -28,7 +28,6 @@ pub struct SystemClock {
 
 impl SystemClock {
     /// Starts the clock that [`Clock::elapsed`] reads.
-    #[must_use]
     pub fn start() -> Self {
         Self {
             start: Instant::now(),
@@ -76,7 +75,6 @@ pub fn within<T: Send + 'static>(
 }
 
 /// Returns 128 random bits, for names that no other run uses.
-#[must_use]
 pub fn random() -> u128 {
     let [high, low] = [(), ()].map(|()| u128::from(RandomState::new().hash_one(())));
     high << 64 | low

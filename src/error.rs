@@ -79,7 +79,6 @@ pub enum Error {
 
 impl Error {
     /// The error for a failed write to standard output.
-    #[must_use]
     pub fn of_stdout(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::StdoutClosed,
@@ -88,7 +87,6 @@ impl Error {
     }
 
     /// The exit code of a run that ends with this error.
-    #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,

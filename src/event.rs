@@ -31,7 +31,6 @@ pub struct Event {
 
 impl Event {
     /// Returns the event at `extent`, in bytes, of a page's text.
-    #[must_use]
     pub fn new(page: &Arc<Text>, extent: Range<usize>, id: EventId, time: OffsetDateTime) -> Self {
         Self {
             page: Arc::clone(page),
@@ -43,14 +42,12 @@ impl Event {
     }
 
     /// Returns the event's JSON, byte for byte as the service sent it.
-    #[must_use]
     pub fn json(&self) -> &str {
         &self.page.json[self.extent.clone()]
     }
 
     /// Returns the organization of the event (`auth.organization_id`), or `None` if the event does
     /// not name one in the usual form. The checkpoint keeps it, and must not keep anything else.
-    #[must_use]
     pub fn organization(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Event {
@@ -69,7 +66,6 @@ impl Event {
 
     /// Returns the event's JSON on one line. Only an event that contains line breaks is compacted:
     /// the white space between its tokens is dropped. JSON strings contain no line breaks.
-    #[must_use]
     pub fn line(&self) -> Cow<'_, str> {
         let json = self.json();
         if self.page.has_line_breaks && json.contains(['\n', '\r']) {
@@ -155,20 +151,17 @@ pub type Identity = u128;
 
 impl EventId {
     /// Returns the stand-in for the `id` of an event that has none: a name for its bytes.
-    #[must_use]
     pub fn stand_in(json: &str) -> Self {
         Self::new(&format!("unreadable-{:032x}", fnv1a(json.bytes())))
     }
 
     /// Converts an `id` as the service writes it.
-    #[must_use]
     pub fn new(text: &str) -> Self {
         parse_uuid(text).map_or_else(|| Self::Other(text.into()), Self::Uuid)
     }
 
     /// Returns the UUID's own bits. Any other `id` is hashed with a random key, so that nobody can
     /// construct two IDs that collide.
-    #[must_use]
     pub fn identity(&self) -> Identity {
         static KEYS: LazyLock<[RandomState; 2]> =
             LazyLock::new(|| [RandomState::new(), RandomState::new()]);

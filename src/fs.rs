@@ -148,7 +148,6 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Returns the directory of a file.
-#[must_use]
 pub fn directory(path: &Path) -> &Path {
     path.parent()
         .filter(|parent| !parent.as_os_str().is_empty())
@@ -156,7 +155,6 @@ pub fn directory(path: &Path) -> &Path {
 }
 
 /// Returns `path` with `suffix` appended to its last part.
-#[must_use]
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -165,7 +163,6 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// Returns the first part of a remedy for a file that cannot be opened or created. `name another …`
 /// follows it in the message, and is the only remedy for errors other than these two.
-#[must_use]
 pub fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound => "create the directory, or ",
@@ -176,7 +173,6 @@ pub fn remedy(error: &io::Error) -> &'static str {
 
 /// Describes, for `--check`, how others can read or write a file that holds a secret. Returns `None`
 /// if they cannot, or if the file cannot be inspected.
-#[must_use]
 pub fn exposure(path: &Path) -> Option<String> {
     let place = fs::canonicalize(path).ok()?;
     let mode = fs::metadata(&place).ok()?.mode();

@@ -56,7 +56,6 @@ The manual page says more: man tfc-audit, or tfc-audit --man | man -l -
 ";
 
 /// Returns the text of `--help`.
-#[must_use]
 pub fn text() -> String {
     // argh lists `--help` first, with a text of its own.
     let options = Args::get_args_info().flags.iter().skip(1).map(|flag| {

@@ -32,7 +32,6 @@ pub struct Patience {
 
 impl Patience {
     /// The time that is left until the deadline; `None` if there is no deadline.
-    #[must_use]
     pub fn left(&self, clock: &dyn Clock) -> Option<Duration> {
         self.deadline
             .map(|deadline| deadline.saturating_sub(clock.elapsed()))
@@ -145,7 +144,6 @@ fn backoff(attempts: u32) -> Duration {
 
 /// Whether an answer of this status is worth a retry: 408, 425, 429, and 5xx except 501 (RFC 9110,
 /// section 15; RFC 6585, section 4; RFC 8470, section 5.2).
-#[must_use]
 pub fn is_retryable(status: u16) -> bool {
     matches!(status, 408 | 425 | 429) || (500..=599).contains(&status) && status != 501
 }
@@ -158,7 +156,6 @@ pub fn is_retryable(status: u16) -> bool {
 ///
 /// Other services send the time as seconds or milliseconds since 1970, in either header. A time that
 /// is more than a day away is nonsense and ignored, as any other text is.
-#[must_use]
 pub fn named_wait<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
     let until = |time: OffsetDateTime| {
         let wait = time - header("date").and_then(time::parse_http_date)?;

@@ -16,13 +16,11 @@ pub struct Secret(String);
 
 impl Secret {
     /// Marks a text as secret.
-    #[must_use]
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
     /// The text itself, for a request and never for a message.
-    #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -45,7 +43,6 @@ impl Secret {
 
 /// Replaces secrets by `***` in a text that came back: some proxies and receivers repeat what they
 /// were sent. They may spell it as JSON, HTML or a query does.
-#[must_use]
 pub fn mask(secrets: &[Secret], text: &str) -> String {
     let mut parts: Vec<String> = secrets.iter().flat_map(Secret::parts).collect();
     // The whole first: masked after its parts, it would not be found.
@@ -74,7 +71,6 @@ pub fn mask(secrets: &[Secret], text: &str) -> String {
 
 /// Prepares foreign text for a message: secrets are masked first, and the rest is cut then, so that
 /// half a secret never remains.
-#[must_use]
 pub fn excerpt(secrets: &[Secret], bytes: &[u8]) -> String {
     text::excerpt(mask(secrets, &String::from_utf8_lossy(bytes)).as_bytes())
 }

@@ -13,7 +13,6 @@ const LEAST: usize = 64 * 1024;
 static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 /// Returns a buffer that was kept, with its old content, or an empty one.
-#[must_use]
 pub fn take() -> Vec<u8> {
     let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
     spare.pop().unwrap_or_default()

@@ -10,7 +10,6 @@ const EXCERPT: usize = 200;
 /// All characters are escaped except letters, digits, blanks and those that ASCII prints, so that a
 /// terminal has nothing to obey. Bytes that are not UTF-8 are replaced. The text is cut after 200
 /// characters.
-#[must_use]
 pub fn excerpt(bytes: &[u8]) -> String {
     // A character has at most four bytes, so that the rest cannot be shown anyway.
     let shown = &bytes[..bytes.len().min(4 * EXCERPT)];
@@ -28,13 +27,11 @@ pub fn excerpt(bytes: &[u8]) -> String {
 ///
 /// Every message passes through here. Foreign text in it has passed through [`excerpt`]; the names of
 /// files and options, which are the user's, have not.
-#[must_use]
 pub fn one_line(message: &str) -> String {
     escape(message.chars(), |it| !it.is_control() && !is_invisible(it))
 }
 
 /// The hash FNV-1a with 128 bits (<https://datatracker.ietf.org/doc/html/rfc9923>).
-#[must_use]
 pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u128 {
     const OFFSET_BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
@@ -64,7 +61,6 @@ fn is_invisible(character: char) -> bool {
 }
 
 /// Formats a span of time for people, in its two largest units: `12s`, `4m08s`, `3h12m`, `13d4h`.
-#[must_use]
 pub fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);

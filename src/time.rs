@@ -10,7 +10,6 @@ use ::time::{Date, OffsetDateTime, Time, UtcOffset};
 /// Parses a time in any RFC 3339 form, or with an offset that is ` UTC` or lacks its colon. Returns it
 /// in UTC, or `None` if the text is not a time. A time whose year in UTC is before 0 could not be
 /// formatted, and is none.
-#[must_use]
 pub fn parse(text: &str) -> Option<OffsetDateTime> {
     let parse = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
     let time = parse(text).or_else(|| parse(&with_usual_offset(text)?))?;
@@ -28,7 +27,6 @@ fn with_usual_offset(text: &str) -> Option<String> {
 
 /// Formats a time in UTC as the service does: `2026-01-02T03:04:05.000Z`. A time finer than
 /// milliseconds keeps its digits.
-#[must_use]
 pub fn format(time: OffsetDateTime) -> String {
     let time = time.to_offset(UtcOffset::UTC);
     let nanoseconds = format!("{:09}", time.nanosecond());
@@ -46,14 +44,12 @@ pub fn format(time: OffsetDateTime) -> String {
 }
 
 /// Cuts a time to its whole second.
-#[must_use]
 pub fn floor_second(time: OffsetDateTime) -> OffsetDateTime {
     time.replace_nanosecond(0).unwrap_or(time)
 }
 
 /// Returns the time `span` before `time`, or the start of the year 0 if that is later: RFC 3339 has
 /// no earlier times.
-#[must_use]
 pub fn before(time: OffsetDateTime, span: Duration) -> OffsetDateTime {
     let start = Date::MIN.replace_year(0).unwrap_or(Date::MIN);
     let span = span.try_into().unwrap_or(::time::Duration::MAX);
@@ -63,7 +59,6 @@ pub fn before(time: OffsetDateTime, span: Duration) -> OffsetDateTime {
 
 /// Parses an HTTP `Date` such as `Sun, 06 Nov 1994 08:49:37 GMT`, and returns it in UTC. The two
 /// obsolete forms of RFC 9110, section 5.6.7, are not supported.
-#[must_use]
 pub fn parse_http_date(text: &str) -> Option<OffsetDateTime> {
     let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
     date.checked_to_offset(UtcOffset::UTC)

@@ -136,7 +136,6 @@ fn no_lock(place: &CheckpointPlace, error: &io::Error) -> Error {
 
 /// Returns the remedy where a file of the checkpoint cannot be opened or created. Without a home
 /// directory, as in a container, the default place is below `/`, which nobody should make writable.
-#[must_use]
 pub fn remedy(place: &CheckpointPlace, error: &io::Error) -> String {
     if place.create_parents && !fs::directory(&place.path).exists() {
         "set XDG_STATE_HOME or HOME to a directory that this user can write, or name a file with --checkpoint".to_owned()

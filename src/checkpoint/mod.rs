@@ -76,7 +76,6 @@ struct Content {
 
 impl Checkpoint {
     /// Returns the checkpoint of a first run, which starts at `since`, cut to its second.
-    #[must_use]
     pub fn new(endpoint: String, since: Option<OffsetDateTime>) -> Self {
         Self {
             endpoint,
@@ -167,7 +166,6 @@ impl Checkpoint {
     }
 
     /// Returns the content of the checkpoint's file.
-    #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let ids =
             |(&time, ids): (&OffsetDateTime, &Vec<EventId>)| (time::format(time), ids.clone());
@@ -187,7 +185,6 @@ impl Checkpoint {
     }
 
     /// Returns the identities of the boundary's events.
-    #[must_use]
     pub fn known(&self) -> IdentitySet {
         self.boundary
             .values()

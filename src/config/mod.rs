@@ -58,8 +58,8 @@ impl fmt::Display for Destination {
         match self {
             Self::Stdout => f.write_str("stdout"),
             Self::Exec(_) => f.write_str("exec"),
-            Self::Post(post) if post.format.health(post.url.path()).is_some() => post.url.fmt(f),
-            Self::Post(post) => f.write_str(post.url.origin()),
+            Self::Post(post) if post.format.health(&post.url.path).is_some() => post.url.fmt(f),
+            Self::Post(post) => f.write_str(&post.url.origin),
         }
     }
 }
@@ -280,7 +280,7 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
     if args.exec.is_some() {
         return Err("--post and --exec exclude each other".to_owned());
     }
-    let url = Url::parse(address).map_err(|fault| format!("--post {fault}"))?;
+    let mut url = Url::parse(address).map_err(|fault| format!("--post {fault}"))?;
     url.check_localhost()
         .map_err(|fault| format!("--post {fault}"))?;
     let headers = args.header.iter().map(|text| Header::parse(text));
@@ -293,8 +293,8 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
     let format = args.format.unwrap_or(Format::Ndjson);
     check_labels(&args.label, format)?;
     let client = client_files(args, &url)?;
-    let url = url.with_path(|path| format.path(path));
-    if format == Format::Elasticsearch && url.path() == "/_bulk" {
+    url.path = format.path(&url.path);
+    if format == Format::Elasticsearch && url.path == "/_bulk" {
         return Err("--post has no index or data stream: --format elasticsearch takes one at the end of the address, such as /logs-tfc.audit-default".to_owned());
     }
     let proxy = Proxy::choose(environment, &url)?;
@@ -343,7 +343,7 @@ fn client_files(args: &Args, url: &Url) -> Result<Option<ClientFiles>, String> {
         (None, None) => Ok(None),
         (Some(_), None) => Err("--client-cert goes with --client-key".to_owned()),
         (None, Some(_)) => Err("--client-key goes with --client-cert".to_owned()),
-        (Some(_), Some(_)) if !url.is_https() => {
+        (Some(_), Some(_)) if !url.is_https => {
             Err("--client-cert: a certificate is shown over https only".to_owned())
         }
         (Some(certificate), Some(key)) => Ok(Some(ClientFiles { certificate, key })),

@@ -23,8 +23,10 @@ use crate::secret::Secret;
 /// A proxy, and the variable that names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
-    variable: &'static str,
-    proxy: ureq::Proxy,
+    /// The variable that names it.
+    pub variable: &'static str,
+    /// The proxy as ureq takes it, credentials included.
+    pub proxy: ureq::Proxy,
 }
 
 impl Proxy {
@@ -39,7 +41,7 @@ impl Proxy {
                 (!value.is_empty()).then_some((name, value))
             })
         };
-        let names = if url.is_https() {
+        let names = if url.is_https {
             ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
         } else {
             ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
@@ -48,7 +50,7 @@ impl Proxy {
             return Ok(None);
         };
         let is_exempt = first(&["no_proxy", "NO_PROXY"])
-            .is_some_and(|(_, list)| is_listed(&list, url.host(), url.port()));
+            .is_some_and(|(_, list)| is_listed(&list, &url.host, url.port));
         if is_exempt || url.is_loopback() {
             return Ok(None);
         }
@@ -71,31 +73,17 @@ impl Proxy {
         }
     }
 
-    /// The variable that names it.
-    #[must_use]
-    pub fn variable(&self) -> &'static str {
-        self.variable
-    }
-
     /// True for a proxy that is reached by https.
-    #[must_use]
     pub fn is_https(&self) -> bool {
         self.proxy.protocol() == ProxyProtocol::Https
     }
 
     /// Its password as it is, and as `Proxy-Authorization: Basic` has it.
-    #[must_use]
     pub fn secrets(&self) -> [Secret; 2] {
         let password = self.proxy.password().unwrap_or_default();
         let user = self.proxy.username().unwrap_or_default();
         let both = BASE64_STANDARD.encode(format!("{user}:{password}"));
         [password.to_owned(), both].map(Secret::new)
-    }
-
-    /// The proxy as ureq takes it, credentials included.
-    #[must_use]
-    pub fn to_ureq(&self) -> ureq::Proxy {
-        self.proxy.clone()
     }
 }
 

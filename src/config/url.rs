@@ -11,13 +11,19 @@ use crate::secret::Secret;
 /// An http or https address without credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
-    /// Scheme, host and port, each in one spelling.
-    origin: String,
-    host: String,
-    port: u16,
-    path: String,
-    query: Option<Secret>,
-    is_https: bool,
+    /// Scheme, host and port, each in one spelling: all of a receiver's address that is safe to show,
+    /// since the path may be a secret.
+    pub origin: String,
+    /// The host in lower case, an IPv6 address in brackets.
+    pub host: String,
+    /// The port, or the scheme's own if the address names none.
+    pub port: u16,
+    /// The path, from its slash on.
+    pub path: String,
+    /// The query, if there is one.
+    pub query: Option<Secret>,
+    /// True for https, false for http.
+    pub is_https: bool,
 }
 
 impl Url {
@@ -68,27 +74,18 @@ impl Url {
     /// # Errors
     /// As [`Url::parse`].
     pub fn parse_endpoint(text: &str) -> Result<Self, &'static str> {
-        let url = Self::parse(text)?;
+        let mut url = Self::parse(text)?;
         if url.query.is_some() {
             return Err("has a query");
         }
         if !url.path.trim_matches('/').is_empty() {
             return Err("has a path: give only its scheme, host and port");
         }
-        Ok(url.with_path(|_| String::new()))
-    }
-
-    /// Returns the same address with another path, made from its own.
-    #[must_use]
-    pub fn with_path(self, path: impl FnOnce(&str) -> String) -> Self {
-        Self {
-            path: path(&self.path),
-            ..self
-        }
+        url.path.clear();
+        Ok(url)
     }
 
     /// The whole address with its query, for a request and never for a message.
-    #[must_use]
     pub fn expose(&self) -> String {
         match &self.query {
             Some(query) => format!("{self}?{}", query.expose()),
@@ -96,45 +93,7 @@ impl Url {
         }
     }
 
-    /// The path, from its slash on.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// The query, if there is one.
-    #[must_use]
-    pub fn query(&self) -> Option<&Secret> {
-        self.query.as_ref()
-    }
-
-    /// Scheme, host and port: all of a receiver's address that is safe to show, since the path may
-    /// be a secret.
-    #[must_use]
-    pub fn origin(&self) -> &str {
-        &self.origin
-    }
-
-    /// The host in lower case, an IPv6 address in brackets.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The port, or the scheme's own if the address names none.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// True for https, false for http.
-    #[must_use]
-    pub fn is_https(&self) -> bool {
-        self.is_https
-    }
-
     /// Tells if the address names this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
-    #[must_use]
     pub fn is_loopback(&self) -> bool {
         let address = self.host.trim_matches(['[', ']']).parse::<IpAddr>();
         self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
@@ -160,7 +119,6 @@ impl Url {
     }
 
     /// Tells if others on the way can read requests.
-    #[must_use]
     pub fn is_exposed(&self) -> bool {
         !self.is_https && !self.is_loopback()
     }

@@ -52,7 +52,6 @@ impl DeadLetters {
     }
 
     /// The file's name, as messages show it.
-    #[must_use]
     pub fn shown(&self) -> String {
         self.path.display().to_string()
     }

@@ -26,7 +26,6 @@ pub struct Exec {
 
 impl Exec {
     /// Prepares a command; nothing is started yet.
-    #[must_use]
     pub fn new(command: String, normalize: bool, clock: SystemClock) -> Self {
         Self {
             command,

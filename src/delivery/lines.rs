@@ -14,7 +14,7 @@ pub struct LineFile {
     /// The name by which the file can be opened for reading.
     path: PathBuf,
     /// A regular file can be synced and cut back.
-    is_regular: bool,
+    pub is_regular: bool,
     /// Nothing was appended yet.
     is_fresh: bool,
     clock: SystemClock,
@@ -54,12 +54,6 @@ impl LineFile {
             }
         }
         result
-    }
-
-    /// Whether it is a regular file, and neither a pipe nor a device.
-    #[must_use]
-    pub fn is_regular(&self) -> bool {
-        self.is_regular
     }
 
     /// The place of the next byte; `None` if this is not a regular file. It is the end of the file,

@@ -65,7 +65,6 @@ pub struct Acknowledged<'a> {
 
 impl<'a> Acknowledged<'a> {
     /// The events, in the order of their delivery.
-    #[must_use]
     pub fn events(&self) -> &'a [Event] {
         self.events
     }
@@ -143,7 +142,6 @@ impl<'a> Delivery<'a> {
     }
 
     /// The numbers so far.
-    #[must_use]
     pub fn figures(&self) -> Figures {
         self.figures
     }

@@ -70,8 +70,8 @@ impl<'a> Receiver<'a> {
         let client = post.client.as_ref().map(ClientFiles::read).transpose();
         let client = client.map_err(Error::Usage)?;
         // Some receivers repeat what they were sent. A path may be a secret as a whole.
-        let mut secrets = vec![Secret::new(post.url.path().to_owned())];
-        secrets.extend(post.url.query().cloned());
+        let mut secrets = vec![Secret::new(post.url.path.clone())];
+        secrets.extend(post.url.query.clone());
         secrets.extend(headers.iter().map(|(_, value)| value.clone()));
         Ok(Self {
             clock,
@@ -93,7 +93,7 @@ impl<'a> Receiver<'a> {
     pub fn ask(&self, path: Option<&str>, timeout: Duration) -> Result<(u16, String), String> {
         let answer = self.connection.send(timeout, |agent| {
             let call = match path {
-                Some(path) => agent.get(format!("{}{path}", self.url.origin())),
+                Some(path) => agent.get(format!("{}{path}", self.url.origin)),
                 None => agent.options(self.url.expose()),
             };
             self.with_headers(call).call()
@@ -120,7 +120,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn describe(&self, error: &ureq::Error) -> String {
-        format!("{}: {}", self.url.origin(), self.connection.describe(error))
+        format!("{}: {}", self.url.origin, self.connection.describe(error))
     }
 
     /// Posts a body with `count` events to an address. Returns the verdict, and the answer's body.
@@ -150,7 +150,7 @@ impl<'a> Receiver<'a> {
         let mut said = Vec::new();
         let broken = http::read_body(response, LARGEST_BODY, &mut said).err();
         let answer = Answer {
-            origin: self.url.origin(),
+            origin: &self.url.origin,
             status,
             body: broken.is_none().then_some(&said),
             said: &match redirect {
@@ -188,7 +188,7 @@ impl<'a> Receiver<'a> {
 
     /// Asks until the receiver has stored what it received, at most until `end`.
     fn confirmed(&self, receipt: &Receipt, end: Duration) -> Verdict {
-        let origin = self.url.origin();
+        let origin = &self.url.origin;
         let channel = value(&self.headers, CHANNEL).map_or("", Secret::expose);
         let url = receipt.address(&self.url, channel);
         let question = receipt.question();

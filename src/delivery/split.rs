@@ -1,14 +1,12 @@
 //! Splitting: which part of a batch is sent next, and how large a body may be.
 
 /// Splits a part in two, for a stack: the older events are the last part, which is sent next.
-#[must_use]
 pub fn split_at<T>(mut part: Vec<T>, place: usize) -> [Vec<T>; 2] {
     let newer = part.split_off(place);
     [newer, part]
 }
 
 /// The halves of a part. Of 5 events, the first 2 are sent before the other 3.
-#[must_use]
 pub fn halves<T>(part: Vec<T>) -> [Vec<T>; 2] {
     let half = part.len() / 2;
     split_at(part, half)
@@ -35,7 +33,6 @@ impl Sizes {
 
     /// Whether the receiver will refuse a body of this size. A larger body that was accepted proves
     /// that the size was not the reason.
-    #[must_use]
     pub fn is_too_large(&self, size: usize) -> bool {
         self.smallest_refused
             .is_some_and(|refused| size >= refused && refused > self.largest_accepted)
@@ -43,7 +40,6 @@ impl Sizes {
 
     /// The most bytes for the next batch: halfway between the accepted and the refused size, until
     /// the difference is an eighth. With 400,000 accepted and 1,000,000 refused, 700,000 are next.
-    #[must_use]
     pub fn most_bytes(&self, limit: usize) -> usize {
         let accepted = self.largest_accepted;
         let most = match self.smallest_refused {

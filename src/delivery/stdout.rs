@@ -76,7 +76,7 @@ impl Target for Stdout {
     fn send(&mut self, _: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let mut lines = self.lines.take().ok_or_else(stuck)?;
         // Half a line is cut off a regular file after a failed write, so that one is waited for.
-        let (lines, appended) = if lines.is_regular() || timeout == Duration::MAX {
+        let (lines, appended) = if lines.is_regular || timeout == Duration::MAX {
             let appended = lines.append(body);
             (lines, appended)
         } else {

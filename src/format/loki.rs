@@ -63,7 +63,6 @@ pub(super) fn health(path: &str) -> Option<String> {
 }
 
 /// Whether the answer about its health says that Loki has just started.
-#[must_use]
 pub fn is_starting(status: u16, said: &str) -> bool {
     status == 503 && said.contains("waiting for")
 }

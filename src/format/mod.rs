@@ -84,7 +84,6 @@ pub struct Encoder {
 impl Encoder {
     /// Prepares an encoder. Elasticsearch always gets normalized events, since its fields have one
     /// type each.
-    #[must_use]
     pub fn new(format: Format, normalize: bool, labels: &[Label]) -> Self {
         Self {
             format,
@@ -97,7 +96,6 @@ impl Encoder {
 
     /// Encodes as many of the first events as the limits allow, but at least one. Returns the body
     /// and the number of events in it. `now` is for formats that tell when an event was read.
-    #[must_use]
     pub fn encode(
         &self,
         events: &[Event],
@@ -158,7 +156,6 @@ impl Encoder {
 
 impl Format {
     /// The body's `Content-Type`.
-    #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Ndjson | Self::Elasticsearch => "application/x-ndjson",
@@ -169,7 +166,6 @@ impl Format {
 
     /// The path of a request, made from the path of the address that the user named. An address
     /// without a path gets that of the product.
-    #[must_use]
     pub fn path(self, given: &str) -> String {
         match self {
             Self::SplunkHec if given.len() < 2 => splunk::PATH.to_owned(),
@@ -182,7 +178,6 @@ impl Format {
 
     /// The path at which the product reports its health. `None` if it has none, or if the path for
     /// events is not the product's own.
-    #[must_use]
     pub fn health(self, path: &str) -> Option<String> {
         match self {
             Self::SplunkHec => splunk::health(path),
@@ -193,7 +188,6 @@ impl Format {
     }
 
     /// The part of an answer's body that is text for people.
-    #[must_use]
     pub fn said(self, body: &[u8]) -> &[u8] {
         match self {
             Self::Otlp => otlp::said(body),
@@ -202,7 +196,6 @@ impl Format {
     }
 
     /// A body without events, which shows the product and the credential.
-    #[must_use]
     pub fn nothing(self) -> &'static [u8] {
         match self {
             Self::Loki => loki::NOTHING,
@@ -227,13 +220,11 @@ impl Format {
 
     /// Whether the product drops an event that it has: by its ID, or since time and text are the
     /// same. A request whose answer is lost can then be repeated at will.
-    #[must_use]
     pub fn drops_repeats(self) -> bool {
         matches!(self, Self::Elasticsearch | Self::Loki)
     }
 
     /// The receipt in the answer to a delivery that the receiver has not stored yet.
-    #[must_use]
     pub fn receipt(self, body: &[u8]) -> Option<Receipt> {
         let is_splunk = self == Self::SplunkHec;
         is_splunk.then(|| Receipt::read(body)).flatten()
@@ -245,7 +236,6 @@ impl Format {
     /// For `ndjson`, `json-array` and `json` the status is all there is. Some receivers answer 2xx
     /// although they dropped lines that they could not parse (Tenzir), or everything because of its
     /// `Content-Type` (VictoriaLogs).
-    #[must_use]
     pub fn judge(self, answer: &Answer, count: usize) -> Verdict {
         if answer.is_login_page() {
             return answer.without_acknowledgement("is an HTML page, such as that of a login");
@@ -414,7 +404,6 @@ pub enum Rest {
 
 impl Verdict {
     /// The receiver acknowledges all events.
-    #[must_use]
     pub fn accepted() -> Self {
         Self {
             taken: Taken::All,
@@ -423,7 +412,6 @@ impl Verdict {
     }
 
     /// The receiver took nothing, as far as is known.
-    #[must_use]
     pub fn new(rest: Rest, message: String) -> Self {
         Self {
             taken: Taken::None,

@@ -42,7 +42,6 @@ struct Meta<'a> {
 ///
 /// A workspace that is a string becomes the name, and the `workspace_id` beside it the ID. A value
 /// that is missing or null stays so, and so does an object.
-#[must_use]
 pub fn normalize(json: &str) -> Cow<'_, str> {
     let mut changes = changes(json);
     if changes.is_empty() {
@@ -63,7 +62,6 @@ pub fn normalize(json: &str) -> Cow<'_, str> {
 }
 
 /// An event's JSON on one line, normalized or byte for byte as the service sent it.
-#[must_use]
 pub fn line(event: &Event, normalized: bool) -> Cow<'_, str> {
     match event.line() {
         line if !normalized => line,

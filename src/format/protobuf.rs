@@ -45,7 +45,6 @@ fn push_varint(message: &mut Vec<u8>, mut number: u64) {
 }
 
 /// The text or the message in a field of a message, if it is there.
-#[must_use]
 pub fn bytes(message: &[u8], field: u64) -> Option<&[u8]> {
     match last(message, field)? {
         Value::Bytes(bytes) => Some(bytes),
@@ -54,7 +53,6 @@ pub fn bytes(message: &[u8], field: u64) -> Option<&[u8]> {
 }
 
 /// The integer in a field of a message; 0, which is not written, if it is not there.
-#[must_use]
 pub fn number(message: &[u8], field: u64) -> u64 {
     match last(message, field) {
         Some(Value::Number(number)) => number,
@@ -69,7 +67,6 @@ fn last(message: &[u8], field: u64) -> Option<Value<'_>> {
 }
 
 /// Whether these bytes can be a message.
-#[must_use]
 pub fn is_message(bytes: &[u8]) -> bool {
     fields(bytes).is_some()
 }

@@ -103,7 +103,6 @@ pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
 
 /// The name of a channel: a UUID with these random bits. Acknowledgements count by channel, so each
 /// run has one of its own; the collector forgets idle ones.
-#[must_use]
 pub fn channel(bits: u128) -> String {
     let digits = format!("{bits:032x}");
     let [a, b, c, d] = [0..8, 8..12, 13..16, 17..20].map(|part| &digits[part]);
@@ -130,25 +129,25 @@ impl Receipt {
     }
 
     /// The address at which this is asked for, made from that for events.
-    #[must_use]
     pub fn address(&self, events: &Url, channel: &str) -> String {
-        let (before, _) = events.path().split_once(COLLECTOR).unwrap_or_default();
-        let query = events.query().map(|query| format!("&{}", query.expose()));
+        let (before, _) = events.path.split_once(COLLECTOR).unwrap_or_default();
+        let query = events
+            .query
+            .as_ref()
+            .map(|query| format!("&{}", query.expose()));
         format!(
             "{}{before}{COLLECTOR}/ack?channel={channel}{}",
-            events.origin(),
+            events.origin,
             query.unwrap_or_default()
         )
     }
 
     /// The body of the question.
-    #[must_use]
     pub fn question(&self) -> String {
         format!("{{\"acks\":[{}]}}", self.id)
     }
 
     /// Reads the answer: whether the indexer has the events. `None` if it is something else.
-    #[must_use]
     pub fn is_stored(&self, body: &[u8]) -> Option<bool> {
         #[derive(Deserialize)]
         struct Reply {

@@ -54,7 +54,6 @@ impl Connection {
     /// Prepares connections through this proxy and with this client certificate. `timeout` limits
     /// each request. `secrets` are what requests will hold and messages must not. Nothing is sent
     /// yet.
-    #[must_use]
     pub fn new(
         proxy: Option<&Proxy>,
         client: Option<ClientCert>,
@@ -71,7 +70,7 @@ impl Connection {
             .max_idle_connections(MOST_CONNECTIONS)
             .max_idle_connections_per_host(MOST_CONNECTIONS)
             .user_agent(concat!("tfc-audit/", env!("CARGO_PKG_VERSION")))
-            .proxy(proxy.map(Proxy::to_ureq))
+            .proxy(proxy.map(|proxy| proxy.proxy.clone()))
             .tls_config(tls::config(client))
             .build();
         Self {
@@ -126,7 +125,6 @@ impl Connection {
     ///
     /// ureq then prepares TLS anew for each new connection. So a limit that is not shorter, as of
     /// nearly all requests, changes nothing.
-    #[must_use]
     pub fn limit<B>(&self, request: RequestBuilder<B>, timeout: Duration) -> RequestBuilder<B> {
         if timeout >= self.timeout {
             request
@@ -136,7 +134,6 @@ impl Connection {
     }
 
     /// Describes an error: what failed and, where that is known, what to do. Safe to show.
-    #[must_use]
     pub fn describe(&self, error: &Error) -> String {
         let words = match tls::fault(error) {
             Some(fault) => tls::describe(fault),
@@ -150,7 +147,6 @@ impl Connection {
     }
 
     /// A text from the other side as messages show it, without our secrets.
-    #[must_use]
     pub fn show(&self, text: &[u8]) -> String {
         secret::excerpt(&self.secrets, text)
     }
@@ -189,7 +185,7 @@ impl Connection {
         match (proxy_status(error), &self.proxy) {
             (Some(407), Some(proxy)) => format!(
                 "the proxy answered 407: it needs a user name and a password, so set ${} to http://USER:PASSWORD@HOST:PORT (special characters percent-encoded)",
-                proxy.variable()
+                proxy.variable
             ),
             (Some(status), _) => format!(
                 "the proxy answered {status}: may it connect to this host and port, and can it? NO_PROXY names the hosts to connect to directly"
@@ -236,7 +232,6 @@ pub fn read_body(response: Response<Body>, most: u64, bytes: &mut Vec<u8>) -> Re
 }
 
 /// Whether a retry may succeed where a request has no complete answer.
-#[must_use]
 pub fn is_retryable(error: &Error) -> bool {
     match error {
         Error::BodyExceedsLimit(_)
@@ -250,26 +245,22 @@ pub fn is_retryable(error: &Error) -> bool {
 }
 
 /// Whether the connection broke off before there was an answer.
-#[must_use]
 pub fn is_broken_off(error: &Error) -> bool {
     matches!(error, Error::Io(error) if BROKEN_OFF.contains(&error.kind()))
 }
 
 /// The value of a header, if the header is there and is text.
-#[must_use]
 pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// The wait that an answer asks for.
-#[must_use]
 pub fn wait(headers: &HeaderMap) -> Option<Duration> {
     named_wait(|name| header(headers, name))
 }
 
 /// The wait after the last answer that the rate limit allows for now. HCP Terraform sends
 /// `x-ratelimit-remaining`, and `x-ratelimit-reset` in seconds.
-#[must_use]
 pub fn spent(headers: &HeaderMap) -> Option<Duration> {
     let is_spent = header(headers, "x-ratelimit-remaining").is_some_and(|left| left.trim() == "0");
     is_spent.then(|| wait(headers)).flatten()
@@ -277,7 +268,6 @@ pub fn spent(headers: &HeaderMap) -> Option<Duration> {
 
 /// The address that a redirect names; `None` for any other answer. User name, password, query and
 /// fragment are left out, because they may be secret. The rest is foreign text.
-#[must_use]
 pub fn redirect(response: &Response<Body>) -> Option<String> {
     let location = response.headers().get("location");
     let location = location.filter(|_| response.status().is_redirection())?;

@@ -68,7 +68,6 @@ fn provider() -> CryptoProvider {
 }
 
 /// The settings for ureq: the platform's trust store, and a client certificate if there is one.
-#[must_use]
 pub fn config(client: Option<ClientCert>) -> TlsConfig {
     TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
@@ -78,7 +77,6 @@ pub fn config(client: Option<ClientCert>) -> TlsConfig {
 }
 
 /// The TLS error in an error of ureq, which wraps those of a handshake in an I/O error.
-#[must_use]
 pub fn fault(error: &ureq::Error) -> Option<&rustls::Error> {
     match error {
         ureq::Error::Rustls(fault) => Some(fault),
@@ -89,7 +87,6 @@ pub fn fault(error: &ureq::Error) -> Option<&rustls::Error> {
 
 /// Whether a retry would fail in the same way, as with a certificate or a version of TLS. A garbled
 /// message may arrive whole the next time.
-#[must_use]
 pub fn is_permanent(fault: &rustls::Error) -> bool {
     use rustls::Error::{
         AlertReceived, General, InvalidCertificate, InvalidMessage, PeerIncompatible,
@@ -106,7 +103,6 @@ pub fn is_permanent(fault: &rustls::Error) -> bool {
 const NO_TLS: InvalidMessage = InvalidMessage::InvalidContentType;
 
 /// Describes an error and says what to do, where that is known. Safe to show.
-#[must_use]
 pub fn describe(fault: &rustls::Error) -> String {
     let text = format!("TLS: {}", excerpt(fault.to_string().as_bytes()));
     match fault {

@@ -23,7 +23,6 @@ pub struct Report {
 
 impl Report {
     /// Returns how many events the receiver accepted: the committed ones without dead letters.
-    #[must_use]
     pub fn accepted(&self) -> u64 {
         self.delivered.saturating_sub(self.delivery.dead_letters)
     }
@@ -31,13 +30,11 @@ impl Report {
     /// Returns how many events this run has to deliver in all, by the service's counts.
     ///
     /// `None` if the service sends no counts.
-    #[must_use]
     pub fn expected(&self) -> Option<u64> {
         self.walk.ahead.map(|ahead| self.walk.found + ahead)
     }
 
     /// Returns how many events are known to wait for their delivery.
-    #[must_use]
     pub fn waiting(&self) -> Option<u64> {
         let expected = self.expected()?;
         Some(expected.saturating_sub(self.delivered))

@@ -36,7 +36,6 @@ struct Line {
 impl Progress {
     /// Prepares the progress line if standard error is a terminal that can clear a line, and nothing
     /// else is written there: neither events nor the output of a program.
-    #[must_use]
     pub fn new(config: &Config) -> Self {
         let prints = config.dry_run || config.destination == Destination::Stdout;
         let is_alone = if prints {

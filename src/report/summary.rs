@@ -10,7 +10,6 @@ use crate::text::span;
 /// Sums up a run that took this long and ends `now`. `is_dry` is for `--dry-run`.
 ///
 /// Returns `None` if no page was read: the error says all there is to say then.
-#[must_use]
 pub fn summary(
     report: &Report,
     is_dry: bool,

@@ -36,7 +36,6 @@ pub struct Client {
 
 impl Client {
     /// Prepares a client. `timeout` limits each request. Nothing is sent yet.
-    #[must_use]
     pub fn new(endpoint: &Url, proxy: Option<&Proxy>, token: &Secret, timeout: Duration) -> Self {
         let authorization = Secret::new(format!("Bearer {}", token.expose()));
         Self {

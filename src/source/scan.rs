@@ -70,7 +70,6 @@ fn list<E: From<&'static str>>(
 
 /// Reads a string, and returns its text with the position behind it. `None` if there is no string,
 /// or one with half of a surrogate pair.
-#[must_use]
 pub fn string(text: &str, at: usize) -> Option<(Cow<'_, str>, usize)> {
     let bytes = text.as_bytes();
     let start = after(bytes, at, b'"')?;
@@ -92,7 +91,6 @@ pub fn value(text: &str, at: usize) -> Result<usize, &'static str> {
 }
 
 /// The next byte that is not white space, and its position; `None` at the end of the text.
-#[must_use]
 pub fn token(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
     loop {
         match *bytes.get(at)? {
