@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ::time::OffsetDateTime;
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
+use strsim::levenshtein;
 
 use crate::format::{FORMATS, Format, Label};
 use crate::help;
@@ -244,9 +245,11 @@ fn split_values(arguments: impl IntoIterator<Item = String>) -> Result<Vec<Strin
     Ok(words)
 }
 
+/// The options as argh knows them.
+static INFO: LazyLock<CommandInfoWithArgs> = LazyLock::new(Args::get_args_info);
+
 /// The option that a word names, if it names one.
 fn option(word: &str) -> Option<&'static FlagInfo<'static>> {
-    static INFO: LazyLock<CommandInfoWithArgs> = LazyLock::new(Args::get_args_info);
     INFO.flags.iter().find(|flag| {
         let is_short = flag.short.is_some_and(|short| word == format!("-{short}"));
         word == flag.long || is_short
@@ -302,33 +305,17 @@ fn unknown(argument: &str, words: &[&str]) -> String {
 }
 
 /// The known option that was probably meant: the word is its beginning, or differs in two letters.
-fn nearest(word: &str) -> Option<String> {
-    let flags = Args::get_args_info().flags;
-    let distances = flags.iter().filter_map(|flag| {
+fn nearest(word: &str) -> Option<&'static str> {
+    let distances = INFO.flags.iter().filter_map(|flag| {
         let is_beginning = word.len() > 3 && flag.long.starts_with(word);
         let distance = if is_beginning {
             0
         } else {
-            edits(word, flag.long)
+            levenshtein(word, flag.long)
         };
-        (distance <= 2).then_some((distance, flag.long.to_owned()))
+        (distance <= 2).then_some((distance, flag.long))
     });
     distances.min().map(|(_, long)| long)
-}
-
-/// How many letters have to be added, removed or replaced to turn one word into the other.
-fn edits(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (place, letter) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = place + 1;
-        for (column, theirs) in other.bytes().enumerate() {
-            let replaced = diagonal + usize::from(letter != theirs);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 /// A time of `--since` or `--until`.
