@@ -16,8 +16,6 @@ use std::io::{ErrorKind, Write};
 use std::process::Command;
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
-
 use crate::checkpoint::{Checkpoint, file};
 use crate::clock::Clock;
 use crate::config::values::{CheckpointPlace, Header, TokenSource};
@@ -35,7 +33,7 @@ use crate::secret::Secret;
 use crate::source::client::Client;
 use crate::source::page::Page;
 use crate::source::{PageRequest, Source};
-use crate::text::{excerpt, one_line, span};
+use crate::text::{age, excerpt, one_line, span};
 use crate::time;
 
 /// Tries one thing that a run needs, and leaves it as it is.
@@ -233,11 +231,6 @@ fn clock(check: &mut Check) -> Finding {
         return Err(Warn(format!("{text}; set it (NTP): {effect}")));
     }
     Ok(text)
-}
-
-/// Returns the time from one instant to a later one as text; zero if it is not later.
-fn age(from: OffsetDateTime, to: OffsetDateTime) -> String {
-    span(Duration::try_from(to - from).unwrap_or_default())
 }
 
 /// Says how far earlier runs got, if the checkpoint belongs to the token's organization.

@@ -100,12 +100,9 @@ pub struct Text {
 impl<T: Into<String>> From<T> for Text {
     fn from(json: T) -> Self {
         let json = json.into();
-        let is_line_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
         // A search that does not stop early is compiled to check many bytes at a time.
-        let has_line_breaks = json
-            .as_bytes()
-            .iter()
-            .fold(false, |found, byte| found | is_line_break(byte));
+        let found = |found, byte| found | matches!(byte, b'\n' | b'\r');
+        let has_line_breaks = json.bytes().fold(false, found);
         Self {
             json,
             has_line_breaks,
@@ -163,12 +160,11 @@ impl EventId {
     /// Returns the UUID's own bits. Any other `id` is hashed with a random key, so that nobody can
     /// construct two IDs that collide.
     pub fn identity(&self) -> Identity {
-        static KEYS: LazyLock<[RandomState; 2]> =
-            LazyLock::new(|| [RandomState::new(), RandomState::new()]);
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         match self {
             Self::Uuid(bytes) => u128::from_be_bytes(*bytes),
             Self::Other(text) => {
-                let [high, low] = [0, 1].map(|half: usize| u128::from(KEYS[half].hash_one(text)));
+                let [high, low] = [0, 1].map(|half| u128::from(KEY.hash_one((half, text))));
                 high << 64 | low
             }
         }
@@ -230,9 +226,7 @@ impl Serialize for EventId {
 
 impl<'de> Deserialize<'de> for EventId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-        Text::deserialize(deserializer).map(|Text(text)| Self::new(&text))
+        String::deserialize(deserializer).map(|text| Self::new(&text))
     }
 }
 

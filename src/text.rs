@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 /// The most characters of foreign text that a message shows.
 const EXCERPT: usize = 200;
 
@@ -58,6 +60,11 @@ fn is_invisible(character: char) -> bool {
         character,
         '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
     )
+}
+
+/// Formats the time from one instant to a later one; zero if it is not later.
+pub fn age(from: OffsetDateTime, to: OffsetDateTime) -> String {
+    span(Duration::try_from(to - from).unwrap_or_default())
 }
 
 /// Formats a span of time for people, in its two largest units: `12s`, `4m08s`, `3h12m`, `13d4h`.

@@ -4,6 +4,7 @@ pub mod proxy;
 pub mod url;
 pub mod values;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -316,25 +317,23 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
 /// Refuses labels that the format cannot take. Loki's names are documented at
 /// <https://grafana.com/docs/loki/latest/get-started/labels/>.
 fn check_labels(labels: &[Label], format: Format) -> Result<(), String> {
-    let is_loki_name = |name: &str| {
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        name.chars().all(is_word) && !name.starts_with(|c: char| c.is_ascii_digit())
-    };
-    let other = labels.iter().find(|(name, _)| !is_loki_name(name));
-    let mut names: Vec<_> = labels.iter().map(|(name, _)| name).collect();
-    names.sort_unstable();
-    if let Some([name, ..]) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+    let has_labels = matches!(format, Format::Loki | Format::SplunkHec | Format::Otlp);
+    if !has_labels {
+        let given = [("label", !labels.is_empty())];
+        return refuse(&given, "goes with --format splunk-hec, loki or otlp");
+    }
+    let mut names = HashSet::new();
+    if let Some((name, _)) = labels.iter().find(|(name, _)| !names.insert(name)) {
         return Err(format!("--label: {name:?} is given more than once"));
     }
-    match (format, other) {
-        (Format::Loki, Some((name, _))) => Err(format!(
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let is_loki_name =
+        |name: &str| name.chars().all(is_word) && !name.starts_with(|c: char| c.is_ascii_digit());
+    match labels.iter().find(|(name, _)| !is_loki_name(name)) {
+        Some((name, _)) if format == Format::Loki => Err(format!(
             "--label: {name:?} is not a label name of Loki: use letters, digits and _, but no digit at the start"
         )),
-        (Format::Loki | Format::SplunkHec | Format::Otlp, _) => Ok(()),
-        _ => refuse(
-            &[("label", !labels.is_empty())],
-            "goes with --format splunk-hec, loki or otlp",
-        ),
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,6 @@ use crate::event::Event;
 use crate::fs;
 
 /// The file of `--dead-letter`.
-#[derive(Debug)]
 pub struct DeadLetters {
     path: PathBuf,
     lines: LineFile,
@@ -30,13 +29,11 @@ impl DeadLetters {
             }
             LineFile::new(file, path.clone(), clock)
         });
-        match lines {
-            Ok(lines) => Ok(Self { path, lines }),
-            Err(error) => Err(Error::Usage(format!(
-                "--dead-letter: cannot open {}: {error}",
-                path.display()
-            ))),
-        }
+        let shown = path.display();
+        let lines = lines.map_err(|error| {
+            Error::Usage(format!("--dead-letter: cannot open {shown}: {error}"))
+        })?;
+        Ok(Self { path, lines })
     }
 
     /// Appends events, byte for byte as the service sent them, and syncs the file.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::clock::{Clock, SystemClock};
 
 /// A file to which lines are appended. It may also be a pipe or a device.
-#[derive(Debug)]
 pub struct LineFile {
     file: File,
     /// The name by which the file can be opened for reading.

@@ -58,7 +58,6 @@ pub trait Target {
 }
 
 /// The proof that events need not be delivered again. A commit requires it.
-#[derive(Debug)]
 pub struct Acknowledged<'a> {
     events: &'a [Event],
 }

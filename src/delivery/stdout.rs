@@ -25,7 +25,6 @@ const BATCH: Limits = Limits {
 };
 
 /// Standard output as a receiver.
-#[derive(Debug)]
 pub struct Stdout {
     /// `None` after a write that is stuck.
     lines: Option<LineFile>,

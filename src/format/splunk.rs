@@ -111,7 +111,6 @@ pub fn channel(bits: u128) -> String {
 
 /// The promise of an acknowledgement by the indexer
 /// (<https://docs.splunk.com/Documentation/Splunk/latest/Data/AboutHECIDXAck>).
-#[derive(Debug)]
 pub struct Receipt {
     id: u64,
 }

@@ -40,7 +40,6 @@ const BROKEN_OFF: [ErrorKind; 4] = [
 ];
 
 /// Connections to one server, kept open between requests.
-#[derive(Debug)]
 pub struct Connection {
     agent: Mutex<Agent>,
     timeout: Duration,

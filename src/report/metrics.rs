@@ -24,6 +24,23 @@ use crate::time;
 
 /// The beginning of every file of ours. A file with another one is not replaced.
 const START: &str = "# HELP tfc_audit_";
+/// The metrics in their order, each with its help.
+const METRICS: &str = "\
+tfc_audit_last_run_timestamp_seconds The time at which the last run ended.
+tfc_audit_last_run_duration_seconds The time that the last run took.
+tfc_audit_last_run_exit_code The exit code of the last run.
+tfc_audit_last_run_events_delivered Events that the receiver accepted, without dead letters.
+tfc_audit_last_run_dead_letters Events that the receiver refused and that were put aside.
+tfc_audit_last_run_service_pages Pages that the last run read from the service.
+tfc_audit_last_run_service_retries Requests to the service that the last run repeated.
+tfc_audit_last_run_service_bytes Bytes of the pages that the last run read, decompressed.
+tfc_audit_last_run_receiver_requests Requests, runs of the program or writes of the last run.
+tfc_audit_last_run_receiver_retries Requests to the receiver that the last run repeated.
+tfc_audit_last_run_receiver_bytes Bytes handed to the receiver, before compression.
+tfc_audit_last_success_timestamp_seconds The time at which the last run with exit code 0 ended.
+tfc_audit_newest_event_timestamp_seconds The timestamp of the newest event that was delivered.
+tfc_audit_events_waiting Events that were known to wait for delivery.";
+
 /// Larger than any file of ours, in bytes.
 const MOST_READ: u64 = 64 * 1024;
 
@@ -79,8 +96,9 @@ fn render(name: &str, before: &str, report: &Report, ending: &Ending) -> String 
         .replace('"', "\\\"")
         .replace('\n', r"\n");
     let mut text = String::new();
-    for (metric, help, value) in gauges(before, report, ending) {
-        if let Some(value) = value {
+    for line in METRICS.lines() {
+        let (metric, help) = line.split_once(' ').unwrap_or_default();
+        if let Some(value) = value(metric, before, report, ending) {
             // Writing to a string cannot fail.
             let _ = write!(
                 text,
@@ -91,94 +109,40 @@ fn render(name: &str, before: &str, report: &Report, ending: &Ending) -> String 
     text
 }
 
-/// Returns each metric's name, its help and its value, if that is known.
-fn gauges(
-    before: &str,
-    report: &Report,
-    ending: &Ending,
-) -> [(&'static str, &'static str, Option<String>); 14] {
-    const SUCCESS: &str = "tfc_audit_last_success_timestamp_seconds";
-    const NEWEST: &str = "tfc_audit_newest_event_timestamp_seconds";
-    const WAITING: &str = "tfc_audit_events_waiting";
+/// Returns a metric's value, if it is known. `before` is the content of the file so far.
+fn value(metric: &str, before: &str, report: &Report, ending: &Ending) -> Option<String> {
     let Report { walk, delivery, .. } = report;
-    let count = |count: u64| Some(count.to_string());
-    let text = |value: f64| value.to_string();
+    let before = value_in(before, metric);
     let now = seconds(time::floor_second(ending.at));
-    let success = (ending.exit == Exit::Success).then_some(now);
-    let newest = [report.newest.map(seconds), value_in(before, NEWEST)];
-    let waiting = report.waiting().and_then(count);
-    [
-        (
-            "tfc_audit_last_run_timestamp_seconds",
-            "The time at which the last run ended.",
-            Some(text(now)),
-        ),
-        (
-            "tfc_audit_last_run_duration_seconds",
-            "The time that the last run took.",
-            Some(format!("{:.3}", ending.took.as_secs_f64())),
-        ),
-        (
-            "tfc_audit_last_run_exit_code",
-            "The exit code of the last run.",
-            count(ending.exit as u64),
-        ),
-        (
-            "tfc_audit_last_run_events_delivered",
-            "Events that the receiver accepted in the last run, without dead letters.",
-            count(report.accepted()),
-        ),
-        (
-            "tfc_audit_last_run_dead_letters",
-            "Events that the receiver refused in the last run and that were put aside.",
-            count(delivery.dead_letters),
-        ),
-        (
-            "tfc_audit_last_run_service_pages",
-            "Pages that the last run read from the service.",
-            count(walk.pages),
-        ),
-        (
-            "tfc_audit_last_run_service_retries",
-            "Requests to the service that the last run repeated.",
-            count(walk.retries),
-        ),
-        (
-            "tfc_audit_last_run_service_bytes",
-            "Bytes of the pages that the last run read, decompressed.",
-            count(walk.bytes),
-        ),
-        (
-            "tfc_audit_last_run_receiver_requests",
-            "Requests, runs of the program or writes to standard output of the last run.",
-            count(delivery.requests),
-        ),
-        (
-            "tfc_audit_last_run_receiver_retries",
-            "Requests to the receiver that the last run repeated.",
-            count(delivery.retries),
-        ),
-        (
-            "tfc_audit_last_run_receiver_bytes",
-            "Bytes that the last run handed to the receiver, before compression.",
-            count(delivery.bytes),
-        ),
-        (
-            SUCCESS,
-            "The time at which the last run with exit code 0 ended.",
-            success.or_else(|| value_in(before, SUCCESS)).map(text),
-        ),
-        (
-            NEWEST,
-            "The timestamp of the newest event that was delivered.",
-            newest.into_iter().flatten().reduce(f64::max).map(text),
-        ),
-        (
-            WAITING,
-            "Events that were known to wait for delivery.",
-            waiting.or_else(|| value_in(before, WAITING).map(text)),
-        ),
-    ]
+    let count = match metric {
+        "tfc_audit_last_run_timestamp_seconds" => return Some(now.to_string()),
+        "tfc_audit_last_run_duration_seconds" => {
+            return Some(format!("{:.3}", ending.took.as_secs_f64()));
+        }
+        "tfc_audit_last_success_timestamp_seconds" => {
+            let success = (ending.exit == Exit::Success).then_some(now);
+            return success.or(before).map(|time| time.to_string());
+        }
+        "tfc_audit_newest_event_timestamp_seconds" => {
+            let newest = [report.newest.map(seconds), before].into_iter().flatten();
+            return newest.reduce(f64::max).map(|time| time.to_string());
+        }
+        "tfc_audit_events_waiting" => match report.waiting() {
+            Some(waiting) => waiting,
+            None => return before.map(|waiting| waiting.to_string()),
+        },
+        "tfc_audit_last_run_exit_code" => ending.exit as u64,
+        "tfc_audit_last_run_events_delivered" => report.accepted(),
+        "tfc_audit_last_run_dead_letters" => delivery.dead_letters,
+        "tfc_audit_last_run_service_pages" => walk.pages,
+        "tfc_audit_last_run_service_retries" => walk.retries,
+        "tfc_audit_last_run_service_bytes" => walk.bytes,
+        "tfc_audit_last_run_receiver_requests" => delivery.requests,
+        "tfc_audit_last_run_receiver_retries" => delivery.retries,
+        "tfc_audit_last_run_receiver_bytes" => delivery.bytes,
+        _ => return None,
+    };
+    Some(count.to_string())
 }
 
 /// Seconds since 1970.
@@ -228,6 +192,7 @@ mod tests {
         has(&first, "last_run_dead_letters", "2");
         has(&first, "last_run_duration_seconds", "1.235");
         has(&first, "last_run_exit_code", "0");
+        assert_eq!(first.lines().count(), 3 * METRICS.lines().count());
 
         let ended = ending(Exit::SourceFailed, "2026-01-02T04:00:00Z");
         let second = render("a.prom", &first, &Report::default(), &ended);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::report::Report;
-use crate::text::span;
+use crate::text::age;
 
 /// Sums up a run that took this long and ends `now`. `is_dry` is for `--dry-run`.
 ///
@@ -39,10 +39,7 @@ pub fn summary(
             parts.push(format!("{count} left for the next run"));
         }
         parts.push(match report.newest {
-            Some(newest) => {
-                let age = Duration::try_from(now - newest).unwrap_or_default();
-                format!("the newest event delivered is {} old", span(age))
-            }
+            Some(newest) => format!("the newest event delivered is {} old", age(newest, now)),
             None => "no event was delivered yet".to_owned(),
         });
     }

@@ -235,7 +235,7 @@ fn the_man_page_lists_exactly_the_metrics() {
             .collect()
     };
     let source = text("src/report/metrics.rs");
-    let written = metrics(between(&source, "fn gauges(", "#[cfg(test)]"));
+    let written = metrics(between(&source, "const METRICS", "#[cfg(test)]"));
     assert_eq!(written.len(), 14);
     assert_eq!(metrics(&man_page()), written);
 }
