@@ -193,7 +193,7 @@ fn service(check: &mut Check) -> Finding {
     let page = page.map_err(|failure| Error::Source(failure.error))?;
     let organization = page.events.iter().find_map(Event::organization);
     let whose = organization.map_or(String::new(), |organization| {
-        format!(" of the organization {}", excerpt(organization.as_bytes()))
+        format!(" of the organization {organization}")
     });
     check.page = Some(page);
     Ok(format!("{} accepts the token{whose}", config.endpoint))

@@ -139,15 +139,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Source(error) => Some(error),
-            Self::Stdout(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+// Each message includes its cause, which is no `source` therefore.
+impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {

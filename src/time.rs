@@ -28,24 +28,17 @@ fn with_usual_offset(text: &str) -> Option<String> {
 /// Formats a time in UTC as the service does: `2026-01-02T03:04:05.000Z`. A time finer than
 /// milliseconds keeps its digits.
 pub fn format(time: OffsetDateTime) -> String {
-    let time = time.to_offset(UtcOffset::UTC);
     let nanoseconds = format!("{:09}", time.nanosecond());
     let (milliseconds, finer) = nanoseconds.split_at(3);
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{milliseconds}{}Z",
-        time.year(),
-        u8::from(time.month()),
-        time.day(),
-        time.hour(),
-        time.minute(),
-        time.second(),
-        finer.trim_end_matches('0'),
-    )
+    let whole = floor_second(time.to_offset(UtcOffset::UTC)).format(&Rfc3339);
+    let whole = whole.unwrap_or_default();
+    let finer = finer.trim_end_matches('0');
+    format!("{}.{milliseconds}{finer}Z", whole.trim_end_matches('Z'))
 }
 
 /// Cuts a time to its whole second.
 pub fn floor_second(time: OffsetDateTime) -> OffsetDateTime {
-    time.replace_nanosecond(0).unwrap_or(time)
+    time.truncate_to_second()
 }
 
 /// Returns the time `span` before `time`, or the start of the year 0 if that is later: RFC 3339 has
