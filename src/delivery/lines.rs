@@ -1,7 +1,8 @@
 //! Files of lines, which never keep half a line: standard output, and the file of dead letters.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct LineFile {
     pub is_regular: bool,
     /// Nothing was appended yet.
     is_fresh: bool,
+    /// How many bytes the last call has written.
+    written: u64,
     clock: SystemClock,
 }
 
@@ -31,6 +34,7 @@ impl LineFile {
             path,
             is_regular,
             is_fresh: true,
+            written: 0,
             clock,
         })
     }
@@ -42,12 +46,12 @@ impl LineFile {
     /// If some line may be missing.
     pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let start = self.end()?;
-        let mut written = 0;
-        let result = self.write(lines, start, &mut written);
+        self.written = 0;
+        let result = self.write(lines, start);
         if let (Err(_), Some(start)) = (&result, start) {
             let length = self.file.metadata().map(|now| now.len());
             // Any other length means that another process has written since.
-            if length.is_ok_and(|length| length == start + written) {
+            if length.is_ok_and(|length| length == start + self.written) {
                 let cut = self.file.set_len(start);
                 let _ = cut.and_then(|()| self.file.seek(SeekFrom::Start(start)));
             }
@@ -67,13 +71,13 @@ impl LineFile {
         }))
     }
 
-    fn write(&mut self, lines: &[u8], start: Option<u64>, written: &mut u64) -> io::Result<()> {
+    fn write(&mut self, lines: &[u8], start: Option<u64>) -> io::Result<()> {
         if std::mem::take(&mut self.is_fresh)
             && start.is_some_and(|start| self.ends_in_half_a_line(start))
         {
-            write_all(&mut self.file, b"\n", written, &self.clock)?;
+            self.write_all(b"\n")?;
         }
-        write_all(&mut self.file, lines, written, &self.clock)?;
+        self.write_all(lines)?;
         if self.is_regular {
             self.file.sync_data()?;
         }
@@ -85,40 +89,30 @@ impl LineFile {
     fn ends_in_half_a_line(&self, end: u64) -> bool {
         let last_byte = || -> io::Result<u8> {
             let last = end.checked_sub(1).ok_or(ErrorKind::UnexpectedEof)?;
-            let mut file = File::open(&self.path)?;
-            file.seek(SeekFrom::Start(last))?;
             let mut byte = [0];
-            file.read_exact(&mut byte)?;
+            File::open(&self.path)?.read_exact_at(&mut byte, last)?;
             Ok(byte[0])
         };
         last_byte().is_ok_and(|byte| byte != b'\n')
     }
-}
 
-/// Writes all bytes and adds their number to `written`, also if it fails. The program at the other
-/// end may have made a pipe non-blocking: then this waits until the pipe takes more.
-///
-/// # Errors
-/// If some bytes could not be written.
-pub fn write_all(
-    file: &mut File,
-    mut bytes: &[u8],
-    written: &mut u64,
-    clock: &dyn Clock,
-) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                bytes = &bytes[count..];
-                *written += count as u64;
+    /// Writes all bytes. The program at the other end may have made a pipe non-blocking: then this
+    /// waits until the pipe takes more.
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    self.written += count as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.clock.sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                clock.sleep(Duration::from_millis(5));
-            }
-            Err(error) => return Err(error),
         }
+        Ok(())
     }
-    Ok(())
 }

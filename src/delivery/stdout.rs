@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::clock::{Clock, SystemClock, within};
 use crate::config::Post;
 use crate::delivery::Target;
-use crate::delivery::lines::{self, LineFile};
+use crate::delivery::lines::LineFile;
 use crate::error::Error;
 use crate::event::Event;
 use crate::format::{Encoder, Format, Limits, Verdict};
@@ -29,6 +29,8 @@ pub struct Stdout {
     /// `None` after a write that is stuck.
     lines: Option<LineFile>,
     encoder: Encoder,
+    /// The limits of a batch; `None` for those of the run.
+    limits: Option<Limits>,
     clock: SystemClock,
 }
 
@@ -42,7 +44,26 @@ impl Stdout {
         Ok(Self {
             lines: Some(lines.map_err(Error::Stdout)?),
             encoder: Encoder::new(Format::Ndjson, normalize, &[]),
+            limits: Some(BATCH),
             clock,
+        })
+    }
+}
+
+/// Standard output in the place of an HTTP receiver: it shows the bodies before compression, each
+/// ending in a line feed. Every format stays a sequence of JSON values that way.
+pub struct Preview;
+
+impl Preview {
+    /// Takes this process's standard output.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn of_process(post: &Post, normalize: bool, clock: SystemClock) -> Result<Stdout, Error> {
+        Ok(Stdout {
+            encoder: Encoder::new(post.format, normalize, &post.labels),
+            limits: None,
+            ..Stdout::of_process(normalize, clock)?
         })
     }
 }
@@ -68,8 +89,13 @@ fn was_closed(stdout: &File) -> io::Result<bool> {
 }
 
 impl Target for Stdout {
-    fn encode(&self, events: &[Event], _: Limits) -> (Vec<u8>, usize) {
-        self.encoder.encode(events, BATCH, self.clock.now())
+    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
+        let limits = self.limits.unwrap_or(limits);
+        let (mut body, count) = self.encoder.encode(events, limits, self.clock.now());
+        if !body.ends_with(b"\n") {
+            body.push(b'\n');
+        }
+        (body, count)
     }
 
     fn send(&mut self, _: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
@@ -96,45 +122,4 @@ impl Target for Stdout {
 /// The error for a write that takes too long.
 fn stuck() -> Error {
     Error::Stuck("the reader of standard output".to_owned())
-}
-
-/// Standard output in the place of an HTTP receiver: it shows the bodies before compression, each
-/// ending in a line feed. Every format stays a sequence of JSON values that way.
-pub struct Preview {
-    file: File,
-    encoder: Encoder,
-    clock: SystemClock,
-}
-
-impl Preview {
-    /// Takes this process's standard output.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub fn of_process(post: &Post, normalize: bool, clock: SystemClock) -> Result<Self, Error> {
-        Ok(Self {
-            file: duplicate().map_err(Error::Stdout)?,
-            encoder: Encoder::new(post.format, normalize, &post.labels),
-            clock,
-        })
-    }
-}
-
-impl Target for Preview {
-    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        let (mut body, count) = self.encoder.encode(events, limits, self.clock.now());
-        if !body.ends_with(b"\n") {
-            body.push(b'\n');
-        }
-        (body, count)
-    }
-
-    fn send(&mut self, _: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
-        let mut file = self.file.try_clone().map_err(Error::Stdout)?;
-        let (body, clock) = (body.to_vec(), self.clock);
-        let write = move || lines::write_all(&mut file, &body, &mut 0, &clock);
-        let written = within(timeout, write).map_err(Error::Stdout)?;
-        written.ok_or_else(stuck)?.map_err(Error::of_stdout)?;
-        Ok(Verdict::accepted())
-    }
 }
