@@ -31,10 +31,6 @@ const MANUAL: &str = include_str!("../man/tfc-audit.1");
 /// Events go to standard output as NDJSON. A checkpoint file remembers which events were delivered,
 /// so that each run continues where the last one ended.
 #[derive(ArgsInfo, FromArgs)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch that was typed or not"
-)]
 #[expect(clippy::doc_markdown, reason = "the help texts are not Markdown")]
 #[argh(help_triggers("-h", "--help"))]
 pub struct Args {

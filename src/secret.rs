@@ -77,14 +77,9 @@ pub fn excerpt(secrets: &[Secret], bytes: &[u8]) -> String {
 
 /// Removes a secret from the beginning of a text, in any spelling of each character.
 fn strip_spelled<'t>(text: &'t str, secret: &str) -> Option<&'t str> {
-    secret
-        .chars()
-        .try_fold(text, |rest, character| strip_character(rest, character))
-}
-
-/// Removes a character from the beginning of a text, as it is or in another spelling.
-fn strip_character(text: &str, character: char) -> Option<&str> {
-    strip_encoded(text, character).or_else(|| text.strip_prefix(character))
+    secret.chars().try_fold(text, |rest, character| {
+        strip_encoded(rest, character).or_else(|| rest.strip_prefix(character))
+    })
 }
 
 /// Removes a character that is written as in JSON (`\/`, `\u002b`), as in HTML (`&#43;`, `&amp;`) or

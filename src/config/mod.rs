@@ -67,10 +67,6 @@ impl fmt::Display for Destination {
 
 /// Everything that decides how a run goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch that was typed or not"
-)]
 pub struct Config {
     /// Print the events that a run would deliver, and deliver nothing.
     pub dry_run: bool,

@@ -32,22 +32,6 @@ pub(super) enum Fate {
 }
 
 impl<'a> Ledger<'a> {
-    pub(super) fn new(
-        events: &'a [Event],
-        commit: Commit<'a>,
-        warn: &'a mut dyn FnMut(&str),
-    ) -> Self {
-        Self {
-            events,
-            fates: vec![Fate::Open; events.len()],
-            committed: 0,
-            settled: 0,
-            row: 0,
-            commit,
-            warn,
-        }
-    }
-
     /// The events at these places.
     pub(super) fn pick(&self, places: &[usize]) -> Cow<'a, [Event]> {
         match places {

@@ -162,7 +162,15 @@ impl<'a> Delivery<'a> {
             let held = held.iter().map(|(event, _)| event);
             all = held.chain(events).cloned().collect();
         }
-        let mut ledger = Ledger::new(&all, commit, warn);
+        let mut ledger = Ledger {
+            events: &all,
+            fates: vec![Fate::Open; all.len()],
+            committed: 0,
+            settled: 0,
+            row: 0,
+            commit,
+            warn,
+        };
         for (place, (_, why)) in held.into_iter().enumerate() {
             ledger.fates[place] = Fate::Refused(why);
         }
@@ -282,7 +290,7 @@ impl<'a> Delivery<'a> {
                 return Err(refused(&left.message));
             }
             if is_alone {
-                self.numbering.refused_alone();
+                self.numbering.told(1);
                 ledger.fates[left.part[0]] = Fate::Refused(left.message);
                 self.settle(ledger)?;
             } else if left.is_numbered {
@@ -375,7 +383,7 @@ impl<'a> Delivery<'a> {
             Taken::None => return Ok(()),
             Taken::Items(items) => items,
             Taken::All => {
-                self.numbering.taken_alone();
+                self.numbering.told(0);
                 part.iter().map(|_| Item::Taken).collect()
             }
             Taken::Before { number, code } => {

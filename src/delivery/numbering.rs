@@ -35,17 +35,11 @@ impl Numbering {
         }
     }
 
-    /// An event that was sent alone was taken: the receiver meant the event behind it.
-    pub(super) fn taken_alone(&mut self) {
+    /// The event that was sent alone tells the first number: 0 if it was taken, since the receiver
+    /// meant the event behind it, and 1 if it was refused.
+    pub(super) fn told(&mut self, first: usize) {
         if let Some(code) = self.open.take() {
-            self.first.insert(code, 0);
-        }
-    }
-
-    /// An event that was sent alone was refused: the receiver meant this one.
-    pub(super) fn refused_alone(&mut self) {
-        if let Some(code) = self.open.take() {
-            self.first.insert(code, 1);
+            self.first.insert(code, first);
         }
     }
 }
