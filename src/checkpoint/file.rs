@@ -38,7 +38,6 @@ impl Store for NoStore {
 /// The checkpoint's file, locked for as long as this value lives.
 pub struct CheckpointFile {
     path: PathBuf,
-    temporary: PathBuf,
     _lock: File,
 }
 
@@ -75,17 +74,14 @@ impl CheckpointFile {
                 result => break result?,
             }
         }
-        Ok(Self {
-            temporary: fs::with_suffix(&path, ".tmp"),
-            path,
-            _lock: lock,
-        })
+        Ok(Self { path, _lock: lock })
     }
 }
 
 impl Store for CheckpointFile {
     fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
-        let (path, temporary) = (&self.path, &self.temporary);
+        let path = &self.path;
+        let temporary = fs::with_suffix(path, ".tmp");
         let json = checkpoint.to_json();
         if json.len() as u64 > LARGEST {
             return Err(format!(
@@ -93,7 +89,7 @@ impl Store for CheckpointFile {
                 path.display()
             ));
         }
-        fs::replace(path, temporary, fs::PRIVATE, &json)
+        fs::replace(path, &temporary, fs::PRIVATE, &json)
             .and_then(|()| fs::sync_directory(path))
             .map_err(|error| {
                 let remedy = if error.kind() == ErrorKind::ResourceBusy {

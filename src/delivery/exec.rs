@@ -58,10 +58,7 @@ impl Target for Exec {
     /// The exit code 0 acknowledges, whatever the command has read. Only `--max-time` limits the
     /// time of a command: without it, `timeout` is [`Duration::MAX`].
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
-        let failed = |message: String| {
-            let message = format!("--exec: {message}");
-            Ok(Verdict::new(Rest::Failed, message))
-        };
+        let failed = |fault: String| Ok(Verdict::new(Rest::Failed, format!("--exec: {fault}")));
         let time = |event: Option<&Event>| event.map_or(String::new(), |it| time::format(it.time));
         let file = match self.file(body) {
             Ok(file) => file,
