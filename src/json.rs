@@ -32,3 +32,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
         deserializer.deserialize_map(Fields(PhantomData))
     }
 }
+
+/// Reads an object; `None` for any other text.
+pub fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
+    serde_json::from_slice(json)
+        .ok()
+        .map(|Object(fields)| fields)
+}

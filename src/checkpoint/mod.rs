@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::url::Url;
 use crate::delivery::Acknowledged;
 use crate::event::{Event, EventId};
-use crate::json::Object;
+use crate::json::{self, Object};
 use crate::text::excerpt;
 use crate::time;
 use crate::walk::identities::IdentitySet;
@@ -37,7 +37,7 @@ use crate::walk::identities::IdentitySet;
 const VERSION: u64 = 1;
 
 /// What earlier runs delivered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The address of the service, as [`Url`] spells it.
     pub endpoint: String,
@@ -79,12 +79,8 @@ impl Checkpoint {
     pub fn new(endpoint: String, since: Option<OffsetDateTime>) -> Self {
         Self {
             endpoint,
-            organization_id: None,
-            destination: None,
-            last_timestamp: None,
             boundary_start: since.map(time::floor_second),
-            boundary: BTreeMap::new(),
-            completed_at: None,
+            ..Self::default()
         }
     }
 
@@ -98,7 +94,7 @@ impl Checkpoint {
         struct Version {
             version: u64,
         }
-        if let Ok(Object(Version { version })) = serde_json::from_slice(json)
+        if let Some(Version { version }) = json::object(json)
             && version != VERSION
         {
             return Err(format!(

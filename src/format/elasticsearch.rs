@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::event::Event;
 use crate::format::{Answer, Item, Rest, Taken, Verdict, quoted};
-use crate::json::Object;
+use crate::json::{self, Object};
 use crate::time;
 
 /// Appends an action and a document, each on its line.
@@ -74,7 +74,7 @@ fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
         #[serde(borrow)]
         error: Option<&'a RawValue>,
     }
-    let Object(bulk): Object<Bulk> = serde_json::from_slice(answer.body?).ok()?;
+    let bulk: Bulk = json::object(answer.body?)?;
     if bulk.errors == Some(false) {
         return Some(Verdict::accepted());
     }

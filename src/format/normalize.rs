@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::event::Event;
-use crate::json::Object;
+use crate::json;
 
 #[derive(Deserialize)]
 struct EventFields<'a> {
@@ -72,12 +72,16 @@ pub fn line(event: &Event, normalized: bool) -> Cow<'_, str> {
 
 /// The values to be replaced, each with its replacement.
 fn changes(json: &str) -> Vec<(&str, String)> {
-    let Some(event) = object::<EventFields>(json) else {
+    let Some(event) = json::object::<EventFields>(json.as_bytes()) else {
         return Vec::new();
     };
-    let resource = event.resource.and_then(|it| object::<Resource>(it.get()));
-    let meta = resource.and_then(|it| object::<Meta>(it.meta?.get()));
-    let payload = meta.as_ref().and_then(|it| object(it.payload?.get()));
+    let resource = event
+        .resource
+        .and_then(|it| json::object::<Resource>(it.get().as_bytes()));
+    let meta = resource.and_then(|it| json::object::<Meta>(it.meta?.get().as_bytes()));
+    let payload = meta
+        .as_ref()
+        .and_then(|it| json::object(it.payload?.get().as_bytes()));
     let version = event.version.map(RawValue::get);
     let version = version.and_then(|old| Some((old, as_string(old)?)));
     let workspaces = [meta, payload].map(|it| workspace_as_object(&it?));
@@ -85,11 +89,6 @@ fn changes(json: &str) -> Vec<(&str, String)> {
         .into_iter()
         .chain(workspaces.into_iter().flatten())
         .collect()
-}
-
-/// Reads an object; `None` for any other value.
-fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
-    serde_json::from_str(json).ok().map(|Object(fields)| fields)
 }
 
 /// A value's JSON text as a string; `None` if the value is a string.

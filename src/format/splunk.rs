@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::config::url::Url;
 use crate::event::Event;
 use crate::format::{Answer, CREDENTIAL, Label, Rest, Taken, Verdict, object, pairs};
-use crate::json::Object;
+use crate::json;
 
 /// What all paths of the collector begin with.
 const COLLECTOR: &str = "/services/collector";
@@ -73,11 +73,9 @@ pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
         #[serde(rename = "invalid-event-number")]
         number: Option<usize>,
     }
-    let reply = answer
-        .body
-        .and_then(|body| serde_json::from_slice(body).ok());
+    let reply = answer.body.and_then(json::object);
     let is_success = answer.is_success();
-    let Some(Object(Reply { code, number })) = reply else {
+    let Some(Reply { code, number }) = reply else {
         return is_success
             .then(|| answer.without_acknowledgement("is no answer of Splunk's collector"));
     };
@@ -111,34 +109,26 @@ pub fn channel(bits: u128) -> String {
 
 /// The promise of an acknowledgement by the indexer
 /// (<https://docs.splunk.com/Documentation/Splunk/latest/Data/AboutHECIDXAck>).
+#[derive(Deserialize)]
 pub struct Receipt {
+    #[serde(rename = "ackId")]
     id: u64,
 }
 
 impl Receipt {
     /// Reads the answer to a delivery. `None` if the token has no indexer acknowledgement.
     pub(super) fn read(body: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Reply {
-            #[serde(rename = "ackId")]
-            id: u64,
-        }
-        let Object(Reply { id }) = serde_json::from_slice(body).ok()?;
-        Some(Self { id })
+        json::object(body)
     }
 
     /// The address at which this is asked for, made from that for events.
     pub fn address(&self, events: &Url, channel: &str) -> String {
         let (before, _) = events.path.split_once(COLLECTOR).unwrap_or_default();
-        let query = events
-            .query
-            .as_ref()
-            .map(|query| format!("&{}", query.expose()));
-        format!(
-            "{}{before}{COLLECTOR}/ack?channel={channel}{}",
-            events.origin,
-            query.unwrap_or_default()
-        )
+        let address = format!("{}{before}{COLLECTOR}/ack?channel={channel}", events.origin);
+        match &events.query {
+            Some(query) => format!("{address}&{}", query.expose()),
+            None => address,
+        }
     }
 
     /// The body of the question.
@@ -152,7 +142,7 @@ impl Receipt {
         struct Reply {
             acks: BTreeMap<String, bool>,
         }
-        let Object(Reply { acks }) = serde_json::from_slice(body).ok()?;
+        let Reply { acks } = json::object(body)?;
         Some(acks.get(&self.id.to_string()) == Some(&true))
     }
 }
