@@ -8,10 +8,9 @@ use tfc_audit::cli::{self, Args, Command};
 use tfc_audit::clock::{Clock, SystemClock};
 use tfc_audit::config::Config;
 use tfc_audit::error::{Error, Exit};
-use tfc_audit::report::Report;
-use tfc_audit::report::metrics::{self, Ending};
 use tfc_audit::report::progress::Progress;
 use tfc_audit::report::summary::summary;
+use tfc_audit::report::{Ending, Report, metrics};
 use tfc_audit::run;
 use tfc_audit::signals;
 
@@ -70,7 +69,7 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
     };
     let exit = ended(result);
     if args.verbose
-        && let Some(summary) = summary(&report, args.dry_run, ending.at, ending.took)
+        && let Some(summary) = summary(&report, args.dry_run, &ending)
     {
         progress.say(&summary);
     }

@@ -13,13 +13,12 @@
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
-use std::time::Duration;
 
 use ::time::OffsetDateTime;
 
 use crate::error::Exit;
 use crate::fs;
-use crate::report::Report;
+use crate::report::{Ending, Report};
 use crate::time;
 
 /// The beginning of every file of ours. A file with another one is not replaced.
@@ -43,17 +42,6 @@ tfc_audit_events_waiting Events that were known to wait for delivery.";
 
 /// Larger than any file of ours, in bytes.
 const MOST_READ: u64 = 64 * 1024;
-
-/// The end of a run.
-#[derive(Clone, Copy, Debug)]
-pub struct Ending {
-    /// Its exit code.
-    pub exit: Exit,
-    /// Its time, by the local clock.
-    pub at: OffsetDateTime,
-    /// The time that the run took.
-    pub took: Duration,
-}
 
 /// Replaces the file with the figures of this run. Everybody can read it, unless the umask says
 /// otherwise.
@@ -161,6 +149,8 @@ fn value_in(before: &str, metric: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn ending(exit: Exit, at: &str) -> Ending {

@@ -4,9 +4,23 @@ pub mod metrics;
 pub mod progress;
 pub mod summary;
 
+use std::time::Duration;
+
 use ::time::OffsetDateTime;
 
+use crate::error::Exit;
 use crate::{delivery, walk};
+
+/// The end of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending {
+    /// Its exit code.
+    pub exit: Exit,
+    /// Its time, by the local clock.
+    pub at: OffsetDateTime,
+    /// The time that the run took.
+    pub took: Duration,
+}
 
 /// A run's figures so far.
 #[derive(Clone, Copy, Debug, Default)]

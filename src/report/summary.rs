@@ -1,21 +1,12 @@
 //! The line that `--verbose` adds at the end of a run.
 
-use std::time::Duration;
-
-use time::OffsetDateTime;
-
-use crate::report::Report;
+use crate::report::{Ending, Report};
 use crate::text::age;
 
-/// Sums up a run that took this long and ends `now`. `is_dry` is for `--dry-run`.
+/// Sums up a run with this ending. `is_dry` is for `--dry-run`.
 ///
 /// Returns `None` if no page was read: the error says all there is to say then.
-pub fn summary(
-    report: &Report,
-    is_dry: bool,
-    now: OffsetDateTime,
-    took: Duration,
-) -> Option<String> {
+pub fn summary(report: &Report, is_dry: bool, ending: &Ending) -> Option<String> {
     let Report { walk, delivery, .. } = report;
     if walk.pages == 0 {
         return None;
@@ -39,7 +30,10 @@ pub fn summary(
             parts.push(format!("{count} left for the next run"));
         }
         parts.push(match report.newest {
-            Some(newest) => format!("the newest event delivered is {} old", age(newest, now)),
+            Some(newest) => format!(
+                "the newest event delivered is {} old",
+                age(newest, ending.at)
+            ),
             None => "no event was delivered yet".to_owned(),
         });
     }
@@ -50,7 +44,7 @@ pub fn summary(
         let batches = counted(batches, "batch", "batches");
         work = format!("{work} and sent {batches}{}", retries(delivery.retries));
     }
-    parts.push(format!("{work} in {:.1} s", took.as_secs_f64()));
+    parts.push(format!("{work} in {:.1} s", ending.took.as_secs_f64()));
     Some(parts.join("; "))
 }
 
@@ -68,13 +62,20 @@ fn retries(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::error::Exit;
     use crate::time;
 
     /// The summary of a run that ends an hour after its newest event and took 1.25 s.
     fn of(report: &Report, is_dry: bool) -> String {
-        let now = time::parse("2026-01-02T04:04:05Z").unwrap();
-        summary(report, is_dry, now, Duration::from_millis(1250)).unwrap_or_default()
+        let ending = Ending {
+            exit: Exit::Success,
+            at: time::parse("2026-01-02T04:04:05Z").unwrap(),
+            took: Duration::from_millis(1250),
+        };
+        summary(report, is_dry, &ending).unwrap_or_default()
     }
 
     fn report() -> Report {
