@@ -171,48 +171,33 @@ impl EventId {
     }
 }
 
-/// Parses `11111111-2222-4333-8444-555555555501` in exactly that spelling, so that formatting it
-/// returns the same text.
-fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
-    let mut bytes = [0; 16];
-    // The bits of all digits together. The value of a digit has no bit above the fourth.
-    let mut all = 0;
-    for (byte, place) in bytes.iter_mut().zip(PLACES) {
-        let digits = [place, place + 1].map(|place| VALUES[usize::from(text[place])]);
-        *byte = digits[0] << 4 | digits[1];
-        all |= digits[0] | digits[1];
-    }
-    let has_hyphens = [8, 13, 18, 23].iter().all(|&place| text[place] == b'-');
-    (all <= 0xf && has_hyphens).then_some(bytes)
-}
-
 /// The position, in a UUID's text, of the first of the two digits of each byte.
 const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
-/// The value of each character as a digit; `u8::MAX` for other characters.
-const VALUES: [u8; 256] = {
-    let mut values = [u8::MAX; 256];
-    let mut digit = 0;
-    while digit < 16 {
-        values[DIGITS[digit as usize] as usize] = digit;
-        digit += 1;
+
+/// Parses `11111111-2222-4333-8444-555555555501` in exactly that spelling.
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    // Right for a digit, and anything for another character: that is not spelled in the same way.
+    let digit = |place: usize| (text[place] & 0xf) + 9 * (text[place] >> 6);
+    let bytes = PLACES.map(|place| digit(place) << 4 | digit(place + 1));
+    (spell_uuid(&bytes) == *text).then_some(bytes)
+}
+
+fn spell_uuid(bytes: &[u8; 16]) -> [u8; 36] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'-'; 36];
+    for (byte, place) in bytes.iter().zip(PLACES) {
+        text[place] = DIGITS[usize::from(byte >> 4)];
+        text[place + 1] = DIGITS[usize::from(byte & 0xf)];
     }
-    values
-};
+    text
+}
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Other(text) => f.write_str(text),
-            Self::Uuid(bytes) => {
-                let mut text = [b'-'; 36];
-                for (&byte, place) in bytes.iter().zip(PLACES) {
-                    text[place] = DIGITS[usize::from(byte >> 4)];
-                    text[place + 1] = DIGITS[usize::from(byte & 0xf)];
-                }
-                f.write_str(std::str::from_utf8(&text).unwrap_or_default())
-            }
+            Self::Uuid(bytes) => f.write_str(&String::from_utf8_lossy(&spell_uuid(bytes))),
         }
     }
 }
