@@ -23,12 +23,12 @@ use crate::format::Format;
 use crate::report::Report;
 use crate::retry::Patience;
 use crate::secret::Secret;
-use crate::source::ahead::{Answer, Forward, More, Readings, Threads};
+use crate::source::ahead::{Answer, Ask, Pages, Threads};
 use crate::source::client::Client;
-use crate::source::{Missing, SourceError};
+use crate::source::{Missing, PageRequest, SourceError};
 use crate::text::excerpt;
 use crate::time;
-use crate::walk::{Scope, Walk};
+use crate::walk::{Figures, Scope, Walk};
 
 /// How long the service keeps events, by its documentation.
 pub const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -97,7 +97,7 @@ pub fn run(
         &token,
         config.timeout,
     );
-    let readings = Threads::new(client, *clock, patience);
+    let pages = Threads::new(client, *clock, patience);
     let mut delivery = Delivery::new(
         &mut *target,
         clock,
@@ -119,7 +119,7 @@ pub fn run(
     };
     report.newest = checkpoint.last_timestamp;
     let result = drain.run(
-        &readings,
+        &pages,
         &mut delivery,
         &mut checkpoint,
         &mut *store,
@@ -243,7 +243,7 @@ impl Drain<'_> {
     /// Why the run ended early. What was delivered until then is committed.
     pub fn run(
         &self,
-        readings: &dyn Readings,
+        pages: &dyn Pages,
         delivery: &mut Delivery,
         checkpoint: &mut Checkpoint,
         store: &mut dyn Store,
@@ -262,7 +262,7 @@ impl Drain<'_> {
         let mut start = |checkpoint: &Checkpoint| {
             let scope = scope(checkpoint);
             let known = checkpoint.known();
-            let mut walk = Walk::new(readings, self.clock, self.patience, scope, known);
+            let mut walk = Walk::new(pages, self.clock, self.patience, scope, known);
             let started = walk.start();
             report.walk = walk.figures();
             started.map(|()| walk)
@@ -281,9 +281,10 @@ impl Drain<'_> {
             walk = start(checkpoint)?;
         }
         (self.watch)(report);
-        let expects_known = checkpoint.last_timestamp.is_some_and(|last| {
-            last > time::before(server_time, CERTAINLY_RETAINED) && last <= server_time
-        });
+        // An event that is stamped in the future says nothing about the present.
+        let newest_known = checkpoint.boundary.range(..=server_time).next_back();
+        let expects_known = newest_known
+            .is_some_and(|(&time, _)| time > time::before(server_time, CERTAINLY_RETAINED));
         // A clock that is ahead, here or there, must not hide the present.
         let settled_by = server_time.min(now);
         refuse_other_organization(walk.first_events(), checkpoint)?;
@@ -302,6 +303,7 @@ impl Drain<'_> {
             (self.watch)(report);
             let Some(mut window) = window? else { break };
             is_empty = is_empty && window.events.is_empty();
+            let most_known = self.most_known(report.walk);
             let unreadable = window.events.extract_if(.., |event| event.fault.is_some());
             let unreadable: Vec<Event> = unreadable.collect();
             if let Some(missing) = window.missing {
@@ -313,8 +315,8 @@ impl Drain<'_> {
                 let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
                     let next = following.first().map(|next| next.time);
                     let rest = next.into_iter().chain(window.rest).min();
-                    let (rest, overlap) = self.look_back(rest, settled_by);
-                    checkpoint.advance(&acknowledged, rest, settled_by, overlap);
+                    let overlap = self.overlap;
+                    checkpoint.advance(&acknowledged, rest, settled_by, overlap, most_known);
                     let events = acknowledged.events().len();
                     store
                         .commit(checkpoint)
@@ -341,7 +343,7 @@ impl Drain<'_> {
             ));
         }
         let lists_nothing = is_empty && checkpoint.last_timestamp.is_none();
-        if lists_nothing && !(scope(checkpoint).since.is_some() && has_events(readings)?) {
+        if lists_nothing && !(scope(checkpoint).since.is_some() && has_events(pages)?) {
             return Err(refused(
                 "the service lists no event at all, as it does for a user or team token: use an organization token or an audit-trail token, and an organization that has audit trails",
             ));
@@ -355,24 +357,15 @@ impl Drain<'_> {
 }
 
 impl Drain<'_> {
-    /// The time up to which everything is settled, and how far to look back from there.
-    ///
-    /// A run with `--max-time` does not look back by the overlap in the middle of a backlog: the
-    /// next run would spend its time on reading that again, and no run would get further. Events
-    /// older than the overlap by the server's clock no longer appear late, and `rest` tolerates
-    /// events that are up to half a page out of order.
-    fn look_back(
-        &self,
-        rest: Option<OffsetDateTime>,
-        server_time: OffsetDateTime,
-    ) -> (Option<OffsetDateTime>, Duration) {
-        match rest.filter(|_| self.patience.deadline.is_some()) {
-            Some(next) => (
-                Some(next.min(time::before(server_time, self.overlap))),
-                Duration::ZERO,
-            ),
-            None => (rest, self.overlap),
-        }
+    /// How many delivered events the next run may list again: with a time limit, as many as can be
+    /// read in a third of it. Otherwise no run might get further.
+    fn most_known(&self, figures: Figures) -> usize {
+        let Some(deadline) = self.patience.deadline else {
+            return usize::MAX;
+        };
+        let per_page = figures.reading.as_nanos() / u128::from(figures.pages.max(1));
+        let pages = (deadline / 3).as_nanos() / per_page.max(1);
+        usize::try_from(pages.saturating_mul(self.page_size.into())).unwrap_or(usize::MAX)
     }
 }
 
@@ -389,18 +382,19 @@ fn warn_of_gap(checkpoint: &Checkpoint, server_time: OffsetDateTime, warn: &mut 
 }
 
 /// Asks for one event of everything retained: nothing since a time is not nothing at all.
-fn has_events(readings: &dyn Readings) -> Result<bool, Error> {
-    let mut reading = readings.open(Forward {
+fn has_events(pages: &dyn Pages) -> Result<bool, Error> {
+    let request = PageRequest {
         since: None,
         number: 1,
         size: 1,
-        effective: 1,
-        more: More::Perhaps,
+    };
+    let fetched = pages.get(Ask {
+        request,
+        is_promised: false,
     });
-    match reading.next().map(|fetched| fetched.answer) {
-        Some(Ok(Answer::Page(page))) => Ok(!page.events.is_empty()),
-        Some(Err(error)) => Err(error),
-        _ => Ok(false),
+    match fetched.answer? {
+        Answer::Page(page) => Ok(!page.events.is_empty()),
+        Answer::Missing(_) => Ok(false),
     }
 }
 

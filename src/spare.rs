@@ -7,7 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 
 /// The most buffers that are kept: about as many as a run has pages in memory.
-const MOST: usize = 32;
+const MOST: usize = 12;
 /// The smallest buffer that is kept, in bytes. The text of a single event is not worth keeping.
 const LEAST: usize = 64 * 1024;
 

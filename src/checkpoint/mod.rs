@@ -204,13 +204,14 @@ impl Checkpoint {
     ///
     /// `rest` is a lower bound on the timestamps that this run has yet to deliver; `None` if nothing
     /// is left. `settled_by` is the earlier of the service's clock and this machine's. The boundary
-    /// stays behind both by the overlap.
+    /// stays behind both by the overlap, unless more than `most` events would have to be remembered.
     pub fn advance(
         &mut self,
         delivered: &Acknowledged,
         rest: Option<OffsetDateTime>,
         settled_by: OffsetDateTime,
         overlap: Duration,
+        most: usize,
     ) {
         let events = delivered.events();
         let newest = events.iter().map(|event| event.time).max();
@@ -218,13 +219,30 @@ impl Checkpoint {
         if self.organization_id.is_none() {
             self.organization_id = events.iter().find_map(Event::organization);
         }
-        self.move_boundary(rest, settled_by, overlap);
+        let settled = self.move_boundary(rest, settled_by, overlap);
         for event in events
             .iter()
             .filter(|event| self.boundary_start.is_none_or(|start| event.time >= start))
         {
             let ids = self.boundary.entry(event.time).or_default();
             ids.push(event.id.clone());
+        }
+        if let Some(settled) = settled {
+            self.forget(most, settled);
+        }
+    }
+
+    /// Moves the boundary on until no more than `most` events are remembered, but not past `settled`.
+    fn forget(&mut self, most: usize, settled: OffsetDateTime) {
+        let mut count = 0;
+        let mut newest_first = self.boundary.iter().rev();
+        let is_too_much = |(_, ids): &(&OffsetDateTime, &Vec<EventId>)| {
+            count += ids.len();
+            count > most
+        };
+        if let Some((&time, _)) = newest_first.find(is_too_much) {
+            let after = time::floor_second(time) + Duration::from_secs(1);
+            self.start_boundary(after.min(time::floor_second(settled)));
         }
     }
 
@@ -240,19 +258,22 @@ impl Checkpoint {
         self.completed_at = Some(time::floor_second(server_time));
     }
 
-    /// Moves `boundary_start` forward, never back: the IDs before it are already dropped.
+    /// Moves `boundary_start` forward, never back: the IDs before it are already dropped. Returns the
+    /// time up to which everything is settled.
     fn move_boundary(
         &mut self,
         rest: Option<OffsetDateTime>,
         settled_by: OffsetDateTime,
         overlap: Duration,
-    ) {
-        let Some(last) = self.last_timestamp else {
-            return;
-        };
+    ) -> Option<OffsetDateTime> {
+        let last = self.last_timestamp?;
         // An event stamped in the future must not hide the present.
         let settled = last.min(settled_by).min(rest.unwrap_or(last));
-        let start = time::floor_second(time::before(settled, overlap));
+        self.start_boundary(time::floor_second(time::before(settled, overlap)));
+        Some(settled)
+    }
+
+    fn start_boundary(&mut self, start: OffsetDateTime) {
         self.boundary_start = self.boundary_start.max(Some(start));
         if let Some(start) = self.boundary_start {
             self.boundary = self.boundary.split_off(&start);

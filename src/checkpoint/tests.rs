@@ -23,7 +23,13 @@ fn event(id: &str, at: &str) -> Event {
 fn advance(checkpoint: &mut Checkpoint, events: &[(&str, &str)], rest: Option<&str>, now: &str) {
     let events: Vec<_> = events.iter().map(|(id, at)| event(id, at)).collect();
     let acknowledged = Acknowledged::of_test(&events);
-    checkpoint.advance(&acknowledged, rest.map(time), time(now), OVERLAP);
+    checkpoint.advance(
+        &acknowledged,
+        rest.map(time),
+        time(now),
+        OVERLAP,
+        usize::MAX,
+    );
 }
 
 fn ids(checkpoint: &Checkpoint) -> String {
@@ -181,7 +187,13 @@ fn the_boundary_never_moves_back() {
     advance(&mut checkpoint, &[("a", "03:00:00")], None, "04:00:00");
     let events = [event("b", "03:00:01")];
     let day = Duration::from_secs(86_400);
-    checkpoint.advance(&Acknowledged::of_test(&events), None, time("04:00:00"), day);
+    checkpoint.advance(
+        &Acknowledged::of_test(&events),
+        None,
+        time("04:00:00"),
+        day,
+        usize::MAX,
+    );
     assert_eq!(checkpoint.boundary_start, Some(time("02:50:00")));
 }
 

@@ -28,6 +28,8 @@ const GRACE: Duration = Duration::from_millis(200);
 const MOST_CONNECTIONS: usize = 16;
 /// The most bytes that an announced size reserves: more than a page of 1,000 events has.
 const MOST_ANNOUNCED: u64 = 4 * 1024 * 1024;
+/// The largest number of requests a second that is believed.
+const MOST_ALLOWED: u32 = 10_000;
 /// The advice where there is no connection.
 const UNREACHABLE: &str =
     "is the address right, is the server running, and may this machine reach it?";
@@ -256,6 +258,14 @@ pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// The wait that an answer asks for.
 pub fn wait(headers: &HeaderMap) -> Option<Duration> {
     named_wait(|name| header(headers, name))
+}
+
+/// How many requests a second the service allows. HCP Terraform sends `x-ratelimit-limit`, and the
+/// vendor's own client paces itself by it.
+#[must_use]
+pub fn limit(headers: &HeaderMap) -> Option<u32> {
+    let limit = header(headers, "x-ratelimit-limit")?.trim().parse().ok();
+    limit.filter(|limit| (1..=MOST_ALLOWED).contains(limit))
 }
 
 /// The wait after the last answer that the rate limit allows for now. HCP Terraform sends

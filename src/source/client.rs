@@ -3,6 +3,7 @@
 //! `GET /api/v2/organization/audit-trail`, documented at
 //! <https://developer.hashicorp.com/terraform/cloud-docs/api-docs/audit-trails>.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ureq::Body;
@@ -32,6 +33,8 @@ pub struct Client {
     connection: Connection,
     url: String,
     authorization: Secret,
+    /// How many requests a second the service allows; 0 until an answer says it.
+    limit: AtomicU32,
 }
 
 impl Client {
@@ -42,6 +45,7 @@ impl Client {
             connection: Connection::new(proxy, None, timeout, vec![authorization.clone()]),
             url: format!("{endpoint}/api/v2/organization/audit-trail"),
             authorization,
+            limit: AtomicU32::new(0),
         }
     }
 
@@ -110,6 +114,9 @@ impl Source for Client {
             self.connection.limit(call, timeout).call()
         });
         let response = answer.map_err(|error| self.broken(request, &error))?;
+        if let Some(limit) = http::limit(response.headers()) {
+            self.limit.store(limit, Ordering::Relaxed);
+        }
         if response.status() != StatusCode::OK {
             return Err(self.refused(request, response));
         }
@@ -134,5 +141,9 @@ impl Source for Client {
                 })
             }
         }
+    }
+
+    fn limit(&self) -> Option<u32> {
+        Some(self.limit.load(Ordering::Relaxed)).filter(|&limit| limit > 0)
     }
 }

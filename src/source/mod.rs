@@ -4,6 +4,7 @@
 
 pub mod ahead;
 pub mod client;
+pub mod gate;
 pub mod page;
 pub mod scan;
 
@@ -34,6 +35,11 @@ pub trait Source {
     /// # Errors
     /// The fault, and whether a retry may succeed.
     fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Page, Failure<SourceError>>;
+
+    /// How many requests a second the service allows, if an answer has said it.
+    fn limit(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Why the service returned no page. Each message names the address and is safe to show.

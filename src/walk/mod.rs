@@ -1,76 +1,60 @@
 //! The walk: which pages to read, and the proof that none of their events was missed.
 //!
 //! The service numbers its pages from the newest event. So every arrival pushes all older events
-//! towards higher numbers while a run reads. Reading towards *higher* numbers can only meet an event
-//! twice; reading towards lower ones can skip events. But delivery needs the oldest first, and must
-//! neither hold two weeks in memory nor read them again after a failure. So a backlog is read in
-//! *windows* of up to ten pages: each is read forward, and the oldest window comes first.
+//! towards higher numbers while a run reads, and only the oldest end of the list stays where it is.
+//! The walk begins there and moves towards the newest event, in *windows* of one page:
 //!
-//! These promises are all tried by `tests/it/model.rs` against random worlds with any interleaving
-//! of the readings. The tests in brackets, of `tests/it`, try one each:
+//! 1. Page 1 tells how long the list is. It is kept: it becomes the last window, so that a run
+//!    delivers what was listed when it began. Nearly always it is the whole list.
+//! 2. The first window is the list's oldest end. (`Walk::oldest`)
+//! 3. Each further window begins nearer to the newest event, and reaches back into what was read
+//!    before. (`place.rs`: a page of the right size begins nearly anywhere.)
+//! 4. A window is *linked* if one of its events was seen in an earlier window. If none was, the next
+//!    page is read as well. (`reading.rs`)
+//! 5. The counts of the answers are a second check. (`proof.rs`)
+//! 6. What is older than a timestamp near the window's newer end, its *cut*, is delivered. The rest
+//!    is held: events of the cut's own timestamp may still be unread.
 //!
-//! - **A window has no gap at its newer end.** A timestamp from the newer end of its first page is
-//!   its *cut*. The window delivers the events older than the cut and leaves the others to the next
-//!   one: events of one timestamp may lie on both sides of a page boundary, and may change their
-//!   order with each request. (`walk::ties_…`)
-//! - **An event far from its place is kept.** An event that is listed behind older ones, and is not
-//!   older than the cut, may not be listed in a later window. It is carried to the window of its
-//!   time. The proof counts it unless arrivals may have pushed it there.
-//!   (`walk::an_event_is_stamped_newer_…`)
-//! - **Two windows have no gap between them.** The next window starts nearer to the newest event. It
-//!   is read until half a page in a row is older than the last cut and known from earlier windows.
-//!   So the pages themselves show where it ends, and arrivals cannot open a gap. A window that
-//!   started too late starts again earlier. (`defects::defect_05_…`)
-//! - **Within a window nothing is missed.** Events that share a timestamp at a page boundary can be
-//!   missed if their order changes between two requests. So the number of distinct events older than
-//!   the cut is compared with the counts of the answers (`Tally`) *before* the window is delivered.
-//!   If events are missing, the window is read again with other page boundaries, up to four times;
-//!   then the run says how many are missing.
-//!   (`walk::ties_and_a_source_that_fails_on_the_way`, `walk::ties_that_hide_some_of_their_events`)
-//!   Counts cannot detect everything: an event that appears late in the middle of a walk, or one
-//!   that retention removes after it was seen, can each hide one missed event.
-//! - **Several readings at once change nothing of this.** Each is read forward
-//!   ([`crate::source::ahead`]), and the windows are made of them in order, the oldest first. The
-//!   time of a request matters only within its own reading. Retention removes the oldest events;
-//!   these are read alone, before any other window begins. (the model's scheduler;
-//!   `http::a_429_pauses_…`)
-//! - **It ends**, whatever the service answers. Page numbers only grow within a reading, a reading
-//!   ends when pages bring nothing new, and a run reads a bounded number of pages.
-//!   (`walk::pages_that_repeat_for_ever_are_an_error`)
+//! What this promises is tried by `tests/it/model` against random worlds:
+//!
+//! - **Nothing is passed over.** Everything listed at or behind the *edge*, the newest event of the
+//!   last window, was seen. A page that is linked to it has no gap to it, whenever and in whatever
+//!   order the service answered, and whatever arrived meanwhile: all that is listed behind an event
+//!   that was seen was seen, too. Events of one timestamp may change their order with each request,
+//!   so the event of the link must be older than the edge.
+//! - **The oldest first.** An event is delivered when its whole timestamp was read. One that stands
+//!   out of its place by time, up to an eighth of a page, waits for the events of its time.
+//! - **It ends**, whatever the service answers: each window begins nearer to the newest event.
+//!
+//! An event that appears late behind the edge is not seen. The counts may tell, and the next run
+//! finds it, within the overlap.
 
 pub mod identities;
-mod numbered;
+mod place;
 mod proof;
 mod reading;
-mod tally;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::event::{Event, Identity};
+use crate::event::Event;
 use crate::retry::Patience;
-use crate::source::ahead::{More, Readings};
+use crate::source::ahead::{Pages, Pending};
 use crate::source::page::Page;
 use crate::source::{Missing, SourceError};
 use crate::walk::identities::IdentitySet;
-use crate::walk::numbered::{Numbered, Order};
-use crate::walk::reading::Reading;
+use crate::walk::place::{Edge, Place, Sizes, growth};
+use crate::walk::proof::{Proof, Seen};
+use crate::walk::reading::{MOST_PAGES, Slice, check_order};
 
-/// The most pages of a window. Longer windows need memory; shorter ones re-read more, since each
-/// reads about a page of its neighbour.
-const LONGEST_WINDOW: u64 = 10;
-/// The most pages that all readings ahead hold together, beside the window that is being delivered.
-/// With more readings, windows are shorter.
-const PAGES_IN_MEMORY: u64 = 20;
-/// The pages of its older neighbour that a window reads to find where that one began.
-const OVERLAP: u64 = 1;
-/// The pages by which a window may exceed its length. Beyond that, its newest pages are left to the
-/// next one.
-const SLACK: u64 = 4;
+/// Windows that are there already are delivered together, up to this number of bytes.
+const TOGETHER: u64 = 2 * 1024 * 1024;
+/// The most bytes of pages that are requested ahead, by the largest page so far.
+const MOST_AHEAD: u64 = 64 * 1024 * 1024;
 
 /// The events that a run wants.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +67,7 @@ pub struct Scope {
     pub until: Option<OffsetDateTime>,
     /// Events per page.
     pub page_size: u64,
-    /// The most windows that are read at once.
+    /// The most requests at once.
     pub connections: u64,
 }
 
@@ -129,78 +113,85 @@ pub struct Window {
 
 /// A walk over the pages of one run.
 pub struct Walk<'a> {
-    readings: &'a dyn Readings,
-    clock: &'a dyn Clock,
+    pages: &'a dyn Pages,
     patience: Patience,
     scope: Scope,
     /// Delivered by earlier runs.
     known: IdentitySet,
-    /// The number of them that no finished window has seen.
-    known_ahead: usize,
-    /// One of the known events was listed again.
+    /// How many of them this walk has seen.
+    known_seen: usize,
+    /// One of them was listed again.
     known_met: bool,
+    sizes: Sizes,
+    /// Page 1, until it becomes the last window.
+    first: Option<Slice>,
+    /// The oldest event on it that the run wants.
+    first_oldest: Option<OffsetDateTime>,
+    /// Its cut: what is listed later and stamped newer is out of its place.
+    latest: Option<OffsetDateTime>,
+    /// The newest event of the last window; `None` before the first one.
+    edge: Option<Edge>,
     /// Every event of the windows so far.
     seen: IdentitySet,
-    /// Events that are listed behind older ones, and belong to a later window by their time.
-    carried: BTreeMap<Identity, Carried>,
-    /// The number of events that finished windows have never seen.
-    unseen: u64,
-    /// The oldest new event on the first page, if a later window reads that page again, and on the
-    /// pages that the last window has left to the next.
-    oldest_left: [Option<OffsetDateTime>; 2],
-    /// The cut of the last window.
+    /// Everything older than this was counted.
     cut: Option<OffsetDateTime>,
-    /// The first page, until a window takes it.
-    first: Option<Reading<'a>>,
-    /// The readings of the next windows, the oldest first.
-    ahead: VecDeque<Reading<'a>>,
-    /// The first page of the newest planned window, and `total_count` at that time.
-    planned: (u64, Option<u64>),
-    /// The effective page size.
-    size: u64,
-    /// The last `total_count` that was taken. With readings side by side it need not be the newest:
-    /// that only moves the beginnings of windows.
+    /// Everything older than this may be delivered.
+    due: Option<OffsetDateTime>,
+    /// Hardly anything older than this is listed before the edge.
+    rest: Option<OffsetDateTime>,
+    /// The events of the windows so far that are not older than the cut.
+    front: Vec<Seen>,
+    /// Events of the windows so far that are not delivered yet.
+    held: Vec<Event>,
+    proof: Proof,
+    /// Requests for the next windows, the oldest first.
+    ahead: VecDeque<(Place, Box<dyn Pending + 'a>)>,
+    /// The edge after the newest of them.
+    planned: Option<Edge>,
+    /// How many windows were delivered.
+    windows: u64,
+    /// The newest `total_count`.
     total: Option<u64>,
+    /// The size of the largest page, in bytes.
+    largest: u64,
     server_time: OffsetDateTime,
     figures: Figures,
-}
-
-/// An event that waits for the window of its time.
-struct Carried {
-    event: Event,
-    /// It is listed in its place, so that the counts of an earlier window include it. Otherwise
-    /// arrivals may have pushed it there.
-    is_placed: bool,
 }
 
 impl<'a> Walk<'a> {
     /// Prepares a walk; nothing is requested yet. `known` are the events that earlier runs delivered.
     #[must_use]
     pub fn new(
-        readings: &'a dyn Readings,
+        pages: &'a dyn Pages,
         clock: &'a dyn Clock,
         patience: Patience,
         scope: Scope,
         known: IdentitySet,
     ) -> Self {
         Self {
-            readings,
-            clock,
+            pages,
             patience,
             scope,
-            known_ahead: known.len(),
             known,
+            known_seen: 0,
             known_met: false,
-            seen: IdentitySet::default(),
-            carried: BTreeMap::new(),
-            unseen: 0,
-            oldest_left: [None; 2],
-            cut: None,
+            sizes: Sizes::new(scope.page_size),
             first: None,
+            first_oldest: None,
+            latest: None,
+            edge: None,
+            seen: IdentitySet::default(),
+            cut: None,
+            due: None,
+            rest: None,
+            front: Vec::new(),
+            held: Vec::new(),
+            proof: Proof::default(),
             ahead: VecDeque::new(),
-            planned: (1, None),
-            size: scope.page_size,
+            planned: None,
+            windows: 0,
             total: None,
+            largest: 0,
             server_time: clock.now(),
             figures: Figures::default(),
         }
@@ -211,38 +202,36 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// If the service returns no page.
     pub fn start(&mut self) -> Result<(), Error> {
-        let mut reading = self.open(1, self.scope.page_size, More::Perhaps);
-        let Some(first) = self.take(&mut reading)? else {
-            return Err(broken("there is no first page"));
-        };
-        self.server_time = first.page.date.unwrap_or(self.server_time);
-        self.size = first.size;
-        reading.at_hand = Some(first);
-        self.first = Some(reading);
+        self.first = self.read(self.sizes.page(1), false)?;
+        let events = self.first_events();
+        let is_wanted =
+            |event: &&Event| self.scope.holds(event) && !self.known.contains(event.id.identity());
+        let wanted = events.iter().filter(is_wanted);
+        self.first_oldest = wanted.map(|event| event.time).min();
+        self.latest = self.first.as_ref().and_then(|first| first.cut(None));
+        let date = self.first.as_ref().and_then(|first| first.page.date);
+        self.server_time = date.unwrap_or(self.server_time);
         self.look_ahead(false);
         Ok(())
     }
 
-    /// The events on the first page; empty once the first window was taken.
+    /// The events on the first page; empty once it was delivered.
     #[must_use]
     pub fn first_events(&self) -> &[Event] {
-        let first = self.first.as_ref().and_then(|first| first.at_hand.as_ref());
-        first.map_or(&[], |first| &first.page.events)
+        self.first.as_ref().map_or(&[], |first| &first.page.events)
     }
 
     /// How many events the first answer counts and does not list, if it lists all on one page that
     /// is not full. Only where no `since` was sent: counts may ignore it.
     #[must_use]
     pub fn first_shortfall(&self) -> Option<Missing> {
-        let first = self.first.as_ref()?.at_hand.as_ref()?;
+        let first = self.first.as_ref().filter(|first| first.is_last())?;
         let promised = first
             .page
             .total_count
             .filter(|_| self.scope.since.is_none())?;
-        let listed = first.page.events.len() as u64;
-        let is_all = first.page.next.is_none() && listed < first.size;
-        let unseen = promised.saturating_sub(listed);
-        (is_all && unseen > 0).then_some(Missing { unseen, promised })
+        let unseen = promised.saturating_sub(first.page.events.len() as u64);
+        (unseen > 0).then_some(Missing { unseen, promised })
     }
 
     /// The service's time at its first answer, or this machine's if the answer has none.
@@ -263,236 +252,227 @@ impl<'a> Walk<'a> {
         self.figures
     }
 
-    /// Reads and proves the next window; `None` when the walk is over.
+    /// Reads and proves the next windows that are there; `None` when the walk is over.
     ///
-    /// Once a batch is delivered, later windows are read at the same time. Until then only this one
+    /// Once a batch is delivered, later pages are requested at the same time. Until then only one
     /// is, so that a receiver that is down costs little.
     ///
     /// # Errors
-    /// If the service fails or breaks its contract, or if `--max-time` leaves no time for another
-    /// window. Earlier windows stay valid.
+    /// If the service fails or breaks its contract, or if `--max-time` is over. Earlier windows stay
+    /// valid.
     pub fn next_window(&mut self, has_delivered: bool) -> Result<Option<Window>, Error> {
-        let mut pages = self.window_pages();
-        let mut reading = match self.first.take() {
-            Some(first) => self.first_window(first, pages),
-            None => match self.ahead.pop_front() {
-                None => return Ok(None),
-                Some(_) if self.is_late() => return Err(Error::OutOfTime),
-                Some(reading) => reading,
-            },
-        };
-        reading.read_ahead(pages + OVERLAP);
-        let beside = if has_delivered {
-            self.scope.connections
-        } else {
-            0
-        };
-        if beside > 0 {
-            self.plan(beside.saturating_sub(1));
-            for reading in &mut self.ahead {
-                reading.read_ahead(pages + OVERLAP);
-            }
+        if self.first.is_none() {
+            return Ok(None);
         }
-        let window = loop {
-            let start = reading.start;
-            let window = self.read_window(reading, pages + OVERLAP + SLACK)?;
-            if start == 1 || self.is_far_enough(&window) {
-                break window;
-            }
-            // It started too late: the counts were wrong, or one timestamp fills the pages. Later
-            // windows would start too late, too.
-            self.ahead.clear();
-            let start = start.saturating_sub(pages).max(1);
-            pages = pages.saturating_mul(2);
-            reading = self.open(start, self.scope.page_size, More::Perhaps);
-            reading.read_ahead(pages + OVERLAP);
-        };
-        let window = self.prove(window)?;
-        if self.cut.is_some() {
-            self.plan(beside.max(1));
-        }
-        if beside > 0 {
-            let pages = self.window_pages();
-            for reading in &mut self.ahead {
-                reading.read_ahead(pages + OVERLAP);
-            }
-        }
-        Ok(Some(window))
-    }
-
-    /// Tells if the time that is left is too short for another window.
-    fn is_late(&self) -> bool {
-        self.patience
-            .left(self.clock)
-            .is_some_and(|left| left < self.page_time() * 3)
-    }
-
-    /// The reading of the first window. Continue from page 1, or drop it and read it again later.
-    fn first_window(&mut self, reading: Reading<'a>, pages: u64) -> Reading<'a> {
-        let Some(first) = reading.at_hand.as_ref().map(|first| &first.page) else {
-            return reading;
-        };
-        let start = match (first.next, first.total_count, first.total_pages) {
-            (None, ..) | (_, None, None) => 1,
-            (_, Some(count), _) => count.saturating_sub(pages * self.size) / self.size + 1,
-            (_, None, Some(total_pages)) => total_pages.saturating_sub(pages) + 1,
-        };
-        self.planned = (start, self.total);
-        if start == 1 {
-            return reading;
-        }
-        self.oldest_left[0] = self.oldest_wanted(first);
-        self.open(start, self.scope.page_size, More::Announced)
-    }
-
-    /// Plans this number of windows after the one that is read.
-    fn plan(&mut self, ahead: u64) {
-        let ahead = ahead.min(PAGES_IN_MEMORY / (self.window_pages() + OVERLAP));
-        while (self.ahead.len() as u64) < ahead && self.planned.0 > 1 {
-            let start = self.next_start();
-            self.planned = (start, self.total);
-            self.ahead
-                .push_back(self.open(start, self.scope.page_size, More::Announced));
-        }
-    }
-
-    /// The number of pages of the next window. It is smaller if a third of the remaining time does
-    /// not suffice.
-    fn window_pages(&self) -> u64 {
-        let longest = (PAGES_IN_MEMORY / self.scope.connections)
-            .saturating_sub(OVERLAP)
-            .clamp(1, LONGEST_WINDOW);
-        let Some(left) = self.patience.left(self.clock) else {
-            return longest;
-        };
-        let affordable = (left / 3).as_nanos() / self.page_time().as_nanos().max(1);
-        u64::try_from(affordable)
-            .unwrap_or(u64::MAX)
-            .saturating_sub(OVERLAP)
-            .clamp(1, longest)
-    }
-
-    /// The average time that a page has taken.
-    fn page_time(&self) -> Duration {
-        self.figures.reading / u32::try_from(self.figures.pages.max(1)).unwrap_or(u32::MAX)
-    }
-
-    /// Reads forward until the pages are past the last cut, or the list ends. If that takes more than
-    /// `limit` pages, the newest ones are left to the next window, as far as this one stays useful.
-    fn read_window(
-        &mut self,
-        mut reading: Reading,
-        limit: u64,
-    ) -> Result<VecDeque<Numbered>, Error> {
-        let mut window = VecDeque::new();
-        let is_jump = reading.start > 1;
-        self.oldest_left[1] = None;
-        let mut order = Order::default();
-        while let Some(numbered) = self.advance(&mut reading)? {
-            order.take_in(&numbered);
-            if is_jump || window.len() as u64 >= limit {
-                order.check()?;
-            }
-            let is_past = self.is_past_cut(&numbered, &IdentitySet::default());
-            window.push_back(numbered);
-            if is_past {
-                break;
-            }
-            while window.len() as u64 > limit && self.is_useful_without_first(&window) {
-                if let Some(first) = window.pop_front() {
-                    let times = [self.oldest_left[1], self.oldest_wanted(&first.page)];
-                    self.oldest_left[1] = times.into_iter().flatten().min();
+        let (mut bytes, mut missing) = (0, None);
+        let newest = loop {
+            if let Some(first) = self.first.take() {
+                if self.is_last_window(&first) {
+                    self.take_in(&[first]);
+                    break None;
                 }
+                self.first = Some(first);
+            }
+            let pages = match self.edge {
+                None => self.oldest()?,
+                // A replica that is behind has answered for page 1: the first answer is newer.
+                Some(Edge { position: 0, .. }) => match self.first.take() {
+                    Some(first) => self.read_on(first, &IdentitySet::default())?,
+                    None => break None,
+                },
+                Some(edge) => self.newer(edge)?,
+            };
+            if let (None, Some(first)) = (self.edge, &self.first) {
+                check_order(first, &pages)?;
+            }
+            bytes += pages.iter().map(|slice| slice.page.bytes).sum::<u64>();
+            let is_long = pages.len() > self.sizes.pages_of_a_window();
+            let (newest, short) = self.prove(pages)?;
+            missing = short.or(missing);
+            self.windows += 1;
+            if self.first.is_none() {
+                break None;
+            }
+            if is_long {
+                // A crowd of one timestamp: what was planned begins too near.
+                self.ahead.clear();
+            } else if has_delivered {
+                self.request_ahead();
+            }
+            let is_ready = self
+                .first
+                .as_ref()
+                .is_some_and(|first| self.is_last_window(first))
+                || self.ahead.front().is_some_and(|(_, next)| next.is_ready());
+            if !is_ready || bytes >= TOGETHER {
+                break Some(newest);
+            }
+        };
+        let events = self.release(newest.is_none());
+        self.look_ahead(newest.is_none());
+        let held = self.held.first().map(|event| event.time);
+        let rest = [self.rest, held, self.first_oldest].into_iter().flatten();
+        Ok(Some(Window {
+            events,
+            rest: newest.and(rest.min()),
+            missing,
+        }))
+    }
+
+    /// Tells if everything behind page 1 was read.
+    fn is_last_window(&self, first: &Slice) -> bool {
+        self.edge.is_none() && first.is_last() || self.is_linked(first, &IdentitySet::default())
+    }
+
+    /// Reads the oldest end of the list.
+    fn oldest(&mut self) -> Result<Vec<Slice>, Error> {
+        let Some(Page {
+            next,
+            total_count,
+            total_pages,
+            ..
+        }) = self.first.as_ref().map(|first| &first.page)
+        else {
+            return Ok(Vec::new());
+        };
+        let (is_announced, total, pages) = (next.is_some(), *total_count, *total_pages);
+        let (mut low, mut high) = (1, (!is_announced).then_some(2));
+        let is_possible = |place: &Place| is_announced && (2..=MOST_PAGES).contains(&place.number);
+        // The counts may be wrong, and then these pages need not be there.
+        let fitting = total.map(|total| self.sizes.reaching(total));
+        if let Some(place) = fitting.filter(is_possible)
+            && let Some(slice) = self.read(place, false)?
+            && self.is_end(&slice)
+        {
+            return self.read_on(slice, &IdentitySet::default());
+        }
+        let pages = total
+            .map(|total| total.div_ceil(self.sizes.effective))
+            .or(pages);
+        let full = pages.map(|number| self.sizes.page(number.max(1)));
+        if let Some(place) = full
+            .filter(is_possible)
+            .filter(|&full| Some(full) != fitting)
+        {
+            match self.read(place, false)? {
+                Some(slice) if self.is_end(&slice) => {
+                    return self.read_on(slice, &IdentitySet::default());
+                }
+                Some(_) => low = place.number,
+                None => high = Some(place.number),
             }
         }
-        Ok(window)
+        let last = self.search(low, high)?;
+        self.read_on(last, &IdentitySet::default())
     }
 
-    /// Tells if the reading is past the last cut: half a page in a row is older than it, and earlier
-    /// windows have seen these events.
-    ///
-    /// The cut alone does not suffice, since events stamped newer than their place move it. Half a
-    /// page tolerates misplaced events, of which a single event would be one. `own` are the events
-    /// that this window has found already.
-    fn is_past_cut(&self, numbered: &Numbered, own: &IdentitySet) -> bool {
-        let Some(cut) = self.cut else {
-            return false;
-        };
-        let events = &numbered.page.events;
-        let is_earlier = |event: &&Event| {
-            event.time < cut
-                && self.seen.contains(event.id.identity())
-                && !own.contains(event.id.identity())
-        };
-        let trailing = events.iter().rev().take_while(is_earlier).count();
-        trailing as u64 * 2 >= numbered.size
-    }
-
-    /// Tells if a window of these pages delivers something and leaves no gap to the last one.
-    fn is_far_enough(&self, window: &VecDeque<Numbered>) -> bool {
-        let Some(new_cut) = window.front().and_then(Numbered::cut) else {
-            return false;
-        };
-        match self.cut {
-            Some(last_cut) => new_cut > last_cut,
-            None => window
-                .iter()
-                .any(|page| page.oldest.is_some_and(|oldest| oldest < new_cut)),
+    /// Tells if this answer agrees that the list ends on its page or, as arrivals push, behind it.
+    fn is_end(&self, slice: &Slice) -> bool {
+        let end = slice.start + slice.page.events.len() as u64;
+        match slice.page.next {
+            Some(_) => !slice.is_last_by_count(),
+            None => self.sizes.is_certain(slice.place) || slice.page.total_count == Some(end),
         }
     }
 
-    fn is_useful_without_first(&self, window: &VecDeque<Numbered>) -> bool {
-        let Some(new_cut) = window.get(1).and_then(Numbered::cut) else {
-            return false;
+    /// Searches for the last page that holds events. Page `low` does, page `high` does not.
+    fn search(&mut self, mut low: u64, mut high: Option<u64>) -> Result<Slice, Error> {
+        let (mut last, mut step) = (None, 1);
+        while high.is_none_or(|high| low + 1 < high) {
+            let number = high.map_or(low + step, |high| low.midpoint(high));
+            step *= 2;
+            match self.read(self.sizes.page(number), false)? {
+                Some(slice) if slice.page.next.is_none() => return Ok(slice),
+                Some(slice) => (low, last) = (number, Some(slice)),
+                None => high = Some(number),
+            }
+        }
+        let last = match last {
+            None if low == 1 => self.first.take(),
+            None => self.read(self.sizes.page(low), true)?,
+            last => last,
         };
-        self.cut.is_none_or(|last_cut| new_cut > last_cut)
-            && window
-                .iter()
-                .skip(1)
-                .any(|page| page.oldest.is_some_and(|oldest| oldest < new_cut))
+        last.ok_or_else(|| vanished(low))
     }
 
-    /// The oldest event of a page that the run wants.
-    fn oldest_wanted(&self, page: &Page) -> Option<OffsetDateTime> {
-        let wanted = page.events.iter().filter(|event| self.is_wanted(event));
-        wanted.map(|event| event.time).min()
+    /// Reads the next window before this edge.
+    fn newer(&mut self, edge: Edge) -> Result<Vec<Slice>, Error> {
+        let pushed = |total| move |sizes: &Sizes| sizes.before(edge.pushed(total));
+        let (mut place, mut read) = match self.ahead.pop_front() {
+            Some((place, next)) => (place, self.accept(place, next.wait())?),
+            None => self.read_sized(pushed(self.total), true)?,
+        };
+        let mut step = 1;
+        loop {
+            if let Some(slice) = read {
+                let newest = slice.page.events.first();
+                let is_newer = |event: &Event| event.time > edge.time || self.is_new(event);
+                if place.number == 1 || newest.is_some_and(is_newer) {
+                    return self.read_on(slice, &IdentitySet::default());
+                }
+                self.take_in(&[slice]);
+            }
+            // It lies behind the edge: the counts were wrong, or the list has become shorter, or
+            // every page has the same size.
+            self.ahead.clear();
+            (place, read) = if step == 1 && pushed(self.total)(&self.sizes) != place {
+                self.read_sized(pushed(self.total), true)?
+            } else {
+                place.number = place.number.saturating_sub(step).max(1);
+                (place, self.read(place, true)?)
+            };
+            step *= 2;
+        }
     }
 
-    /// Tells if the run wants this event: it is in the scope, and no earlier run delivered it.
-    fn is_wanted(&self, event: &Event) -> bool {
-        self.scope.holds(event) && !self.known.contains(event.id.identity())
+    /// Requests the next windows, up to page 1.
+    fn request_ahead(&mut self) {
+        let (Some(edge), Some(first)) = (self.edge, &self.first) else {
+            return;
+        };
+        let end = first.page.events.len() as u64 + growth(self.total, first.page.total_count);
+        let mut most = (MOST_AHEAD / self.largest.max(1)).min(self.scope.connections.max(2) - 1);
+        if self.patience.deadline.is_some() {
+            // What the time limit throws away is not much more than what was delivered.
+            most = most.min(self.windows);
+        }
+        let planned = self.planned.filter(|_| !self.ahead.is_empty());
+        let mut edge = planned.unwrap_or(edge).pushed(self.total);
+        while (self.ahead.len() as u64) < most && edge.position + self.sizes.overlap(edge) > end {
+            let place = self.sizes.before(edge);
+            let pages = self.pages;
+            let ask = self.ask(place, self.sizes.is_certain(place));
+            self.ahead.push_back((place, pages.begin(ask)));
+            edge.position = place.start;
+        }
+        self.planned = Some(edge);
+    }
+
+    /// Takes the held events that are older than the cut, the oldest first, or all of them.
+    fn release(&mut self, all: bool) -> Vec<Event> {
+        // Events of one timestamp keep their order: what is listed later is older.
+        self.held.sort_by_key(|event| event.time);
+        let is_due = |event: &Event| all || Some(event.time) < self.due;
+        let count = self.held.partition_point(is_due);
+        // Their pages need not stay in memory.
+        let left = self.held[count..].iter().map(Event::detached).collect();
+        let mut events = std::mem::replace(&mut self.held, left);
+        events.truncate(count);
+        self.figures.found += events.len() as u64;
+        events
     }
 
     /// Notes the number of events that are still to come: the service's count, less the events of
-    /// finished windows and those that earlier runs delivered. Missing events are counted as seen.
+    /// the windows so far and those that earlier runs delivered. Missing events are counted as seen.
     fn look_ahead(&mut self, is_done: bool) {
         self.figures.ahead = if is_done {
-            Some(self.unseen)
+            Some(self.proof.unseen)
         } else {
-            let behind = self.seen.len() + self.known_ahead;
-            self.total.map(|total| total.saturating_sub(behind as u64))
+            let behind = self.seen.len() + self.known.len() - self.known_seen;
+            let unread = self.total.map(|total| total.saturating_sub(behind as u64));
+            unread.map(|unread| unread + self.held.len() as u64)
         };
     }
-
-    /// The first page of the window after the newest planned one. Arrivals have pushed that one's
-    /// first page to a higher number since.
-    fn next_start(&self) -> u64 {
-        let (start, total_then) = self.planned;
-        let pushed = match (self.total, total_then) {
-            (Some(now), Some(then)) => now.saturating_sub(then) / self.size,
-            _ => 0,
-        };
-        match (start + pushed).saturating_sub(self.window_pages()) {
-            // A window of the first page alone is not worth its requests.
-            0..=2 => 1,
-            number => number,
-        }
-    }
-}
-
-/// Tells if an event is older than the cut, if there is one.
-fn is_older(event: &Event, cut: Option<OffsetDateTime>) -> bool {
-    cut.is_none_or(|cut| event.time < cut)
 }
 
 /// The error for a service that breaks its contract.
@@ -500,4 +480,9 @@ fn broken(how: &str) -> Error {
     Error::Source(SourceError::Failed(format!(
         "the service breaks its contract: {how}"
     )))
+}
+
+/// The error for a page that other answers promise, and that is not there.
+fn vanished(number: u64) -> Error {
+    broken(&format!("page {number} is announced, but not there"))
 }

@@ -1,181 +1,254 @@
-//! The proof: a window is complete, or the run says how many events are missing.
-
-use std::cmp::Reverse;
-use std::collections::VecDeque;
+//! The second check: what the counts promise, against what was seen.
+//!
+//! `total_count` less a page's position is the number of events at or behind that position. A window
+//! that is linked has seen all of them, unless one page boundary within it fell among events of one
+//! timestamp, and these changed their order between two requests.
+//!
+//! What the counts are wrong by is the same from window to window. It is measured at the list's end,
+//! where one answer shows both, the count and that nothing follows. Retention lowers it.
 
 use ::time::OffsetDateTime;
 
 use crate::error::Error;
 use crate::event::{Event, Identity};
 use crate::source::Missing;
-use crate::source::ahead::More;
+use crate::walk::Walk;
 use crate::walk::identities::IdentitySet;
-use crate::walk::numbered::Numbered;
-use crate::walk::tally::Tally;
-use crate::walk::{Carried, Walk, Window, is_older};
+use crate::walk::place::{Edge, growth};
+use crate::walk::reading::Slice;
 
-/// The page sizes for reading a window again, in percent of the effective one. Each has other page
+/// The page sizes for reading a window again, in percent of the largest. Each has other page
 /// boundaries.
 const OTHER_SIZES: [u64; 4] = [93, 87, 79, 71];
 
+#[derive(Default)]
+pub(super) struct Proof {
+    /// How many events more the counts promise than were seen; `None` before the first window.
+    balance: Option<i64>,
+    /// How many events were missing in all windows so far.
+    pub(super) unseen: u64,
+    /// Events that are listed twice. Each listing counts.
+    twice: IdentitySet,
+}
+
+/// An event that was seen.
+pub(super) struct Seen {
+    time: OffsetDateTime,
+    identity: Identity,
+    /// It was listed behind an older one.
+    is_misplaced: bool,
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 impl Walk<'_> {
-    /// Makes a window of its pages. If events are missing, the pages are read again.
-    pub(super) fn prove(&mut self, window: VecDeque<Numbered>) -> Result<Window, Error> {
-        let (start, start_size, total_at_start) =
-            window.front().map_or((1, self.size, None), |first| {
-                (first.number, first.size, first.page.total_count)
-            });
-        if self.ahead.is_empty() {
-            self.planned = (start, total_at_start);
-        }
-        let (cut, rest) = match window.front() {
-            Some(first) if first.number > 1 => (first.cut(), first.middle()),
-            _ => (None, None),
-        };
-        // One page that is not full is all there is, whatever the counts say.
-        let is_whole = window.len() == 1 && window.iter().all(Numbered::is_whole_list);
-        let mut found = Vec::new();
-        let mut tally = Tally::new(cut);
-        for numbered in window {
-            tally.answered(&numbered);
-            for event in &numbered.page.events {
-                self.meet(event, Event::clone, &mut tally, &mut found);
-            }
-        }
-        // An event that came after these answers is not among their counts.
-        let mut unplaced = 0;
-        for (identity, carried) in std::mem::take(&mut self.carried) {
-            if !is_older(&carried.event, cut) {
-                self.carried.insert(identity, carried);
-            } else if self.seen.insert(identity) {
-                unplaced += u64::from(!carried.is_placed);
-                found.push(carried.event);
-            }
-        }
-        let mut owed = tally.owed().filter(|_| !is_whole);
-        let mut sizes = OTHER_SIZES
-            .iter()
-            .map(|percent| start_size * percent / 100)
-            .filter(|&size| size > 0);
-        let missing = loop {
-            // Events that no window has found so far are missing from the number, too.
-            let after_all = found.iter().filter(|event| is_older(event, self.cut));
-            let unseen = self.unseen.saturating_sub(after_all.count() as u64);
-            let have = self.seen.len() as u64 + unseen + self.behind(&tally) - unplaced;
-            let Some(promised) = owed.filter(|&promised| promised > have) else {
-                self.unseen = unseen;
-                break None;
+    /// Takes in a window. If the counts promise more events, the window is read again with other
+    /// page boundaries. Returns the page that the window begins with, and what is still missing.
+    pub(super) fn prove(
+        &mut self,
+        mut window: Vec<Slice>,
+    ) -> Result<(Slice, Option<Missing>), Error> {
+        let mark = self.front.len();
+        self.cut = self.cut.max(window[0].cut(None));
+        self.due = self.due.max(window[0].cut(self.latest));
+        self.rest = window[0].middle(self.latest).or(self.rest);
+        let excess = self.excess(&window);
+        let balance = *self.proof.balance.get_or_insert(excess);
+        self.take_in(&window);
+        let mut owed = self.owed(&window);
+        let mut sizes = OTHER_SIZES.into_iter();
+        while owed.is_some_and(|owed| owed > balance)
+            && let Some(percent) = sizes.next()
+        {
+            let first = &window[0];
+            let pushed = growth(self.total, first.page.total_count);
+            let start = if first.start == 0 {
+                0
+            } else {
+                first.start + pushed
             };
-            let Some(size) = sizes.next() else {
-                self.unseen = unseen + promised - have;
-                break Some(Missing {
-                    unseen: self.unseen,
-                    promised,
-                });
+            let (_, first) = self.read_sized(|sizes| sizes.around(start, percent), false)?;
+            let Some(first) = first else {
+                continue;
             };
-            // A reading without events proves nothing.
-            let again = self.read_again((start - 1) * start_size, size, cut, &mut found)?;
-            if again.owed().is_some() {
-                (owed, tally, unplaced) = (again.owed(), again, 0);
+            let own = self.front[mark..].iter().map(|seen| seen.identity);
+            let again = self.read_on(first, &own.collect())?;
+            let is_newer = again[0]
+                .page
+                .events
+                .first()
+                .is_some_and(|event| self.is_new(event));
+            self.take_in(&again);
+            // A page of another size than was asked for may begin elsewhere.
+            if again[0].start > start {
+                continue;
             }
-        };
-        self.cut = cut;
-        let mut events = found;
-        events.retain(|event| {
-            let is_known = self.known.contains(event.id.identity());
-            self.figures.duplicates += u64::from(is_known);
-            self.known_ahead -= usize::from(is_known);
-            !is_known && self.scope.holds(event)
-        });
-        sort(&mut events);
-        self.figures.found += events.len() as u64;
-        self.look_ahead(cut.is_none());
-        let rest = rest.map(|rest| self.oldest_left.into_iter().flatten().fold(rest, Ord::min));
-        Ok(Window {
-            events,
-            rest,
-            missing,
+            // A replica that is behind, answering later, does not lower what is owed.
+            if again[0].page.total_count >= window[0].page.total_count {
+                owed = self.owed(&again);
+            }
+            if is_newer {
+                window = again;
+            }
+        }
+        let missing = owed.and_then(|owed| self.settle(owed, balance, &window[0]));
+        self.front.retain(|seen| Some(seen.time) >= self.cut);
+        let is_alone = window.len() == 1;
+        let first = window.swap_remove(0);
+        self.edge = self.edge_of(&first, is_alone);
+        Ok((first, missing))
+    }
+
+    /// The edge after a window that begins with this page. `is_alone`: it has no other page.
+    fn edge_of(&self, first: &Slice, is_alone: bool) -> Option<Edge> {
+        let events = &first.page.events;
+        let (time, oldest) = (events.first()?.time, events.last()?.time);
+        // What is newer than the page's oldest event is on this page, and what is older than the
+        // cut was counted. Between these, a page boundary may have hidden something.
+        let is_whole = is_alone || Some(oldest) < self.cut;
+        Some(Edge {
+            position: first.start,
+            total: first.page.total_count,
+            read_before: if is_whole { time } else { self.cut? },
+            time,
+            drift: 0,
+            ties: self.front.iter().filter(|seen| seen.time == time).count() as u64,
         })
     }
 
-    /// Reads a window again from `position`, the number of events before it, with another page size.
-    /// Adds the events that were not found before, and returns the tally of the new answers.
-    pub(super) fn read_again(
-        &mut self,
-        position: u64,
-        size: u64,
-        cut: Option<OffsetDateTime>,
-        found: &mut Vec<Event>,
-    ) -> Result<Tally, Error> {
-        let mut reading = self.open(position / size + 1, size, More::Perhaps);
-        let mut first = self.advance(&mut reading)?;
-        if let Some(effective) = first
-            .as_ref()
-            .map(|first| first.size)
-            .filter(|&effective| effective != size)
-        {
-            // The service chose its own size, so that the number is another place in the list.
-            reading = self.open(position / effective + 1, size, More::Perhaps);
-            first = self.advance(&mut reading)?;
-        }
-        let own: IdentitySet = found.iter().map(|event| event.id.identity()).collect();
-        let mut tally = Tally::new(cut);
-        while let Some(numbered) = first {
-            tally.answered(&numbered);
-            let is_past = self.is_past_cut(&numbered, &own);
-            for event in &numbered.page.events {
-                // Few events were missed, so each is kept without its page.
-                self.meet(event, Event::detached, &mut tally, found);
-            }
-            if is_past {
-                break;
-            }
-            first = self.advance(&mut reading)?;
-        }
-        Ok(tally)
-    }
-
-    /// Sorts an event of a window's page: it is found, left to the next window, or, far from its
-    /// place, carried to the window of its time.
-    pub(super) fn meet(
-        &mut self,
-        event: &Event,
-        keep: fn(&Event) -> Event,
-        tally: &mut Tally,
-        found: &mut Vec<Event>,
-    ) {
-        let identity = event.id.identity();
-        if is_older(event, tally.cut) {
-            tally.met_older = true;
-            if self.seen.insert(identity) {
-                tally.found(event);
-                found.push(keep(event));
-            } else {
-                self.figures.duplicates += 1;
-            }
-        } else if tally.met_older {
-            let carried = self.carried.entry(identity).or_insert_with(|| Carried {
-                event: event.detached(),
-                is_placed: false,
-            });
-            carried.is_placed |= tally.is_placed();
-        }
-    }
-
-    /// The number of carried events that are listed behind the tally's page, and so are among its
-    /// counts.
-    pub(super) fn behind(&self, tally: &Tally) -> u64 {
-        let is_behind = |(identity, carried): &(&Identity, &Carried)| {
-            carried.is_placed && !tally.newer.contains(**identity)
+    /// How many events older than the cut are promised by these pages, more than were seen; `None`
+    /// without counts. Of the whole list, all events count.
+    fn owed(&self, pages: &[Slice]) -> Option<i64> {
+        let start = pages.first()?;
+        let is_part = start.start > 0;
+        let is_newer = |event: &&Event| is_part && Some(event.time) >= self.cut;
+        let newer = |slice: &Slice| {
+            let pushed = slice.pushed_from_before(start);
+            let events = &slice.page.events;
+            pushed + events[pushed..].iter().take_while(is_newer).count()
         };
-        self.carried.iter().filter(is_behind).count() as u64
+        // Everything is counted that is listed from the first older event on.
+        let is_all_newer = |slice: &&Slice| newer(slice) == slice.page.events.len();
+        let place = pages.iter().take_while(is_all_newer).count();
+        let first = pages.get(place)?;
+        let measure = first.start + newer(first) as u64;
+        let promised = signed(first.page.total_count?) - signed(measure);
+        // Newer events that were seen count if they stand behind it, out of their place, and were not
+        // pushed there by arrivals.
+        let (mut before_it, mut behind_it) = (IdentitySet::default(), IdentitySet::default());
+        for slice in pages {
+            let pushed = growth(slice.page.total_count, first.page.total_count);
+            for (position, event) in (slice.start..).zip(&slice.page.events) {
+                let set = if position < measure + pushed {
+                    &mut before_it
+                } else {
+                    &mut behind_it
+                };
+                if is_newer(&event) {
+                    set.insert(event.id.identity());
+                }
+            }
+        }
+        let is_counted = |newer: &&Seen| {
+            let is_behind = behind_it.contains(newer.identity) || newer.is_misplaced;
+            !is_part
+                || Some(newer.time) < self.cut
+                || is_behind && !before_it.contains(newer.identity)
+        };
+        let uncounted = self.front.iter().filter(|newer| !is_counted(newer)).count();
+        let seen = self.seen.len() + self.proof.twice.len() - uncounted;
+        Some(promised - signed(seen as u64))
     }
-}
 
-/// Orders events that are listed newest first: the oldest first, and those of one timestamp in the
-/// reverse of the list's order: within a second, too, the service lists the newest first.
-fn sort(events: &mut [Event]) {
-    // Quick for a list that is in order.
-    events.sort_by_key(|event| Reverse(event.time));
-    events.reverse();
+    /// Notes what the counts are wrong by after this window, and what it misses.
+    fn settle(&mut self, owed: i64, balance: i64, first: &Slice) -> Option<Missing> {
+        self.proof.balance = Some(owed);
+        let short = u64::try_from(owed - balance)
+            .ok()
+            .filter(|&short| short > 0)?;
+        self.proof.unseen += short;
+        Some(Missing {
+            unseen: self.proof.unseen,
+            promised: first.page.total_count.unwrap_or_default(),
+        })
+    }
+
+    /// What the counts are wrong by, by the answer at the list's end. Where they should be right,
+    /// since the whole list was asked for, events that they promise are missing.
+    fn excess(&self, window: &[Slice]) -> i64 {
+        let excess = window.last().and_then(|last| {
+            let listed = last.page.events.len() as u64;
+            Some(signed(last.page.total_count?).saturating_sub(signed(last.start + listed)))
+        });
+        let excess = excess.unwrap_or_default();
+        if self.scope.since.is_some() {
+            excess
+        } else {
+            excess.min(0)
+        }
+    }
+
+    /// Takes in the events of pages in a row, but not those that arrivals have pushed there from before
+    /// the first one: others next to them may have been missed.
+    pub(super) fn take_in(&mut self, pages: &[Slice]) {
+        let (mut oldest, mut total) = (None, None);
+        let mut rows = Vec::new();
+        for slice in pages {
+            let events = &slice.page.events;
+            // Arrivals push the last events of a page to the next one.
+            oldest = oldest.filter(|_| total == slice.page.total_count);
+            total = slice.page.total_count;
+            for event in &events[slice.pushed_from_before(&pages[0])..] {
+                rows.push((
+                    event,
+                    oldest.is_some_and(|oldest| event.time > oldest),
+                    events,
+                ));
+                oldest = oldest.into_iter().chain([event.time]).min();
+            }
+        }
+        let edge = self.edge.map(|edge| edge.time);
+        for (event, is_misplaced, page) in rows.into_iter().rev() {
+            if self.meet(event, is_misplaced) {
+                continue;
+            }
+            let identity = event.id.identity();
+            let is_same = |other: &&Event| other.id == event.id;
+            if Some(event.time) > edge && page.iter().filter(is_same).count() > 1 {
+                self.proof.twice.insert(identity);
+            }
+            if is_misplaced {
+                for seen in &mut self.front {
+                    seen.is_misplaced |= seen.identity == identity;
+                }
+            }
+        }
+    }
+
+    /// Takes in an event; tells if it is new to this walk. It is held if the run wants it.
+    fn meet(&mut self, event: &Event, is_misplaced: bool) -> bool {
+        let identity = event.id.identity();
+        if !self.seen.insert(identity) {
+            self.figures.duplicates += 1;
+            return false;
+        }
+        self.front.push(Seen {
+            time: event.time,
+            identity,
+            is_misplaced,
+        });
+        if self.known.contains(identity) {
+            self.known_seen += 1;
+            self.figures.duplicates += 1;
+        } else if self.scope.holds(event) {
+            self.held.push(event.clone());
+        }
+        true
+    }
+
+    pub(super) fn is_new(&self, event: &Event) -> bool {
+        !self.seen.contains(event.id.identity())
+    }
 }

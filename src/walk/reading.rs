@@ -1,149 +1,258 @@
-//! A reading: page after page towards higher numbers, until the list ends.
+//! Reading: single pages, and pages in a row until they are linked to what was read before.
+
+use ::time::OffsetDateTime;
 
 use crate::error::Error;
-use crate::source::SourceError;
-use crate::source::ahead::{Answer, Fetched, Forward, More, Stream};
+use crate::event::{Event, Identity};
+use crate::source::ahead::{Answer, Ask, Fetched};
+use crate::source::page::Page;
+use crate::source::{PageRequest, SourceError};
 use crate::walk::identities::IdentitySet;
-use crate::walk::numbered::Numbered;
-use crate::walk::{Walk, broken};
+use crate::walk::place::{Place, Sizes, growth};
+use crate::walk::{Walk, broken, vanished};
 
-/// The most pages that one run requests, far beyond two weeks of events. Treat a longer list as a
-/// server bug.
-const MOST_PAGES: u64 = 20_000;
+/// The most pages that one run reads, far beyond two weeks of events.
+pub(super) const MOST_PAGES: u64 = 20_000;
 /// The most pages in a row that bring nothing new. Arrivals push events to the next page, but never
 /// so far.
 const MOST_STALE_PAGES: u32 = 50;
+/// The most bytes of events that a run holds.
+const MOST_BYTES: u64 = 256 * 1024 * 1024;
+/// The part of a window's first page that is left to the next window, as a divisor: an eighth of
+/// the page may be stamped newer than its place before the cut is wrong.
+const LEFT: usize = 8;
 
-/// A reading forward, and the pages so far.
-pub(super) struct Reading<'a> {
-    pub(super) stream: Box<dyn Stream + 'a>,
-    /// The number of its first page.
+/// A page that was read.
+pub(super) struct Slice {
+    /// As it was asked for.
+    pub(super) place: Place,
+    /// Its size and the position of its first event, by this answer.
+    pub(super) size: u64,
     pub(super) start: u64,
-    /// Pages may be read ahead of need.
-    pub(super) is_ahead: bool,
-    /// A page that was taken from the stream already.
-    pub(super) at_hand: Option<Numbered>,
-    pub(super) has_ended: bool,
-    pub(super) seen: IdentitySet,
-    pub(super) stale: u32,
+    pub(super) page: Page,
 }
 
-impl<'a> Walk<'a> {
-    pub(super) fn open(&self, start: u64, size: u64, more: More) -> Reading<'a> {
-        // The first page existed when the walk began.
-        let more = if start == 1 && self.figures.pages > 0 {
-            More::Announced
-        } else {
-            more
-        };
-        Reading {
-            stream: self.readings.open(Forward {
+impl Slice {
+    pub(super) fn identities(&self) -> impl Iterator<Item = Identity> {
+        self.page.events.iter().map(|event| event.id.identity())
+    }
+
+    /// How many of its events arrivals have pushed there from before `start`, a page that was read
+    /// earlier.
+    pub(super) fn pushed_from_before(&self, start: &Self) -> usize {
+        let pushed = growth(self.page.total_count, start.page.total_count);
+        let count = (start.start + pushed).saturating_sub(self.start);
+        usize::try_from(count).map_or(self.page.events.len(), |count| {
+            count.min(self.page.events.len())
+        })
+    }
+
+    /// The page is not full and no other one is announced: the list ends here.
+    pub(super) fn is_last(&self) -> bool {
+        self.page.next.is_none() && (self.page.events.len() as u64) < self.size
+    }
+
+    /// By its count, nothing is listed behind this page.
+    pub(super) fn is_last_by_count(&self) -> bool {
+        let total = self.page.total_count;
+        total.is_some_and(|total| total <= self.start + self.size)
+    }
+
+    /// The cut of a window that begins with this page: its newest timestamp, without the eighth of
+    /// the page that may be stamped newer than its place. Timestamps after `latest` do not count.
+    pub(super) fn cut(&self, latest: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
+        self.newest_but(LEFT, latest)
+    }
+
+    /// The page's median timestamp, of those up to `latest`.
+    pub(super) fn middle(&self, latest: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
+        self.newest_but(2, latest)
+    }
+
+    /// The newest timestamp of those up to `latest`, after one in so many.
+    fn newest_but(&self, part: usize, latest: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
+        let times = self.page.events.iter().map(|event| event.time);
+        let mut times: Vec<_> = times
+            .filter(|&time| latest.is_none_or(|latest| time <= latest))
+            .collect();
+        let place = times
+            .len()
+            .checked_sub(1)?
+            .saturating_sub(times.len().div_ceil(part));
+        Some(*times.select_nth_unstable(place).1)
+    }
+}
+
+/// Refuses a list that is oldest first, by its first page and its last ones: there the neighbours
+/// rise, and the last pages are newer. A few events out of order do not matter.
+pub(super) fn check_order(first: &Slice, last: &[Slice]) -> Result<(), Error> {
+    let (mut rising, mut falling) = (0, 0);
+    for slice in last.iter().chain([first]) {
+        for pair in slice.page.events.windows(2) {
+            rising += usize::from(pair[0].time < pair[1].time);
+            falling += usize::from(pair[0].time > pair[1].time);
+        }
+    }
+    let is_newer = last
+        .last()
+        .is_some_and(|last| last.middle(None) > first.middle(None));
+    if is_newer && rising > 4 * falling + 4 {
+        return Err(broken("its events are oldest first, not newest first"));
+    }
+    Ok(())
+}
+
+impl Walk<'_> {
+    /// The request for a page. `is_promised`: it must hold events.
+    pub(super) fn ask(&self, place: Place, is_promised: bool) -> Ask {
+        Ask {
+            request: PageRequest {
                 since: self.scope.since,
-                number: start,
-                size,
-                // Some services always return larger pages than requested.
-                effective: if size == self.scope.page_size {
-                    self.size
-                } else {
-                    size.min(self.size)
-                },
-                more,
-            }),
-            start,
-            is_ahead: false,
-            at_hand: None,
-            has_ended: false,
-            seen: IdentitySet::default(),
-            stale: 0,
-        }
-    }
-
-    /// Takes the next page of a reading; `None` at the end of the list.
-    pub(super) fn advance(&mut self, reading: &mut Reading) -> Result<Option<Numbered>, Error> {
-        let numbered = match reading.at_hand.take() {
-            Some(numbered) => numbered,
-            None => match self.take(reading)? {
-                Some(numbered) => numbered,
-                None => return Ok(None),
+                number: place.number,
+                size: place.size,
             },
-        };
-        let mut has_new = false;
-        for event in &numbered.page.events {
-            has_new |= reading.seen.insert(event.id.identity());
+            is_promised,
         }
-        if !has_new && numbered.is_guess {
-            reading.has_ended = true;
-            return Ok(None);
-        }
-        reading.stale = if has_new { 0 } else { reading.stale + 1 };
-        let number = numbered.number;
-        if reading.stale > MOST_STALE_PAGES {
-            return Err(broken(&format!(
-                "page {number} and {MOST_STALE_PAGES} pages before it hold nothing that was not on the pages before them"
-            )));
-        }
-        if let Some(next) = numbered.page.next.filter(|&next| next <= number) {
-            return Err(broken(&format!(
-                "next_page of page {number} is {next}: it does not increase"
-            )));
-        }
-        Ok(Some(numbered))
     }
 
-    /// Waits for the next page of a reading.
-    pub(super) fn take(&mut self, reading: &mut Reading) -> Result<Option<Numbered>, Error> {
-        if reading.has_ended {
-            return Ok(None);
+    /// Reads a page; `None` if there is none, or if it is empty. Page 1 may be empty.
+    pub(super) fn read(&mut self, place: Place, is_promised: bool) -> Result<Option<Slice>, Error> {
+        let fetched = self.pages.get(self.ask(place, is_promised));
+        self.accept(place, fetched)
+    }
+
+    /// Reads a page that may be smaller than the largest. If there is none, every page may have the
+    /// same size; then the page of that size is read. `is_promised`: the list reaches there.
+    pub(super) fn read_sized(
+        &mut self,
+        place: impl Fn(&Sizes) -> Place,
+        is_promised: bool,
+    ) -> Result<(Place, Option<Slice>), Error> {
+        loop {
+            let place = place(&self.sizes);
+            let is_certain = self.sizes.is_certain(place);
+            let slice = self.read(place, is_promised && is_certain)?;
+            if is_certain || slice.is_some() {
+                return Ok((place, slice));
+            }
+            self.sizes.follows = Some(false);
         }
-        if self.figures.pages == MOST_PAGES {
+    }
+
+    pub(super) fn accept(
+        &mut self,
+        place: Place,
+        fetched: Fetched,
+    ) -> Result<Option<Slice>, Error> {
+        self.figures.retries += fetched.retries;
+        self.figures.reading += fetched.took;
+        let number = place.number;
+        let page = match fetched.answer? {
+            Answer::Page(page) => page,
+            Answer::Missing(message) if number == 1 => {
+                return Err(Error::Source(SourceError::Failed(message)));
+            }
+            Answer::Missing(_) => return Ok(None),
+        };
+        self.figures.pages += 1;
+        self.figures.bytes += page.bytes;
+        if self.figures.pages.max(number) > MOST_PAGES {
             return Err(broken(&format!(
                 "it has more than {MOST_PAGES} pages for one run"
             )));
         }
-        let Some(Fetched {
-            place,
-            answer,
-            retries,
-            took,
-        }) = reading.stream.next()
-        else {
-            reading.has_ended = true;
-            return Ok(None);
-        };
-        self.figures.retries += retries;
-        self.figures.reading += took;
-        let page = match answer? {
-            Answer::Page(page) => page,
-            // The caller handles a jump to a page that does not exist.
-            Answer::Missing(message)
-                if place.number == 1
-                    || place.more == More::Announced && !reading.seen.is_empty() =>
-            {
-                return Err(Error::Source(SourceError::Failed(message)));
-            }
-            Answer::Missing(_) => {
-                reading.has_ended = true;
-                return Ok(None);
-            }
-        };
-        self.figures.pages += 1;
-        self.figures.bytes += page.bytes;
-        self.total = page.total_count.or(self.total);
-        self.known_met = self.known_met
-            || !self.known.is_empty()
-                && page
-                    .events
-                    .iter()
-                    .any(|event| self.known.contains(event.id.identity()));
-        Ok(Some(Numbered::new(&place, page)))
-    }
-}
-
-impl Reading<'_> {
-    /// Starts to read ahead, unless the reading does so already.
-    pub(super) fn read_ahead(&mut self, pages: u64) {
-        if !std::mem::replace(&mut self.is_ahead, true) {
-            self.stream.read_ahead(pages);
+        if let Some(next) = page.next.filter(|&next| next <= number) {
+            return Err(broken(&format!(
+                "next_page of page {number} is {next}: it does not increase"
+            )));
         }
+        self.largest = self.largest.max(page.bytes);
+        self.total = page.total_count.or(self.total);
+        let is_known = |event: &Event| self.known.contains(event.id.identity());
+        self.known_met =
+            self.known_met || !self.known.is_empty() && page.events.iter().any(is_known);
+        let size = self.sizes.learn(place, &page);
+        let is_there = number == 1 || !page.events.is_empty();
+        Ok(is_there.then(|| Slice {
+            place,
+            size,
+            start: (number - 1).saturating_mul(size),
+            page,
+        }))
+    }
+
+    /// Reads on from a page towards higher numbers, until a page is linked to earlier windows or the
+    /// list ends. `own` are the events that this window has found already.
+    pub(super) fn read_on(&mut self, first: Slice, own: &IdentitySet) -> Result<Vec<Slice>, Error> {
+        let mut slices = vec![first];
+        let (mut listed, mut stale, mut is_asked_again) = (IdentitySet::default(), 0, false);
+        while let Some(last) = slices.last() {
+            if last.is_last() || self.is_linked(last, own) {
+                break;
+            }
+            self.check_memory(slices.iter().map(|slice| slice.page.bytes).sum())?;
+            if listed.is_empty() {
+                listed.extend(last.identities());
+            }
+            let (place, is_announced) = (last.place, last.page.next.is_some());
+            let is_promised = is_announced && !last.is_last_by_count();
+            let next = Place {
+                number: place.number + 1,
+                ..place
+            };
+            let slice = match self.read(next, is_announced)? {
+                Some(slice) => slice,
+                None if !is_promised => break,
+                // Retention may have removed the page since it was announced.
+                None if !is_asked_again => {
+                    is_asked_again = true;
+                    match self.read(place, true)? {
+                        Some(again) => again,
+                        None => return Err(vanished(place.number)),
+                    }
+                }
+                None => return Err(vanished(next.number)),
+            };
+            let before = listed.len();
+            listed.extend(slice.identities());
+            stale = if listed.len() > before { 0 } else { stale + 1 };
+            // Some services repeat a page for numbers behind the last.
+            if !is_announced && slice.identities().eq(last.identities()) {
+                break;
+            }
+            if stale > MOST_STALE_PAGES {
+                let number = slice.place.number;
+                return Err(broken(&format!(
+                    "page {number} and {MOST_STALE_PAGES} pages before it hold nothing that was not on the pages before them"
+                )));
+            }
+            slices.push(slice);
+        }
+        Ok(slices)
+    }
+
+    /// Tells if everything behind this page was read before: one of its events was, and is older than
+    /// the edge. Others of the edge's timestamp may not have been read.
+    pub(super) fn is_linked(&self, page: &Slice, own: &IdentitySet) -> bool {
+        let is_earlier = |event: &Event| {
+            let identity = event.id.identity();
+            self.edge.is_some_and(|edge| event.time < edge.read_before)
+                && self.seen.contains(identity)
+                && !own.contains(identity)
+        };
+        page.page.events.iter().rev().any(is_earlier)
+    }
+
+    /// Refuses to hold more than a bound. `bytes` are those of the pages that are not taken in yet.
+    fn check_memory(&self, bytes: u64) -> Result<(), Error> {
+        let held: usize = self.held.iter().map(|event| event.json().len()).sum();
+        let first = self.first.as_ref().map_or(0, |first| first.page.bytes);
+        if bytes + first + held as u64 > MOST_BYTES {
+            let most = MOST_BYTES >> 20;
+            return Err(broken(&format!(
+                "more than {most} MiB of its events have to be held until the next can be delivered; a smaller --page-size may help"
+            )));
+        }
+        Ok(())
     }
 }

@@ -85,7 +85,7 @@ fn verbose_prints_one_line() {
         .run(&["-v"])
         .code(0)
         .says("delivered 2500 events; the newest event delivered is ")
-        .says(" old; read 3 pages and sent 1 batch in ");
+        .says(" old; read 3 pages and sent 2 batches in ");
     bench.has_all();
     bench
         .run(&["-v"])

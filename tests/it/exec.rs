@@ -140,7 +140,7 @@ fn a_command_may_write_a_lot_before_it_reads() {
     let lots = "yes | head -c 2000000; cat >> out; yes | head -c 2000000 >&2";
     let run = delivery.0.run(&["--exec", lots]);
     run.code(0);
-    assert_eq!((run.stdout.len(), run.stderr.len()), (4_000_000, 4_000_000));
+    assert_eq!((run.stdout.len(), run.stderr.len()), (6_000_000, 6_000_000));
     delivery.is_complete();
 }
 

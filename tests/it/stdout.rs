@@ -94,7 +94,7 @@ fn a_file_that_cannot_grow_keeps_only_whole_batches() {
             .open(bench.path("out"))
             .unwrap()
     };
-    let mut command = bench.limited(1_000, &[]);
+    let mut command = bench.limited(400, &[]);
     command.stdout(append());
     bench
         .start(command)

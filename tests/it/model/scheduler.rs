@@ -2,7 +2,6 @@
 //! and a disk; and the kill.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,7 +17,8 @@ use tfc_audit::format::{Limits, Rest, Verdict};
 use tfc_audit::report::Report;
 use tfc_audit::retry::Patience;
 use tfc_audit::run::Drain;
-use tfc_audit::source::ahead::{Asking, Fetched, Forward, Gate, Readings, Stream};
+use tfc_audit::source::ahead::{Ask, Asking, Fetched, Pages, Pending};
+use tfc_audit::source::gate::Gate;
 
 use super::world::{Dice, ModelSource, World, number};
 use super::{ENDPOINT, Place, Run};
@@ -47,103 +47,76 @@ impl Executioner {
     }
 }
 
-/// Readings whose threads are the model's: one makes a request when chance says so.
-pub struct ModelReadings<'a> {
-    pub asking: Asking<'a>,
+/// Pages whose threads are the model's: which request is answered next is a matter of chance.
+pub struct ModelPages<'a> {
+    pub asking: Asking<ModelSource<'a>, &'a ModelClock>,
     pub dice: RefCell<Dice>,
-    pub open: RefCell<Vec<Rc<RefCell<Lane>>>>,
+    pub begun: RefCell<Vec<Rc<Begun>>>,
 }
 
-/// What a thread would have: its permits, where it is, and what it has read.
-pub struct Lane {
-    pub from: Forward,
-    pub permits: u64,
-    pub read: VecDeque<Option<Fetched>>,
-    pub is_open: bool,
-    pub has_ended: bool,
+/// A request on a thread, and its answer once there is one.
+pub struct Begun {
+    pub ask: Ask,
+    pub fetched: RefCell<Option<Fetched>>,
 }
 
-impl Lane {
-    pub fn can_step(&self) -> bool {
-        self.permits > 0 && !matches!(self.read.back(), Some(None))
-    }
-}
-
-pub struct ModelStream<'a> {
-    pub readings: &'a ModelReadings<'a>,
-    pub lane: Rc<RefCell<Lane>>,
-}
-
-impl ModelReadings<'_> {
-    pub fn step(&self, lane: &Rc<RefCell<Lane>>) {
-        let mut lane = lane.borrow_mut();
-        lane.permits -= 1;
-        let fetched = self.asking.next(&mut lane.from);
-        lane.read.push_back(fetched);
-    }
-
-    /// Any of the readings that may do so makes a request.
-    pub fn step_any(&self) {
-        let lanes: Vec<_> = {
-            let mut open = self.open.borrow_mut();
-            open.retain(|lane| lane.borrow().is_open);
-            let can_step = open.iter().filter(|lane| lane.borrow().can_step());
-            can_step.cloned().collect()
+impl ModelPages<'_> {
+    /// Any of the requests that have begun is answered, if there is one.
+    pub fn answer_any(&self) {
+        let next = {
+            let mut begun = self.begun.borrow_mut();
+            let count = begun.len() as u64;
+            let chosen = self.dice.borrow_mut().roll(count);
+            (count > 0).then(|| begun.swap_remove(usize::try_from(chosen).unwrap()))
         };
-        if !lanes.is_empty() {
-            let chosen = self.dice.borrow_mut().roll(lanes.len() as u64);
-            self.step(&lanes[usize::try_from(chosen).unwrap()]);
+        if let Some(next) = next {
+            let fetched = self.asking.get(next.ask);
+            *next.fetched.borrow_mut() = Some(fetched);
         }
     }
 
-    /// So much time goes by for the readings, while something else is done.
-    pub fn step_some(&self) {
-        let steps = self.dice.borrow_mut().roll(4);
-        (0..steps).for_each(|_| self.step_any());
+    /// So much time goes by for the requests, while something else is done.
+    pub fn answer_some(&self) {
+        let answers = self.dice.borrow_mut().roll(4);
+        (0..answers).for_each(|_| self.answer_any());
     }
 }
 
-impl Readings for ModelReadings<'_> {
-    fn open(&self, from: Forward) -> Box<dyn Stream + '_> {
-        let lane = Rc::new(RefCell::new(Lane {
-            from,
-            permits: 0,
-            read: VecDeque::new(),
-            is_open: true,
-            has_ended: false,
-        }));
-        self.open.borrow_mut().push(Rc::clone(&lane));
-        Box::new(ModelStream {
-            readings: self,
-            lane,
-        })
+impl Pages for ModelPages<'_> {
+    fn get(&self, ask: Ask) -> Fetched {
+        self.answer_some();
+        self.asking.get(ask)
+    }
+
+    fn begin(&self, ask: Ask) -> Box<dyn Pending + '_> {
+        let begun = Rc::new(Begun {
+            ask,
+            fetched: RefCell::default(),
+        });
+        self.begun.borrow_mut().push(Rc::clone(&begun));
+        Box::new(ModelPending { pages: self, begun })
     }
 }
 
-impl Stream for ModelStream<'_> {
-    fn read_ahead(&mut self, pages: u64) {
-        self.lane.borrow_mut().permits += pages;
+pub struct ModelPending<'a> {
+    pub pages: &'a ModelPages<'a>,
+    pub begun: Rc<Begun>,
+}
+
+impl Pending for ModelPending<'_> {
+    fn is_ready(&self) -> bool {
+        self.pages.answer_some();
+        self.begun.fetched.borrow().is_some()
     }
 
-    fn next(&mut self) -> Option<Fetched> {
-        assert!(!self.lane.borrow().has_ended, "a thread would not answer");
-        self.readings.step_some();
-        if self.lane.borrow().read.is_empty() && self.lane.borrow().permits == 0 {
-            self.lane.borrow_mut().permits = 1;
+    fn wait(self: Box<Self>) -> Fetched {
+        self.pages.answer_some();
+        loop {
+            if let Some(fetched) = self.begun.fetched.borrow_mut().take() {
+                return fetched;
+            }
+            self.pages.answer_any();
         }
-        while self.lane.borrow().read.is_empty() {
-            self.readings.step_any();
-        }
-        let mut lane = self.lane.borrow_mut();
-        let fetched = lane.read.pop_front().flatten();
-        lane.has_ended = fetched.is_none();
-        fetched
-    }
-}
-
-impl Drop for ModelStream<'_> {
-    fn drop(&mut self) {
-        self.lane.borrow_mut().is_open = false;
     }
 }
 
@@ -156,7 +129,7 @@ impl ModelClock {
     }
 }
 
-impl Clock for ModelClock {
+impl Clock for &ModelClock {
     fn now(&self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp(self.seconds()).unwrap()
     }
@@ -244,7 +217,7 @@ pub fn drive(
 ) -> Result<Option<Result<Exit, Error>>, String> {
     let deadline = run
         .max_time
-        .map(|span| clock.elapsed() + Duration::from_secs(span));
+        .map(|span| (&clock).elapsed() + Duration::from_secs(span));
     let patience = Patience {
         timeout: Duration::from_secs(30),
         retries: 5,
@@ -265,16 +238,15 @@ pub fn drive(
             clock,
             executioner: &executioner,
         };
-        let gate = Gate::default();
-        let readings = ModelReadings {
+        let pages = ModelPages {
             asking: Asking {
-                source: &source,
+                source,
                 clock,
                 patience,
-                gate: &gate,
+                gate: Gate::default(),
             },
             dice: RefCell::new(Dice(world.borrow_mut().dice.roll(u64::MAX) | 1)),
-            open: RefCell::default(),
+            begun: RefCell::default(),
         };
         let mut target = ModelTarget {
             clock,
@@ -295,9 +267,9 @@ pub fn drive(
             events: run.batch,
             bytes: usize::MAX,
         };
-        let mut delivery = Delivery::new(&mut target, clock, patience, limits, None, 1, false);
+        let mut delivery = Delivery::new(&mut target, &clock, patience, limits, None, 1, false);
         let drain = Drain {
-            clock,
+            clock: &clock,
             patience,
             overlap: Duration::from_secs(run.overlap),
             since_span: None,
@@ -307,7 +279,7 @@ pub fn drive(
             watch: &|_| {},
         };
         drain.run(
-            &readings,
+            &pages,
             &mut delivery,
             &mut checkpoint,
             &mut store,

@@ -361,7 +361,9 @@ impl Source for ModelSource<'_> {
                 "404".to_owned(),
             )));
         }
-        if world.dice.percent(percent.empty) && !world.manners.hides_its_end() {
+        // Where only events stamped in the future are known, an empty first page may be right.
+        let is_told = request.number > 1 || world.last_ahead == 0;
+        if world.dice.percent(percent.empty) && is_told && !world.manners.hides_its_end() {
             let date = page.date;
             return Ok(Page {
                 total_pages: Some(0),
