@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::time::OffsetDateTime;
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::file::{self, CheckpointFile, NoStore, Store};
+use crate::checkpoint::file::{self, CheckpointFile, Commits, NoStore, Store};
 use crate::clock::{Clock, SystemClock, within};
 use crate::config::values::{TokenSource, parse_token};
 use crate::config::{Config, Destination};
@@ -250,6 +250,24 @@ impl Drain<'_> {
         report: &mut Report,
         warn: &mut dyn FnMut(&str),
     ) -> Result<Exit, Error> {
+        let mut commits = Commits::new(store);
+        let result = self.drain(pages, delivery, checkpoint, &mut commits, report, warn);
+        match result {
+            Err(Error::NotCommitted { .. }) => result,
+            // A failed commit is the worse of two errors: the next run repeats events.
+            result => commits.finish(checkpoint).and(result),
+        }
+    }
+
+    fn drain(
+        &self,
+        pages: &dyn Pages,
+        delivery: &mut Delivery,
+        checkpoint: &mut Checkpoint,
+        commits: &mut Commits,
+        report: &mut Report,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<Exit, Error> {
         let scope = |checkpoint: &Checkpoint| Scope {
             since: checkpoint
                 .boundary_start
@@ -317,11 +335,8 @@ impl Drain<'_> {
                     let rest = next.into_iter().chain(window.rest).min();
                     let overlap = self.overlap;
                     checkpoint.advance(&acknowledged, rest, settled_by, overlap, most_known);
-                    let events = acknowledged.events().len();
-                    store
-                        .commit(checkpoint)
-                        .map_err(|fault| Error::NotCommitted { events, fault })?;
-                    report.delivered += events as u64;
+                    commits.acknowledged(acknowledged.events(), checkpoint)?;
+                    report.delivered += acknowledged.events().len() as u64;
                     (self.watch)(report);
                     Ok(())
                 };
@@ -349,9 +364,7 @@ impl Drain<'_> {
             ));
         }
         checkpoint.complete(server_time, settled_by, self.overlap);
-        store
-            .commit(checkpoint)
-            .map_err(|fault| Error::NotCommitted { events: 0, fault })?;
+        commits.commit(checkpoint)?;
         Ok(exit)
     }
 }

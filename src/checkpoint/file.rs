@@ -9,6 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::clock::Clock;
 use crate::config::values::CheckpointPlace;
 use crate::error::Error;
+use crate::event::Event;
 use crate::fs;
 
 /// How long a run that waits for the lock sleeps between two attempts.
@@ -17,21 +18,87 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// The largest file that is read or written, in bytes.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
+/// A checkpoint of more bytes waits until as many bytes of events were acknowledged as it has. Every
+/// commit writes all of it, and an overlap may hold very many events.
+const LARGE: u64 = 128 * 1024;
+
 /// The place that a run commits to.
 pub trait Store {
-    /// Replaces the checkpoint of the last commit durably.
+    /// Replaces the checkpoint of the last commit durably. Returns how many bytes it has.
     ///
     /// # Errors
     /// If the new checkpoint may not survive a power cut.
-    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String>;
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<u64, String>;
+}
+
+/// The commits of a run: one for each acknowledged batch, while the checkpoint is small.
+pub struct Commits<'s> {
+    store: &'s mut dyn Store,
+    /// The bytes of the last checkpoint.
+    size: u64,
+    /// The acknowledged events since, and their bytes.
+    events: usize,
+    bytes: u64,
+}
+
+impl<'s> Commits<'s> {
+    /// Prepares commits; nothing is written yet.
+    pub fn new(store: &'s mut dyn Store) -> Self {
+        Self {
+            store,
+            size: 0,
+            events: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Commits that these events, which the checkpoint has, are acknowledged; or waits for more of
+    /// them if the checkpoint is large.
+    ///
+    /// # Errors
+    /// [`Error::NotCommitted`].
+    pub fn acknowledged(&mut self, events: &[Event], checkpoint: &Checkpoint) -> Result<(), Error> {
+        self.events += events.len();
+        self.bytes += events
+            .iter()
+            .map(|event| event.json().len() as u64)
+            .sum::<u64>();
+        if self.size > LARGE && self.bytes < self.size {
+            return Ok(());
+        }
+        self.commit(checkpoint)
+    }
+
+    /// Commits what is still waiting.
+    ///
+    /// # Errors
+    /// [`Error::NotCommitted`].
+    pub fn finish(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        if self.events == 0 {
+            return Ok(());
+        }
+        self.commit(checkpoint)
+    }
+
+    /// Commits the checkpoint as it is.
+    ///
+    /// # Errors
+    /// [`Error::NotCommitted`].
+    pub fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let events = self.events;
+        let committed = self.store.commit(checkpoint);
+        self.size = committed.map_err(|fault| Error::NotCommitted { events, fault })?;
+        (self.events, self.bytes) = (0, 0);
+        Ok(())
+    }
 }
 
 /// The store of `--no-checkpoint`, which keeps nothing.
 pub struct NoStore;
 
 impl Store for NoStore {
-    fn commit(&mut self, _: &Checkpoint) -> Result<(), String> {
-        Ok(())
+    fn commit(&mut self, _: &Checkpoint) -> Result<u64, String> {
+        Ok(0)
     }
 }
 
@@ -79,11 +146,12 @@ impl CheckpointFile {
 }
 
 impl Store for CheckpointFile {
-    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<u64, String> {
         let path = &self.path;
         let temporary = fs::with_suffix(path, ".tmp");
         let json = checkpoint.to_json();
-        if json.len() as u64 > LARGEST {
+        let size = json.len() as u64;
+        if size > LARGEST {
             return Err(format!(
                 "the checkpoint {} would be larger than 64 MiB; shorten --overlap",
                 path.display()
@@ -91,6 +159,7 @@ impl Store for CheckpointFile {
         }
         fs::replace(path, &temporary, fs::PRIVATE, &json)
             .and_then(|()| fs::sync_directory(path))
+            .map(|()| size)
             .map_err(|error| {
                 let remedy = if error.kind() == ErrorKind::ResourceBusy {
                     "it is a mount of its own, and a commit replaces the file: mount its directory instead".to_owned()

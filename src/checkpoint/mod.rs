@@ -227,7 +227,7 @@ impl Checkpoint {
             let ids = self.boundary.entry(event.time).or_default();
             ids.push(event.id.clone());
         }
-        if let Some(settled) = settled {
+        if let Some(settled) = settled.filter(|_| most < usize::MAX) {
             self.forget(most, settled);
         }
     }

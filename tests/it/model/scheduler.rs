@@ -191,18 +191,20 @@ pub struct ModelStore<'a> {
 }
 
 impl Store for ModelStore<'_> {
-    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<u64, String> {
         self.executioner.at(Place::BeforeCommit);
         self.calls += 1;
         if self.fails_at == Some(self.calls) {
             return Err("no space".to_owned());
         }
-        *self.disk.borrow_mut() = Some(checkpoint.to_json());
+        let json = checkpoint.to_json();
+        let size = json.len() as u64;
+        *self.disk.borrow_mut() = Some(json);
         let mut arrived = self.arrived.borrow_mut();
         arrived.committed = arrived.events.len();
         drop(arrived);
         self.executioner.at(Place::AfterCommit);
-        Ok(())
+        Ok(size)
     }
 }
 
