@@ -260,6 +260,9 @@ pub struct World {
     pub now: Option<OffsetDateTime>,
     /// The `Date` header, if it differs from `now`.
     pub date: Option<OffsetDateTime>,
+    /// How many requests are answered in any second. Each answer names it as `x-ratelimit-limit`, and
+    /// those beyond it are answered with 429.
+    pub rate_limit: Option<u32>,
     /// How long each answer is delayed. Connections wait independently.
     pub delay: Duration,
     /// With the number of the request, this decides the order of shuffled ties.
@@ -347,6 +350,9 @@ impl World {
         let now = self.now.unwrap_or_else(OffsetDateTime::now_utc);
         add_header(&mut headers, "Date", &imf_fixdate(self.date.unwrap_or(now)));
         add_header(&mut headers, "Content-Type", "application/json");
+        if let Some(limit) = self.rate_limit {
+            add_header(&mut headers, "x-ratelimit-limit", &limit.to_string());
+        }
 
         let arriving = self.arrivals_per_request.min(self.arrivals_left);
         if arriving > 0 {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use flate2::{Compression, write::GzEncoder};
 
-use super::{World, add_header};
+use super::{Step, World, add_header};
 
 /// A request that was received.
 #[derive(Clone, Debug)]
@@ -170,6 +170,10 @@ struct State {
     asked: Vec<Asked>,
     /// How many requests were received, with those that were cleared from `asked`.
     count: usize,
+    /// When the requests of the last second were answered, other than with 429 for their number.
+    recent: Vec<Duration>,
+    /// How many requests were answered with 429 for their number.
+    refused: usize,
     /// The rendered answers, if the world is frozen.
     frozen: Option<BTreeMap<Place, Arc<[u8]>>>,
     /// The open connections, which close when the stand-in stops.
@@ -180,8 +184,13 @@ struct State {
 impl State {
     /// The reply to the latest request.
     fn respond(&mut self, asked: &Asked) -> Reply {
+        let is_refused = self.is_beyond_limit(asked.at);
         let (world, count) = (&mut self.world, self.count);
-        let Some(rendered) = &mut self.frozen else {
+        if is_refused {
+            self.refused += 1;
+            world.script(count, Step::rate_limited(&[("x-ratelimit-reset", "1")]));
+        }
+        let Some(rendered) = self.frozen.as_mut().filter(|_| !is_refused) else {
             return world.respond(count, asked);
         };
         let gzip = world.gzip && asked.header("accept-encoding").contains("gzip");
@@ -196,6 +205,20 @@ impl State {
             delay: world.delay,
             ..Reply::default()
         }
+    }
+
+    /// Tells if a request at this time is one too many for the world's `rate_limit`.
+    fn is_beyond_limit(&mut self, at: Duration) -> bool {
+        let Some(limit) = self.world.rate_limit else {
+            return false;
+        };
+        let second = Duration::from_secs(1);
+        self.recent.retain(|&before| before + second > at);
+        let is_beyond = self.recent.len() >= limit as usize;
+        if !is_beyond {
+            self.recent.push(at);
+        }
+        is_beyond
     }
 }
 
@@ -274,6 +297,8 @@ impl StandIn {
                 world,
                 asked: Vec::new(),
                 count: 0,
+                recent: Vec::new(),
+                refused: 0,
                 frozen: None,
                 open: BTreeMap::new(),
                 stopping: false,
@@ -314,6 +339,11 @@ impl StandIn {
     /// The number of the latest request, counted from the start.
     pub fn count(&self) -> usize {
         self.shared.lock().count
+    }
+
+    /// How many requests were answered with 429, since they were beyond the world's `rate_limit`.
+    pub fn refused(&self) -> usize {
+        self.shared.lock().refused
     }
 
     /// Reads or changes the world, between two requests.
