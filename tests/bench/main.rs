@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use stand_in::{Event, PATH, StandIn, World, events};
+use stand_in::{Event, PATH, StandIn, Ties, World, events};
 use time::OffsetDateTime;
 
 mod peers;
@@ -46,7 +46,11 @@ const PARTS: [(&str, &str, Part); 9] = [
     ("requests", "requests for a backlog of 100 pages", requests),
     ("idle", "a run that finds no new events", idle),
     ("memory", "peak memory, by size of the backlog", memory),
-    ("latency", "a backlog over a slow network", latency),
+    (
+        "latency",
+        "a backlog over a slow network, with a rate limit",
+        latency,
+    ),
     ("receiver", "reading and posting at the same time", posting),
     ("binary", "the size of the program, and its start", binary),
     ("instructions", "instructions for each event", instructions),
@@ -59,8 +63,8 @@ const PARTS: [(&str, &str, Part); 9] = [
 
 /// How often each of two programs that take turns runs.
 const TURNS: usize = 15;
-/// The delay of each answer of a slow network.
-const LATENCY: Duration = Duration::from_millis(250);
+/// The documented rate limit: requests in a second.
+const RATE_LIMIT: u32 = 30;
 /// The time that the receiver takes for a batch.
 const POST_LATENCY: Duration = Duration::from_millis(20);
 /// Events for each page.
@@ -265,20 +269,25 @@ fn measure(mut arguments: impl Iterator<Item = OsString>) -> Result {
     }
 }
 
-/// A stand-in with a backlog of `count` events, five a second. It renders each page only once.
-fn backlog(count: usize) -> StandIn {
+/// A world with a backlog of `count` events, whose time stands still.
+fn world(count: usize, per_second: u32) -> World {
     let now = OffsetDateTime::now_utc();
-    frozen(now, events(count, now, 5))
+    World {
+        now: Some(now),
+        ..World::new(events(count, now, per_second))
+    }
 }
 
-/// A stand-in with these events whose time stands still at `now`.
-fn frozen(now: OffsetDateTime, events: Vec<Event>) -> StandIn {
-    let api = StandIn::start(World {
-        now: Some(now),
-        ..World::new(events)
-    });
+/// A stand-in that renders each page of this world only once.
+fn frozen(world: World) -> StandIn {
+    let api = StandIn::start(world);
     api.freeze();
     api
+}
+
+/// A stand-in with a backlog of `count` events, five a second.
+fn backlog(count: usize) -> StandIn {
+    frozen(world(count, 5))
 }
 
 /// 100,000 events to a file.
@@ -302,84 +311,111 @@ fn file(bench: &mut Bench) -> Result {
     show("curl", &curl);
     show("tfc-audit", &own);
     let ratio = |of: fn(&Trial) -> f64| median(&own, of) / median(&curl, of);
-    bench.goal("100,000 events to a file: wall, × curl", 1.3, ratio(wall));
+    bench.goal("100,000 events to a file: wall, × curl", 1.5, ratio(wall));
     bench.goal("100,000 events to a file: CPU, × curl", 2.5, ratio(cpu));
     Ok(())
 }
 
 /// Requests for a backlog.
 fn requests(bench: &mut Bench) -> Result {
+    let nothing = Path::new("/dev/null");
     let api = backlog(100 * PAGE);
-    bench.drain(&api, None, &[], Path::new("/dev/null"))?;
-    bench.goal(
-        "requests for 100 pages",
-        1.3 * 100.0 + 4.0,
-        api.count() as f64,
-    );
+    for number in ["1", "8", "16"] {
+        let before = api.count();
+        bench.drain(&api, None, &["--connections", number], nothing)?;
+        bench.goal(
+            format!("requests for 100 pages, {number} connections"),
+            108.0,
+            (api.count() - before) as f64,
+        );
+    }
+    // Not frozen: each request lists the events of a second in another order.
+    for (ties, most) in [(12, 125.0), (97, 150.0)] {
+        let api = StandIn::start(World {
+            ties: Ties::Shuffled,
+            ..world(100 * PAGE, ties)
+        });
+        bench.drain(&api, None, &[], nothing)?;
+        bench.goal(
+            format!("requests for 100 pages, {ties} shuffled events a second"),
+            most,
+            api.count() as f64,
+        );
+    }
     Ok(())
 }
 
 /// A run that finds no new events.
 fn idle(bench: &mut Bench) -> Result {
-    for (listed, seconds_each) in [(1, 3600), (600, 1)] {
-        let now = OffsetDateTime::now_utc();
-        let event = |n: u64| Event::new(n, now - Duration::from_secs(n * seconds_each));
-        let api = frozen(now, (0..PAGE as u64).map(event).collect());
-        let (checkpoint, nothing) = (bench.path("idle.json"), Path::new("/dev/null"));
-        bench.drain(&api, Some(&checkpoint), &[], nothing)?;
-        bench.drain(&api, Some(&checkpoint), &[], nothing)?;
-        let before = api.count();
-        let trial = |_| bench.drain(&api, Some(&checkpoint), &[], nothing);
-        let trials = (0..TURNS).map(trial).collect::<Result<Vec<_>>>()?;
-        fs::remove_file(&checkpoint)?;
-        show("tfc-audit", &trials);
-        let name = format!("idle run, {listed} events listed");
-        bench.goal(
-            format!("{name}: requests"),
-            1.0,
-            (api.count() - before) as f64 / TURNS as f64,
-        );
-        bench.goal(
-            format!("{name}: CPU, ms"),
-            5.0,
-            median(&trials, cpu) * 1000.0,
-        );
-    }
+    let now = OffsetDateTime::now_utc();
+    // One event a second: those of the overlap, ten minutes, are listed again.
+    let event = |n: u64| Event::new(n, now - Duration::from_secs(n));
+    let api = frozen(World {
+        now: Some(now),
+        ..World::new((0..PAGE as u64).map(event).collect())
+    });
+    let (checkpoint, nothing) = (bench.path("idle.json"), Path::new("/dev/null"));
+    bench.drain(&api, Some(&checkpoint), &[], nothing)?;
+    bench.drain(&api, Some(&checkpoint), &[], nothing)?;
+    let before = api.count();
+    let trial = |_| bench.drain(&api, Some(&checkpoint), &[], nothing);
+    let trials = (0..TURNS).map(trial).collect::<Result<Vec<_>>>()?;
+    show("tfc-audit", &trials);
+    let name = "idle run, 600 events listed";
+    bench.goal(
+        format!("{name}: requests"),
+        1.0,
+        (api.count() - before) as f64 / TURNS as f64,
+    );
+    bench.goal(
+        format!("{name}: CPU, ms"),
+        5.0,
+        median(&trials, cpu) * 1000.0,
+    );
     Ok(())
 }
 
 /// The peak memory of a backlog.
 fn memory(bench: &mut Bench) -> Result {
-    for count in [10_000, 100_000, 1_000_000] {
+    for count in [100_000, 1_000_000] {
         let api = backlog(count);
-        for number in ["1", "4", "16"] {
-            let more = ["--connections", number];
-            let trial = bench.drain(&api, None, &more, Path::new("/dev/null"))?;
-            show("tfc-audit", &[&trial]);
-            bench.goal(
-                format!("peak memory, {count} events, {number} connections: MiB"),
-                24.0 + 40.0 * count as f64 / MIB,
-                trial.peak / MIB,
-            );
-        }
+        let trial = bench.drain(&api, None, &[], Path::new("/dev/null"))?;
+        show("tfc-audit", &[&trial]);
+        bench.goal(
+            format!("peak memory, {count} events: MiB"),
+            16.0 + 40.0 * count as f64 / MIB,
+            trial.peak / MIB,
+        );
     }
     Ok(())
 }
 
-/// A backlog over a slow network.
+/// A backlog over a slow network, from a service that keeps its rate limit.
 fn latency(bench: &mut Bench) -> Result {
-    let (api, out) = (backlog(100 * PAGE), Path::new("/dev/null"));
-    bench.drain(&api, None, &[], out)?;
-    api.with(|world| world.delay = LATENCY);
-    let one = bench.drain(&api, None, &["--connections", "1"], out)?;
-    let several = bench.drain(&api, None, &[], out)?;
-    show("one connection", &[&one]);
-    show("by default", &[&several]);
-    bench.goal(
-        "100 pages, 250 ms a page: wall, × one connection",
-        0.4,
-        wall(&several) / wall(&one),
-    );
+    let nothing = Path::new("/dev/null");
+    let api = frozen(World {
+        rate_limit: Some(RATE_LIMIT),
+        ..world(100 * PAGE, 5)
+    });
+    bench.drain(&api, None, &[], nothing)?;
+    for delay in [250, 50] {
+        api.with(|world| world.delay = Duration::from_millis(delay));
+        let before = api.refused();
+        let trial = |_| {
+            // The requests of the last run count towards the limit, too.
+            std::thread::sleep(Duration::from_secs(1));
+            bench.drain(&api, None, &[], nothing)
+        };
+        let trials = (0..3).map(trial).collect::<Result<Vec<_>>>()?;
+        show(&format!("{delay} ms a request"), &trials);
+        let name = format!("100 pages, {delay} ms a request, limit {RATE_LIMIT} a second");
+        bench.goal(format!("{name}: wall, s"), 4.5, median(&trials, wall));
+        bench.goal(
+            format!("{name}: 429s"),
+            0.0,
+            (api.refused() - before) as f64,
+        );
+    }
     Ok(())
 }
 
