@@ -179,3 +179,210 @@ impl Sizes {
         (self.effective / OVERLAP).max(1) + edge.ties + 2 * edge.drift
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::{Event, EventId};
+
+    fn sizes(effective: u64, follows: Option<bool>) -> Sizes {
+        Sizes {
+            follows,
+            ..Sizes::new(effective)
+        }
+    }
+
+    fn edge(position: u64, ties: u64) -> Edge {
+        Edge {
+            position,
+            total: None,
+            read_before: OffsetDateTime::UNIX_EPOCH,
+            time: OffsetDateTime::UNIX_EPOCH,
+            ties,
+            drift: 0,
+        }
+    }
+
+    fn place(number: u64, size: u64, start: u64) -> Place {
+        Place {
+            number,
+            size,
+            start,
+        }
+    }
+
+    #[test]
+    fn no_page_that_reaches_an_end_begins_nearer_to_the_newest_event() {
+        for effective in 1..=40 {
+            for end in 1..=200 {
+                let place = sizes(effective, None).reaching(end);
+                let nearest = (1..=effective).map(|size| (end - 1) / size * size).min();
+                assert_eq!(Some(place.start), nearest, "{effective} {end}");
+                assert_eq!(place.start, (place.number - 1) * place.size);
+                assert!((place.start..place.start + place.size).contains(&(end - 1)));
+            }
+        }
+        let reaching = |end| sizes(1000, None).reaching(end);
+        assert_eq!(reaching(0), place(1, 1000, 0));
+        assert_eq!(reaching(1000), place(1, 1000, 0));
+        assert_eq!(reaching(1001), place(2, 501, 501));
+        assert_eq!(reaching(2500), place(3, 834, 1668));
+    }
+
+    #[test]
+    fn a_window_begins_nearer_to_the_newest_event_than_the_edge() {
+        for follows in [None, Some(true), Some(false)] {
+            for effective in [1, 2, 3, 10, 64, 1000] {
+                for ties in [0, 1, 7, 100, 5000] {
+                    for position in (1..300).chain(29_900..30_100) {
+                        let before = sizes(effective, follows).before(edge(position, ties));
+                        assert!(before.start < position, "{effective} {ties} {position}");
+                        assert!(before.number > 0 && before.size <= effective);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_reaches_back_behind_the_edge_by_the_overlap() {
+        // A 64th of a page, the ties, and twice what arrived lately.
+        let sizes = sizes(640, None);
+        for (ties, drift, overlap) in [(0, 0, 10), (3, 0, 13), (3, 40, 93), (200, 50, 310)] {
+            for position in 1..3000 {
+                let edge = Edge {
+                    drift,
+                    ..edge(position, ties)
+                };
+                assert_eq!(sizes.overlap(edge), overlap);
+                let before = sizes.before(edge);
+                let end = before.start + before.size;
+                assert!(end >= position + overlap, "{edge:?}: {before:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_has_several_pages_where_ties_fill_half_a_page() {
+        for (size, position, ties, expected) in [
+            (10, 100, 4, place(15, 7, 98)),
+            (10, 100, 5, place(10, 10, 90)),
+            (10, 100, 10, place(9, 10, 80)),
+            (10, 100, 34, place(7, 10, 60)),
+            // Not beyond page 1.
+            (10, 15, 34, place(1, 10, 0)),
+            (1, 100, 0, place(100, 1, 99)),
+            (1, 100, 1, place(99, 1, 98)),
+            (1, 100, 9, place(91, 1, 90)),
+        ] {
+            let before = sizes(size, None).before(edge(position, ties));
+            assert_eq!(before, expected, "{size} {position} {ties}");
+        }
+    }
+
+    #[test]
+    fn a_window_of_pages_of_one_size_begins_on_the_page_before_the_edge() {
+        let sizes = Sizes {
+            asked: 1000,
+            ..sizes(15, Some(false))
+        };
+        for (position, ties, expected) in [
+            (1, 0, place(1, 1000, 0)),
+            (15, 0, place(1, 1000, 0)),
+            (16, 0, place(2, 1000, 15)),
+            (150, 0, place(10, 1000, 135)),
+            (150, 20, place(9, 1000, 120)),
+        ] {
+            assert_eq!(sizes.before(edge(position, ties)), expected, "{position}");
+        }
+        assert_eq!(sizes.reaching(16), place(2, 1000, 15));
+        assert_eq!(sizes.around(29, 87), place(2, 1000, 15));
+        assert_eq!(sizes.around(30, 87), place(3, 1000, 30));
+    }
+
+    #[test]
+    fn a_page_around_a_position_holds_it() {
+        assert_eq!(sizes(100, None).around(250, 87), place(3, 87, 174));
+        assert_eq!(sizes(1, None).around(7, 93), place(8, 1, 7));
+        for effective in [1, 2, 15, 1000] {
+            for percent in [100, 93, 71] {
+                for position in 0..3000 {
+                    let around = sizes(effective, None).around(position, percent);
+                    let range = around.start..around.start + around.size;
+                    assert!(range.contains(&position), "{around:?} {position}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_tells_the_page_sizes() {
+        let json = "{}";
+        let event = Event::new(
+            &Arc::new(json.into()),
+            0..json.len(),
+            EventId::new("a"),
+            OffsetDateTime::UNIX_EPOCH,
+        );
+        let (next, last) = (Some(2), None);
+        let (unknown, follows, fixed) = (None, Some(true), Some(false));
+        for (what, (asked, events, next, told), expected) in [
+            ("honoured", (10, 10, next, Some(10)), (10, 10, unknown)),
+            ("smaller", (7, 7, next, Some(7)), (7, 10, follows)),
+            ("smaller, untold", (7, 7, next, None), (7, 10, follows)),
+            ("smaller, last", (7, 3, last, Some(7)), (7, 10, follows)),
+            ("clamped", (10, 4, next, Some(4)), (4, 4, unknown)),
+            ("clamped, untold", (10, 4, next, None), (4, 4, unknown)),
+            ("clamped, last", (10, 2, last, Some(4)), (4, 4, unknown)),
+            ("it repeats", (10, 4, next, Some(10)), (4, 4, unknown)),
+            ("ignored", (7, 10, next, Some(10)), (10, 10, fixed)),
+            ("ignored, untold", (7, 10, next, None), (10, 10, fixed)),
+            ("ignored, last", (7, 2, last, Some(10)), (10, 10, fixed)),
+            ("larger", (10, 15, next, Some(15)), (15, 15, fixed)),
+            ("larger, untold", (10, 15, next, None), (15, 15, fixed)),
+            ("last, untold", (10, 2, last, None), (10, 10, unknown)),
+            ("larger, last", (10, 15, last, None), (15, 10, unknown)),
+            ("a wrong size", (10, 5, last, Some(3)), (10, 10, unknown)),
+            ("empty", (10, 0, next, None), (10, 10, unknown)),
+            ("empty, told", (10, 0, next, Some(4)), (4, 4, unknown)),
+        ] {
+            let mut sizes = Sizes::new(10);
+            let page = Page {
+                events: vec![event.clone(); events],
+                next,
+                size: told,
+                ..Page::default()
+            };
+            let size = sizes.learn(place(1, asked, 0), &page);
+            assert_eq!((size, sizes.effective, sizes.follows), expected, "{what}");
+        }
+        // A short last page does not tell the size, but an earlier one did.
+        let page = Page {
+            events: vec![event; 2],
+            ..Page::default()
+        };
+        assert_eq!(sizes(4, None).learn(place(3, 10, 8), &page), 4);
+        assert_eq!(sizes(15, fixed).learn(place(3, 10, 30), &page), 15);
+    }
+
+    #[test]
+    fn arrivals_push_the_edge_and_nothing_pulls_it_back() {
+        for (then, now, position, drift) in [
+            (Some(100), Some(107), 57, 7),
+            (Some(100), Some(100), 50, 0),
+            (Some(100), Some(90), 50, 0),
+            (None, Some(107), 50, 0),
+            (Some(100), None, 50, 0),
+        ] {
+            let edge = Edge {
+                total: then,
+                ..edge(50, 3)
+            };
+            let pushed = edge.pushed(now);
+            assert_eq!((pushed.position, pushed.drift), (position, drift));
+            assert_eq!((pushed.total, pushed.ties), (now, 3));
+        }
+    }
+}
