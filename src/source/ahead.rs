@@ -197,3 +197,192 @@ impl Pending for Begun {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread::ThreadId;
+
+    use ::time::OffsetDateTime;
+
+    use super::*;
+    use crate::event::{Event, EventId};
+
+    /// A clock that stands still: no retry waits.
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> OffsetDateTime {
+            OffsetDateTime::UNIX_EPOCH
+        }
+        fn elapsed(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn sleep(&self, _: Duration) {}
+        fn chance(&self) -> f64 {
+            0.0
+        }
+    }
+
+    /// A list that reports each request, and answers when the test permits.
+    struct Held {
+        asked: Sender<(u64, ThreadId)>,
+        let_go: Mutex<Receiver<Page>>,
+    }
+
+    impl Source for Held {
+        fn page(&self, request: &PageRequest, _: Duration) -> Result<Page, Failure<SourceError>> {
+            let asked = (request.number, thread::current().id());
+            self.asked.send(asked).unwrap();
+            let let_go = self.let_go.lock().unwrap();
+            Ok(let_go.recv().expect("let go by the test"))
+        }
+    }
+
+    type Bench = (
+        Threads<Held, Still>,
+        Receiver<(u64, ThreadId)>,
+        Sender<Page>,
+    );
+
+    fn threads(retries: u32) -> Bench {
+        let (asked, all_asked) = channel();
+        let (go, let_go) = channel();
+        let source = Held {
+            asked,
+            let_go: Mutex::new(let_go),
+        };
+        let patience = Patience {
+            timeout: Duration::from_secs(30),
+            retries,
+            deadline: None,
+        };
+        (Threads::new(source, Still, patience), all_asked, go)
+    }
+
+    fn ask(number: u64, is_promised: bool) -> Ask {
+        Ask {
+            request: PageRequest {
+                since: None,
+                number,
+                size: 1,
+            },
+            is_promised,
+        }
+    }
+
+    fn page(events: usize) -> Page {
+        let page = Arc::new("{}".into());
+        let event = Event::new(&page, 0..2, EventId::new("a"), OffsetDateTime::UNIX_EPOCH);
+        Page {
+            events: vec![event; events],
+            ..Page::default()
+        }
+    }
+
+    fn events(fetched: Fetched) -> usize {
+        match fetched.answer {
+            Ok(Answer::Page(page)) => page.events.len(),
+            other => panic!("not a page: {other:?}"),
+        }
+    }
+
+    fn fault(fetched: Fetched) -> String {
+        match fetched.answer {
+            Err(Error::Source(SourceError::Failed(fault))) => fault,
+            other => panic!("not a failure: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_ahead_runs_on_another_thread_until_it_is_ready() {
+        let (threads, asked, go) = threads(0);
+        let (first, second) = (threads.begin(ask(3, false)), threads.begin(ask(2, false)));
+        let ((one, its), (other, others)) = (asked.recv().unwrap(), asked.recv().unwrap());
+        assert_eq!(one.min(other), 2);
+        assert!(its != others && ![its, others].contains(&thread::current().id()));
+        assert!(!first.is_ready() && !second.is_ready());
+        go.send(page(4)).unwrap();
+        go.send(page(4)).unwrap();
+        while !first.is_ready() {
+            thread::yield_now();
+        }
+        assert_eq!((events(first.wait()), events(second.wait())), (4, 4));
+    }
+
+    #[test]
+    fn a_request_that_is_needed_now_takes_no_thread() {
+        let (threads, asked, go) = threads(0);
+        go.send(page(4)).unwrap();
+        assert_eq!(events(threads.get(ask(1, false))), 4);
+        assert_eq!(asked.recv().unwrap(), (1, thread::current().id()));
+    }
+
+    #[test]
+    fn a_thread_that_breaks_off_is_an_error_and_not_the_end_of_the_list() {
+        let (threads, _asked, go) = threads(0);
+        // The source panics.
+        drop(go);
+        let fault = fault(threads.begin(ask(3, false)).wait());
+        assert!(fault.contains("broke off"), "{fault}");
+    }
+
+    #[test]
+    fn a_request_that_nobody_wants_any_more_keeps_nobody() {
+        let (threads, asked, go) = threads(0);
+        let pending = threads.begin(ask(3, false));
+        asked.recv().unwrap();
+        drop(pending);
+        drop(threads);
+        go.send(page(4)).unwrap();
+        // Its thread ends and drops the list.
+        assert_eq!(asked.iter().count(), 0);
+    }
+
+    #[test]
+    fn a_promised_page_that_is_empty_is_requested_again() {
+        let (threads, asked, go) = threads(2);
+        for events in [0, 0, 4] {
+            go.send(page(events)).unwrap();
+        }
+        let fetched = threads.get(ask(3, true));
+        assert_eq!((fetched.retries, events(fetched)), (2, 4));
+        drop(threads);
+        assert_eq!(asked.iter().count(), 3);
+    }
+
+    #[test]
+    fn a_promised_page_that_stays_empty_is_an_error() {
+        let (threads, _asked, go) = threads(2);
+        (0..3).for_each(|_| go.send(page(0)).unwrap());
+        let fault = fault(threads.get(ask(3, true)));
+        assert_eq!(
+            fault,
+            "page 3 is empty, although it was announced; gave up after 3 attempts"
+        );
+        // Nobody said that there is such a page.
+        go.send(page(0)).unwrap();
+        assert_eq!(events(threads.get(ask(3, false))), 0);
+    }
+
+    #[test]
+    fn an_empty_page_within_the_list_is_a_hole() {
+        for (events, next, total_pages, expected) in [
+            (0, None, None, true),
+            (0, None, Some(3), true),
+            (0, None, Some(0), true),
+            // The list has become shorter.
+            (0, None, Some(2), false),
+            (0, Some(4), None, false),
+            (1, None, None, false),
+        ] {
+            let page = Page {
+                next,
+                total_pages,
+                ..page(events)
+            };
+            assert_eq!(is_hole(&page, 3), expected, "{page:?}");
+        }
+    }
+}

@@ -88,3 +88,102 @@ impl Gate {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use ::time::OffsetDateTime;
+
+    use super::*;
+
+    /// A clock that only sleeping moves.
+    #[derive(Default)]
+    struct TestClock(Cell<Duration>);
+
+    impl Clock for TestClock {
+        fn now(&self) -> OffsetDateTime {
+            OffsetDateTime::UNIX_EPOCH
+        }
+        fn elapsed(&self) -> Duration {
+            self.0.get()
+        }
+        fn sleep(&self, span: Duration) {
+            self.0.set(self.0.get() + span);
+        }
+        fn chance(&self) -> f64 {
+            1.0
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// The times, in milliseconds, at which as many requests pass.
+    fn passes(gate: &Gate, clock: &TestClock, count: usize) -> Vec<u128> {
+        let pass = |_| {
+            gate.pass(clock, None);
+            clock.elapsed().as_millis()
+        };
+        (0..count).map(pass).collect()
+    }
+
+    #[test]
+    fn nothing_waits_until_an_answer_tells_a_limit() {
+        let (gate, clock) = (Gate::default(), TestClock::default());
+        assert_eq!(passes(&gate, &clock, 3), [0, 0, 0]);
+    }
+
+    #[test]
+    fn requests_take_nine_tenths_of_the_limit_and_one_may_come_early() {
+        let (gate, clock) = (Gate::default(), TestClock::default());
+        gate.allow(30);
+        assert_eq!(passes(&gate, &clock, 5), [0, 0, 37, 74, 111]);
+        // A pause does not save up more than the one.
+        clock.sleep(10 * SECOND);
+        let passed = passes(&gate, &clock, 300);
+        assert_eq!(passed[..4], [10_111, 10_111, 10_148, 10_185]);
+        let is_too_many = |pair: &[u128]| pair[30] - pair[0] < 1000;
+        assert!(!passed.windows(31).any(is_too_many), "{passed:?}");
+        assert_eq!((passed[299] - passed[29]) / 1000, 10);
+    }
+
+    #[test]
+    fn a_pause_holds_for_all_requests_and_the_longest_counts() {
+        let (gate, clock) = (Gate::default(), TestClock::default());
+        gate.shut(&clock, 5 * SECOND);
+        gate.shut(&clock, SECOND);
+        assert_eq!(passes(&gate, &clock, 3), [5000, 5000, 5000]);
+        gate.allow(30);
+        gate.shut(&clock, SECOND);
+        assert_eq!(passes(&gate, &clock, 3), [6000, 6000, 6037]);
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_deadline() {
+        let (gate, clock) = (Gate::default(), TestClock::default());
+        gate.shut(&clock, 5 * SECOND);
+        gate.pass(&clock, Some(2 * SECOND));
+        assert_eq!(clock.elapsed(), 2 * SECOND);
+    }
+
+    #[test]
+    fn each_429_without_a_told_limit_teaches_a_slower_pace() {
+        let (gate, clock) = (Gate::default(), TestClock::default());
+        let interval = || {
+            gate.slow_down();
+            clock.sleep(SECOND);
+            let passed = passes(&gate, &clock, 3);
+            passed[2] - passed[1]
+        };
+        assert_eq!([(); 5].map(|()| interval()), [37, 74, 148, 150, 150]);
+    }
+
+    #[test]
+    fn a_429_does_not_change_the_pace_of_a_told_limit() {
+        let (gate, clock) = (Gate::default(), TestClock::default());
+        gate.slow_down();
+        gate.allow(100);
+        gate.slow_down();
+        assert_eq!(passes(&gate, &clock, 4), [0, 0, 11, 22]);
+    }
+}
