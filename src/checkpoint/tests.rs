@@ -208,3 +208,58 @@ fn the_earliest_since_applies_until_an_event_is_delivered() {
     advance(&mut checkpoint, &[("a", "03:00:00")], None, "04:00:00");
     assert!(!checkpoint.start_at(time("01:00:00")));
 }
+
+/// Advances by events `a`, `b` and so on at these times, with this limit on what is remembered.
+/// Returns the boundary and the IDs in it.
+fn remembers(most: usize, times: &[&str], rest: Option<&str>) -> (OffsetDateTime, String) {
+    let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+    let names = ('a'..).map(String::from);
+    let events: Vec<_> = names.zip(times).map(|(id, at)| event(&id, at)).collect();
+    let acknowledged = Acknowledged::of_test(&events);
+    let rest = rest.map(time);
+    checkpoint.advance(&acknowledged, rest, time("04:00:00"), OVERLAP, most);
+    let written = checkpoint.to_json();
+    assert_eq!(
+        Checkpoint::parse(&written, ENDPOINT).as_ref(),
+        Ok(&checkpoint)
+    );
+    (checkpoint.boundary_start.unwrap(), ids(&checkpoint))
+}
+
+#[test]
+fn a_limit_forgets_the_oldest_ids_only_as_far_as_needed() {
+    let times = ["03:00:00", "03:00:01", "03:00:01.5", "03:00:02", "03:00:03"];
+    for (most, start, ids) in [
+        (5, "02:50:03", "a b c d e"),
+        (4, "03:00:01", "b c d e"),
+        // A second is forgotten as a whole.
+        (3, "03:00:02", "d e"),
+        (2, "03:00:02", "d e"),
+        (1, "03:00:03", "e"),
+    ] {
+        let expected = (time(start), ids.to_owned());
+        assert_eq!(remembers(most, &times, None), expected, "{most}");
+    }
+}
+
+#[test]
+fn a_limit_forgets_nothing_that_is_not_settled() {
+    let times = ["03:00:00", "03:00:01", "03:00:02", "03:00:03"];
+    let expected = (time("03:00:01"), "b c d".to_owned());
+    assert_eq!(remembers(1, &times, Some("03:00:01.7")), expected);
+    // The newest event is stamped after the service's clock.
+    let expected = (time("04:00:00"), "b c".to_owned());
+    assert_eq!(
+        remembers(1, &["03:00:00", "04:00:00", "23:00:00"], None),
+        expected
+    );
+}
+
+#[test]
+fn a_limit_keeps_the_ids_of_the_newest_second() {
+    let times = ["03:00:00", "03:00:07", "03:00:07", "03:00:07.9"];
+    for most in [0, 1, 2] {
+        let expected = (time("03:00:07"), "b c d".to_owned());
+        assert_eq!(remembers(most, &times, None), expected, "{most}");
+    }
+}
