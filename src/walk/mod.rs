@@ -133,7 +133,7 @@ pub struct Walk<'a> {
     edge: Option<Edge>,
     /// Every event of the windows so far.
     seen: IdentitySet,
-    /// Everything older than this was counted.
+    /// Everything older than this is counted.
     cut: Option<OffsetDateTime>,
     /// Everything older than this may be delivered.
     due: Option<OffsetDateTime>,
@@ -208,7 +208,7 @@ impl<'a> Walk<'a> {
             |event: &&Event| self.scope.holds(event) && !self.known.contains(event.id.identity());
         let wanted = events.iter().filter(is_wanted);
         self.first_oldest = wanted.map(|event| event.time).min();
-        self.latest = self.first.as_ref().and_then(|first| first.cut(None));
+        self.latest = self.first.as_ref().and_then(|first| first.due(None));
         let date = self.first.as_ref().and_then(|first| first.page.date);
         self.server_time = date.unwrap_or(self.server_time);
         self.look_ahead(false);

@@ -51,8 +51,8 @@ impl Walk<'_> {
         mut window: Vec<Slice>,
     ) -> Result<(Slice, Option<Missing>), Error> {
         let mark = self.front.len();
-        self.cut = self.cut.max(window[0].cut(None));
-        self.due = self.due.max(window[0].cut(self.latest));
+        self.cut = self.cut.max(window[0].cut());
+        self.due = self.due.max(window[0].due(self.latest));
         self.rest = window[0].middle(self.latest).or(self.rest);
         let excess = self.excess(&window);
         let balance = *self.proof.balance.get_or_insert(excess);
@@ -75,11 +75,6 @@ impl Walk<'_> {
             };
             let own = self.front[mark..].iter().map(|seen| seen.identity);
             let again = self.read_on(first, &own.collect())?;
-            let is_newer = again[0]
-                .page
-                .events
-                .first()
-                .is_some_and(|event| self.is_new(event));
             self.take_in(&again);
             // A page of another size than was asked for may begin elsewhere.
             if again[0].start > start {
@@ -89,52 +84,34 @@ impl Walk<'_> {
             if again[0].page.total_count >= window[0].page.total_count {
                 owed = self.owed(&again);
             }
-            if is_newer {
-                window = again;
-            }
         }
         let missing = owed.and_then(|owed| self.settle(owed, balance, &window[0]));
         self.front.retain(|seen| Some(seen.time) >= self.cut);
-        let is_alone = window.len() == 1;
         let first = window.swap_remove(0);
-        self.edge = self.edge_of(&first, is_alone);
-        Ok((first, missing))
-    }
-
-    /// The edge after a window that begins with this page. `is_alone`: it has no other page.
-    fn edge_of(&self, first: &Slice, is_alone: bool) -> Option<Edge> {
-        let events = &first.page.events;
-        let (time, oldest) = (events.first()?.time, events.last()?.time);
-        // What is newer than the page's oldest event is on this page, and what is older than the
-        // cut was counted. Between these, a page boundary may have hidden something.
-        let is_whole = is_alone || Some(oldest) < self.cut;
-        Some(Edge {
+        self.edge = first.page.events.first().map(|&Event { time, .. }| Edge {
             position: first.start,
             total: first.page.total_count,
-            read_before: if is_whole { time } else { self.cut? },
             time,
             drift: 0,
             ties: self.front.iter().filter(|seen| seen.time == time).count() as u64,
-        })
+        });
+        Ok((first, missing))
     }
 
     /// How many events older than the cut are promised by these pages, more than were seen; `None`
-    /// without counts. Of the whole list, all events count.
+    /// without counts.
     fn owed(&self, pages: &[Slice]) -> Option<i64> {
-        let start = pages.first()?;
-        let is_part = start.start > 0;
-        let is_newer = |event: &&Event| is_part && Some(event.time) >= self.cut;
-        let newer = |slice: &Slice| {
-            let pushed = slice.pushed_from_before(start);
-            let events = &slice.page.events;
-            pushed + events[pushed..].iter().take_while(is_newer).count()
-        };
+        let is_newer = |event: &&Event| Some(event.time) >= self.cut;
+        let newer = |slice: &Slice| slice.page.events.iter().take_while(is_newer).count();
         // Everything is counted that is listed from the first older event on.
         let is_all_newer = |slice: &&Slice| newer(slice) == slice.page.events.len();
         let place = pages.iter().take_while(is_all_newer).count();
         let first = pages.get(place)?;
         let measure = first.start + newer(first) as u64;
-        let promised = signed(first.page.total_count?) - signed(measure);
+        // Where that page's count is smaller than that of the first, a replica that is behind may have
+        // left a gap before it.
+        let total = first.page.total_count?.max(pages[0].page.total_count?);
+        let promised = signed(total) - signed(measure);
         // Newer events that were seen count if they stand behind it, out of their place, and were not
         // pushed there by arrivals.
         let (mut before_it, mut behind_it) = (IdentitySet::default(), IdentitySet::default());
@@ -153,11 +130,11 @@ impl Walk<'_> {
         }
         let is_counted = |newer: &&Seen| {
             let is_behind = behind_it.contains(newer.identity) || newer.is_misplaced;
-            !is_part
-                || Some(newer.time) < self.cut
-                || is_behind && !before_it.contains(newer.identity)
+            Some(newer.time) < self.cut || is_behind && !before_it.contains(newer.identity)
         };
-        let uncounted = self.front.iter().filter(|newer| !is_counted(newer)).count();
+        let listings = |newer: &Seen| 1 + usize::from(self.proof.twice.contains(newer.identity));
+        let uncounted = self.front.iter().filter(|newer| !is_counted(newer));
+        let uncounted: usize = uncounted.map(listings).sum();
         let seen = self.seen.len() + self.proof.twice.len() - uncounted;
         Some(promised - signed(seen as u64))
     }
@@ -190,8 +167,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes in the events of pages in a row, but not those that arrivals have pushed there from before
-    /// the first one: others next to them may have been missed.
+    /// Takes in the events of pages in a row.
     pub(super) fn take_in(&mut self, pages: &[Slice]) {
         let (mut oldest, mut total) = (None, None);
         let mut rows = Vec::new();
@@ -200,12 +176,9 @@ impl Walk<'_> {
             // Arrivals push the last events of a page to the next one.
             oldest = oldest.filter(|_| total == slice.page.total_count);
             total = slice.page.total_count;
-            for event in &events[slice.pushed_from_before(&pages[0])..] {
-                rows.push((
-                    event,
-                    oldest.is_some_and(|oldest| event.time > oldest),
-                    events,
-                ));
+            for event in events {
+                let is_misplaced = oldest.is_some_and(|oldest| event.time > oldest);
+                rows.push((event, is_misplaced, events));
                 oldest = oldest.into_iter().chain([event.time]).min();
             }
         }
@@ -216,7 +189,7 @@ impl Walk<'_> {
             }
             let identity = event.id.identity();
             let is_same = |other: &&Event| other.id == event.id;
-            if Some(event.time) > edge && page.iter().filter(is_same).count() > 1 {
+            if Some(event.time) >= edge && page.iter().filter(is_same).count() > 1 {
                 self.proof.twice.insert(identity);
             }
             if is_misplaced {

@@ -1,5 +1,7 @@
 //! Reading: single pages, and pages in a row until they are linked to what was read before.
 
+use std::time::Duration;
+
 use ::time::OffsetDateTime;
 
 use crate::error::Error;
@@ -8,7 +10,7 @@ use crate::source::ahead::{Answer, Ask, Fetched};
 use crate::source::page::Page;
 use crate::source::{PageRequest, SourceError};
 use crate::walk::identities::IdentitySet;
-use crate::walk::place::{Place, Sizes, growth};
+use crate::walk::place::{Place, Sizes};
 use crate::walk::{Walk, broken, vanished};
 
 /// The most pages that one run reads, far beyond two weeks of events.
@@ -37,16 +39,6 @@ impl Slice {
         self.page.events.iter().map(|event| event.id.identity())
     }
 
-    /// How many of its events arrivals have pushed there from before `start`, a page that was read
-    /// earlier.
-    pub(super) fn pushed_from_before(&self, start: &Self) -> usize {
-        let pushed = growth(self.page.total_count, start.page.total_count);
-        let count = (start.start + pushed).saturating_sub(self.start);
-        usize::try_from(count).map_or(self.page.events.len(), |count| {
-            count.min(self.page.events.len())
-        })
-    }
-
     /// The page is not full and no other one is announced: the list ends here.
     pub(super) fn is_last(&self) -> bool {
         self.page.next.is_none() && (self.page.events.len() as u64) < self.size
@@ -58,9 +50,22 @@ impl Slice {
         total.is_some_and(|total| total <= self.start + self.size)
     }
 
-    /// The cut of a window that begins with this page: its newest timestamp, without the eighth of
-    /// the page that may be stamped newer than its place. Timestamps after `latest` do not count.
-    pub(super) fn cut(&self, latest: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
+    /// What is older than this is counted in a window that begins with this page: what shares the
+    /// timestamp of its last event, which the next page may share as well, and what is older. A page of
+    /// one timestamp tells nothing of it, unless nothing is listed before the page.
+    pub(super) fn cut(&self) -> Option<OffsetDateTime> {
+        let events = &self.page.events;
+        let (newest, oldest) = (events.first()?.time, events.last()?.time);
+        let times = events.iter().map(|event| event.time);
+        let newer = times.filter(|&time| time > oldest).min();
+        let all = newest + Duration::from_nanos(u64::from(self.start == 0));
+        Some(newer.unwrap_or(all))
+    }
+
+    /// What is older than this may be delivered after a window that begins with this page: its newest
+    /// timestamp, without the eighth of the page that may be stamped newer than its place. Timestamps
+    /// after `latest` do not count.
+    pub(super) fn due(&self, latest: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
         self.newest_but(LEFT, latest)
     }
 
@@ -167,7 +172,9 @@ impl Walk<'_> {
             )));
         }
         self.largest = self.largest.max(page.bytes);
-        self.total = page.total_count.or(self.total);
+        if !page.events.is_empty() {
+            self.total = page.total_count.or(self.total);
+        }
         let is_known = |event: &Event| self.known.contains(event.id.identity());
         self.known_met =
             self.known_met || !self.known.is_empty() && page.events.iter().any(is_known);
@@ -236,7 +243,7 @@ impl Walk<'_> {
     pub(super) fn is_linked(&self, page: &Slice, own: &IdentitySet) -> bool {
         let is_earlier = |event: &Event| {
             let identity = event.id.identity();
-            self.edge.is_some_and(|edge| event.time < edge.read_before)
+            self.edge.is_some_and(|edge| event.time < edge.time)
                 && self.seen.contains(identity)
                 && !own.contains(identity)
         };
