@@ -31,3 +31,4 @@ mod stdout;
 mod support;
 mod unreadable;
 mod walk;
+mod worlds;

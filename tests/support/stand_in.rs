@@ -39,6 +39,8 @@ pub enum Sizes {
     Honoured,
     /// Always this many events.
     Ignored(usize),
+    /// At most this many events, but `page_size` repeats what was asked for.
+    Clamped(usize),
 }
 
 /// The answer to a page number past the end. Page 1 always has an answer.
@@ -91,6 +93,8 @@ pub enum Next {
     Same,
     /// Always the next number. Each page has the events of page 1.
     Endless,
+    /// The next number if the page is full, also on the last page.
+    AfterFull,
 }
 
 /// A scripted change at one request: of the world, of the answer, or of how it is sent. One request
@@ -109,6 +113,10 @@ pub enum Step {
     EmptyPage,
     /// These events are inserted just before the answer.
     Insert(Vec<Event>),
+    /// Retention removes this many of the oldest events just before the answer.
+    RemoveOldest(usize),
+    /// From this answer on, events of one timestamp are listed in the reverse order.
+    SwapTies,
     /// The head and the first half of the body are sent, then the connection closes.
     Truncate,
     /// The body is sent in 20 pieces over this time, so that no single read waits long.
@@ -156,6 +164,8 @@ pub struct World {
     pub ties: Ties,
     pub order: Order,
     pub next: Next,
+    /// Replicas answer in turn. Each does not list this many of the newest events yet.
+    pub lags: Vec<usize>,
     /// Whether bodies are indented, with line breaks within events.
     pub pretty: bool,
     /// Whether bodies are compressed if the client accepts gzip.
@@ -246,6 +256,11 @@ impl World {
                 Step::Body(body) => made = Some((200, Vec::new(), body)),
                 Step::EmptyPage => made = Some((200, Vec::new(), EMPTY.to_owned())),
                 Step::Insert(events) => self.insert(events),
+                Step::RemoveOldest(count) => self.remove_oldest(count),
+                Step::SwapTies => {
+                    let ties = self.events.chunk_by_mut(|a, b| a.time == b.time);
+                    ties.for_each(<[Event]>::reverse);
+                }
                 Step::Truncate => sending = Sending::Half,
                 Step::Trickle(time) => sending = Sending::Spread(time),
                 Step::Stall(time) => sending = Sending::Nothing(time),
@@ -299,17 +314,22 @@ impl World {
         if since == Some(None) {
             return error(400, "invalid since");
         }
-        let listed = self.listing(since.flatten());
+        let mut listed = self.listing(since.flatten());
+        if !self.lags.is_empty() {
+            let lag = self.lags[(number - 1) % self.lags.len()];
+            listed.drain(..lag.min(listed.len()));
+        }
 
         let wanted = asked.page_size.filter(|&size| size > 0).unwrap_or(1000);
         let size = match self.sizes {
             Sizes::Honoured => wanted,
             Sizes::Ignored(always) => always,
+            Sizes::Clamped(most) => wanted.min(most),
         };
         let page = asked.page_number.unwrap_or(1).max(1);
         let shown = match self.next {
             Next::Endless => 1,
-            Next::True | Next::Same => page,
+            Next::True | Next::Same | Next::AfterFull => page,
         };
         let start = (shown - 1).saturating_mul(size).min(listed.len());
         let range = start..start.saturating_add(size).min(listed.len());
@@ -330,9 +350,14 @@ impl World {
             Next::True => (page < last).then_some(page + 1),
             Next::Same => Some(page),
             Next::Endless => Some(page + 1),
+            Next::AfterFull => (range.len() == size).then_some(page + 1),
+        };
+        let told = match self.sizes {
+            Sizes::Clamped(_) => wanted,
+            Sizes::Honoured | Sizes::Ignored(_) => size,
         };
         let previous = (page > 1).then(|| page - 1);
-        let mut pagination = json!({"current_page": page, "page_size": size, "prev_page": previous, "next_page": next});
+        let mut pagination = json!({"current_page": page, "page_size": told, "prev_page": previous, "next_page": next});
         if let Some(total) = total {
             pagination["total_pages"] = total.div_ceil(size).into();
             pagination["total_count"] = total.into();

@@ -1,0 +1,284 @@
+//! Servers that answer against the documentation or each other. Each was found by a hostile server,
+//! and a run once lost events there, raised a false alarm, or asked too much.
+
+use std::io::{BufReader, Write};
+use std::time::Duration;
+
+use crate::network::run;
+use crate::relay::{Head, Relay};
+use crate::stand_in::{
+    Counts, Event, Next, PastEnd, Sizes, Step, World, events, events_from, stamp,
+};
+use crate::support::{AN_HOUR, Bench, at_once, minutes_ago, now};
+
+const SMALL: [&str; 2] = ["--page-size=10", "--connections=1"];
+
+/// As many events of a minute ago and before, with this many in a second.
+fn past(count: usize, per_second: u32) -> World {
+    World::new(events(count, minutes_ago(1), per_second))
+}
+
+#[test]
+fn replicas_that_lag_open_no_gap() {
+    let lags = [&[0, 1][..], &[2, 0, 0, 1], &[0, 0, 2, 2]];
+    at_once(lags, |lags| {
+        for count in [20, 45] {
+            let bench = Bench::new(World {
+                lags: lags.to_vec(),
+                ..past(count, 1)
+            });
+            bench.run(&SMALL).code(0).silent();
+            assert_eq!(bench.missing(), lags[0], "what the first answer lacks");
+            bench.api.with(|world| world.lags.clear());
+            bench.run(&SMALL).code(0).silent();
+            bench.has_all();
+        }
+    });
+}
+
+/// They disagree by up to a page and more. That may look like missing events, but no missing event
+/// stays unknown.
+#[test]
+fn replicas_that_lag_far_lose_nothing_in_silence() {
+    let cases = [
+        // Here a later, smaller count once lowered what was owed.
+        (29, &[0, 13, 0, 4, 0, 6, 0, 7, 10][..]),
+        (24, &[0, 10, 7, 11, 13]),
+        (53, &[0, 5, 10, 1, 9, 9, 0, 1, 10, 0, 0]),
+        (200, &[0, 5, 5, 10]),
+        (20, &[0, 5, 5, 10]),
+        (45, &[0, 0, 5, 5]),
+        (200, &[0, 3, 0, 12]),
+        (200, &[4, 0, 9]),
+        (45, &[0, 30, 7]),
+    ];
+    at_once(cases, |(count, lags)| {
+        let bench = Bench::new(World {
+            lags: lags.to_vec(),
+            ..past(count, 1)
+        });
+        let run = bench.run(&SMALL);
+        let missing = bench.missing();
+        run.holds(
+            !run.stderr.is_empty() || missing <= lags[0],
+            format_args!("{missing} events are lost in silence"),
+        );
+        bench.api.with(|world| world.lags.clear());
+        bench.run(&SMALL).code(0).silent();
+        assert_eq!(bench.missing(), 0, "after {run}");
+    });
+}
+
+#[test]
+fn a_page_that_is_announced_behind_a_full_last_page_need_not_exist() {
+    for status in [400, 404, 422] {
+        for count in [10, 20, 200] {
+            let bench = Bench::new(World {
+                next: Next::AfterFull,
+                past_end: PastEnd::Status(status),
+                ..past(count, 1)
+            });
+            bench.run(&SMALL).code(0).silent();
+            bench.has_all();
+            bench.run(&SMALL).code(0).silent().prints_nothing();
+        }
+    }
+}
+
+/// Of as many events, the one at this place, counted from the oldest, is listed twice.
+#[track_caller]
+fn is_silent_with_a_double(count: usize, place: usize) {
+    let mut all = past(count, 1).events;
+    all.push(all[place].clone());
+    let bench = Bench::of(all);
+    bench.run(&SMALL).code(0).silent();
+    bench.has_all();
+    bench.run(&SMALL).code(0).silent().prints_nothing();
+}
+
+#[test]
+fn an_event_that_is_listed_twice_raises_no_alarm() {
+    is_silent_with_a_double(15, 4);
+    at_once([0, 1, 4, 9, 10, 16, 34], |place| {
+        is_silent_with_a_double(35, place);
+    });
+}
+
+#[test]
+fn an_event_that_is_listed_twice_at_any_place_raises_no_alarm() {
+    at_once(0..35, |place| is_silent_with_a_double(35, place));
+}
+
+#[test]
+fn pages_of_one_event_hold_ties_while_events_arrive() {
+    at_once(1..=4, |per_second| {
+        for arrivals in [[2, 3, 5], [4, 9, 11], [6, 7, 8]] {
+            let bench = Bench::new(past(12, per_second));
+            for (first, request) in (100..).step_by(10).zip(arrivals) {
+                let arriving = events_from(first, 2, now(), 2);
+                bench.script(request, Step::Insert(arriving));
+            }
+            let args = ["--page-size=1", "--connections=1"];
+            bench.run(&args).code(0).silent();
+            bench.run(&args).code(0).silent();
+            bench.has_all();
+        }
+    });
+}
+
+#[test]
+fn a_page_size_that_repeats_what_was_asked_for_costs_few_requests() {
+    at_once([30, 60, 120], |pages| {
+        let bench = Bench::new(World {
+            sizes: Sizes::Clamped(20),
+            ..past(20 * pages, 1)
+        });
+        let run = bench.run(&["--page-size=200"]);
+        run.code(0).silent();
+        bench.has_all();
+        run.holds(
+            run.asked.len() <= 3 * pages,
+            "it should make 3 requests a page at most",
+        );
+    });
+}
+
+/// Events are published 15 minutes after their stamps, and one of them a little later: after a run
+/// that a time limit cut short.
+#[test]
+fn a_late_event_is_found_after_a_run_that_was_cut_short() {
+    let mut all = events(300, minutes_ago(15), 1);
+    let late = all.remove(39);
+    let bench = Bench::new(World {
+        always: Some((15, Step::Stall(AN_HOUR))),
+        ..World::new(all)
+    });
+    let cut_short = bench.run(&[&SMALL[..], &["--max-time=3s"]].concat());
+    cut_short.code(3).says("--max-time");
+    let newer = |time: &Event| time.time > late.time;
+    cut_short.holds(
+        bench
+            .in_order()
+            .iter()
+            .any(|it| newer(it) && cut_short.stdout.contains(&it.id)),
+        "it should deliver events that are newer than the late one",
+    );
+    bench.api.with(|world| world.always = None);
+    bench.insert([late]);
+    bench.run(&SMALL).code(0).silent();
+    assert_eq!(bench.missing(), 0);
+    bench.is_settled();
+}
+
+/// The pages have 15 events, whatever is asked for. Two events of one timestamp lie on two pages,
+/// and change places between two requests.
+#[test]
+fn ties_that_change_places_once_are_found_where_the_page_size_is_ignored() {
+    let ends = [PastEnd::Empty, PastEnd::Status(404)];
+    at_once(ends, |past_end| {
+        for request in 1..=10 {
+            let mut all = past(150, 1).events;
+            // The edges of pages are at multiples of 15.
+            let earlier = all[74].time;
+            all[75] = Event::new(9_000, earlier);
+            let bench = Bench::new(World {
+                sizes: Sizes::Ignored(15),
+                past_end,
+                ..World::new(all)
+            });
+            bench.script(request, Step::SwapTies);
+            bench.run(&["--connections=1"]).code(0).silent();
+            bench.has_all();
+            bench.is_settled();
+        }
+    });
+}
+
+#[test]
+fn a_count_that_ignores_since_is_no_alarm_in_a_second_run() {
+    // A few of them are within the overlap.
+    let old = (1..=400).map(|n| Event::new(n, minutes_ago(2_000 - u32::try_from(n).unwrap())));
+    let bench = Bench::new(World {
+        counts: Counts::IgnoreSince,
+        ..World::new(old.collect())
+    });
+    bench.run(&SMALL).code(0).silent();
+    bench.insert(events_from(1_000, 15, now(), 1));
+    let second = bench.run(&SMALL);
+    second.code(0).silent();
+    bench.has_all();
+    second.holds(second.asked.len() < 15, "it should not search for long");
+    bench.run(&SMALL).code(0).silent().prints_nothing();
+}
+
+#[test]
+fn retention_may_take_the_oldest_events_between_two_requests() {
+    let ends = [PastEnd::Empty, PastEnd::Status(404)];
+    at_once(ends, |past_end| {
+        for (count, removed) in [(41, 1), (41, 15), (60, 10), (60, 30)] {
+            for request in 2..=5 {
+                let bench = Bench::new(World {
+                    past_end,
+                    ..past(count, 1)
+                });
+                bench.script(request, Step::RemoveOldest(removed));
+                bench.run(&SMALL).code(0).silent();
+                assert_eq!(bench.missing(), 0, "{count} {removed} {request}");
+                bench.is_settled();
+            }
+        }
+    });
+}
+
+/// All events have one timestamp, so that none may be delivered before the last was read.
+#[test]
+fn huge_pages_of_one_timestamp_end_a_run_before_they_fill_the_memory() {
+    let time = stamp(now());
+    let relay = Relay::start(move |mut stream, note| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let filler = "x".repeat(20 << 20);
+        let pages = 1_000;
+        while let Some(head) = Head::read(&mut reader) {
+            note(&head);
+            let line = head.line.replace("%5B", "[").replace("%5D", "]");
+            let mut words = line.split(['?', '&', ' ']);
+            let number = words.find_map(|word| word.strip_prefix("page[number]=")?.parse().ok());
+            let number: u32 = number.expect("a page is asked for");
+            let next = if number < pages {
+                (number + 1).to_string()
+            } else {
+                "null".to_owned()
+            };
+            let body = format!(
+                r#"{{"data":[{{"id":"{number}-a","timestamp":"{time}","x":"{filler}"}},{{"id":"{number}-b","timestamp":"{time}"}}],"pagination":{{"next_page":{next},"page_size":2,"total_pages":{pages},"total_count":{}}}}}"#,
+                2 * pages
+            );
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            stream.write_all(head.as_bytes())?;
+            stream.write_all(body.as_bytes())?;
+        }
+        Ok(())
+    });
+    let bench = Bench::of(Vec::new());
+    let run = run(&bench, &relay.url(), &[], &[]);
+    run.fails(5, "--page-size").stays_below(400);
+    run.holds(relay.heads().len() < 30, "it should give up soon");
+}
+
+#[test]
+fn a_told_rate_limit_is_never_reached() {
+    let bench = Bench::new(World {
+        rate_limit: Some(30),
+        ..past(600, 1)
+    });
+    let run = bench.run(&["--page-size=10"]);
+    run.code(0).silent();
+    bench.has_all();
+    let refused = bench.api.refused();
+    run.holds(refused == 0, format_args!("refused: {refused}"));
+    run.holds(
+        run.took >= Duration::from_millis(1500),
+        "60 requests should take 1.5 s at least",
+    );
+}
