@@ -57,7 +57,7 @@ impl Walk<'_> {
         let excess = self.excess(&window);
         let balance = *self.proof.balance.get_or_insert(excess);
         self.take_in(&window);
-        let mut owed = self.owed(&window);
+        let mut owed = self.owed(&window, mark);
         let mut sizes = OTHER_SIZES.into_iter();
         while owed.is_some_and(|owed| owed > balance)
             && let Some(percent) = sizes.next()
@@ -82,7 +82,7 @@ impl Walk<'_> {
             }
             // A replica that is behind, answering later, does not lower what is owed.
             if again[0].page.total_count >= window[0].page.total_count {
-                owed = self.owed(&again);
+                owed = self.owed(&again, mark);
             }
         }
         let missing = owed.and_then(|owed| self.settle(owed, balance, &window[0]));
@@ -100,7 +100,7 @@ impl Walk<'_> {
 
     /// How many events older than the cut are promised by these pages, more than were seen; `None`
     /// without counts.
-    fn owed(&self, pages: &[Slice]) -> Option<i64> {
+    fn owed(&self, pages: &[Slice], mark: usize) -> Option<i64> {
         let is_newer = |event: &&Event| Some(event.time) >= self.cut;
         let newer = |slice: &Slice| slice.page.events.iter().take_while(is_newer).count();
         // Everything is counted that is listed from the first older event on.
@@ -128,13 +128,23 @@ impl Walk<'_> {
                 }
             }
         }
-        let is_counted = |newer: &&Seen| {
-            let is_behind = behind_it.contains(newer.identity) || newer.is_misplaced;
+        // So do those of earlier windows if an older one is listed before the edge.
+        let edge = self
+            .edge
+            .map(|edge| edge.pushed(pages[0].page.total_count).position);
+        let before_edge = (pages[0].start..).zip(&pages[0].page.events);
+        let before_edge = before_edge.filter(|&(position, _)| Some(position) < edge);
+        let oldest = before_edge.map(|(_, event)| event.time).min();
+        let is_counted = |(place, newer): &(usize, &Seen)| {
+            let is_misplaced = newer.is_misplaced
+                || *place < mark && oldest.is_some_and(|oldest| oldest < newer.time);
+            let is_behind = behind_it.contains(newer.identity) || is_misplaced;
             Some(newer.time) < self.cut || is_behind && !before_it.contains(newer.identity)
         };
         let listings = |newer: &Seen| 1 + usize::from(self.proof.twice.contains(newer.identity));
-        let uncounted = self.front.iter().filter(|newer| !is_counted(newer));
-        let uncounted: usize = uncounted.map(listings).sum();
+        let uncounted = self.front.iter().enumerate();
+        let uncounted = uncounted.filter(|newer| !is_counted(newer));
+        let uncounted: usize = uncounted.map(|(_, newer)| listings(newer)).sum();
         let seen = self.seen.len() + self.proof.twice.len() - uncounted;
         Some(promised - signed(seen as u64))
     }
