@@ -9,8 +9,8 @@
 //! 2. The first window is the list's oldest end. (`Walk::oldest`)
 //! 3. Each further window begins nearer to the newest event, and reaches back into what was read
 //!    before. (`place.rs`: a page of the right size begins nearly anywhere.)
-//! 4. A window is *linked* if one of its events was seen in an earlier window. If none was, the next
-//!    page is read as well. (`reading.rs`)
+//! 4. A window is *linked* if its last events were seen in earlier windows. If not, the next page is
+//!    read as well. (`reading.rs`)
 //! 5. The counts of the answers are a second check. (`proof.rs`)
 //! 6. What is older than a timestamp near the window's newer end, its *cut*, is delivered. The rest
 //!    is held: events of the cut's own timestamp may still be unread.

@@ -238,16 +238,16 @@ impl Walk<'_> {
         Ok(slices)
     }
 
-    /// Tells if everything behind this page was read before: one of its events was, and is older than
-    /// the edge. Others of the edge's timestamp may not have been read.
+    /// Tells if everything behind this page was read before: so were its last events, down from one
+    /// that is older than the edge. Others of the edge's timestamp may not have been read.
     pub(super) fn is_linked(&self, page: &Slice, own: &IdentitySet) -> bool {
-        let is_earlier = |event: &Event| {
+        let is_earlier = |event: &&Event| {
             let identity = event.id.identity();
-            self.edge.is_some_and(|edge| event.time < edge.time)
-                && self.seen.contains(identity)
-                && !own.contains(identity)
+            self.seen.contains(identity) && !own.contains(identity)
         };
-        page.page.events.iter().rev().any(is_earlier)
+        let is_older = |event: &Event| self.edge.is_some_and(|edge| event.time < edge.time);
+        let oldest_first = page.page.events.iter().rev();
+        oldest_first.take_while(is_earlier).any(is_older)
     }
 
     /// Refuses to hold more than a bound. `bytes` are those of the pages that are not taken in yet.

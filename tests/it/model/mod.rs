@@ -4,9 +4,9 @@
 //! A program is a service ([`world`]) and some runs; [`scheduler`] has what they run on, and
 //! [`checks`] what has to hold.
 //!
-//! The real walk, readings, delivery, checkpoint and retries run. The source, the target, the store
-//! and the clock are the model's, and so is the scheduler: which of the readings that may read
-//! ahead makes its next request is a matter of chance, so that every interleaving can come up.
+//! The real walk, delivery, checkpoint and retries run. The source, the target, the store and the
+//! clock are the model's, and so is the scheduler: which of the requests that were made ahead is
+//! answered next is a matter of chance, so that every interleaving can come up.
 //!
 //! What it leaves out is what no client could tell, and each place says why: counts that are too
 //! small to prove anything, events that appear late or are removed by retention while ties change
