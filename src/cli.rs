@@ -50,8 +50,8 @@ pub struct Args {
     #[argh(option, arg_name = "n", default = "1000", from_str_fn(number::<_, 1, 1000>))]
     pub page_size: u64,
 
-    /// how many pages of a backlog to request at once, 1 to 16 (4)
-    #[argh(option, arg_name = "n", default = "4", from_str_fn(number::<_, 1, 16>))]
+    /// how many pages of a backlog to request at once, 1 to 16 (8)
+    #[argh(option, arg_name = "n", default = "8", from_str_fn(number::<_, 1, 16>))]
     pub connections: u64,
 
     /// the checkpoint file ($STATE_DIRECTORY/checkpoint.json, else

@@ -14,9 +14,10 @@
 //! - **service**: HCP Terraform's Audit Trails API. The walk reads it through the trait
 //!   [`source::Source`], which tests implement, too.
 //! - **page**: one answer of the service. Pages are numbered from the newest, which is page 1.
-//! - **window**: the pages that the walk reads, proves and hands over together.
-//! - **edge**: the newer end of what the walk has read.
-//! - **cut**: the timestamp below which a window's events are complete.
+//! - **window**: a page, rarely several, that the walk reads and proves in one step.
+//! - **edge**: the newest event of the last window.
+//! - **linked**: a window that holds an event which an earlier window holds, too.
+//! - **cut**: the timestamp below which the counts cover a window's events.
 //! - **receiver**: what takes the events: standard output, a program or an HTTP server. Delivery
 //!   reaches it through the trait [`delivery::Target`].
 //! - **batch**: the events of one request to the receiver.
