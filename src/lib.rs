@@ -16,7 +16,7 @@
 //! - **page**: one answer of the service. Pages are numbered from the newest, which is page 1.
 //! - **window**: a page, rarely several, that the walk reads and proves in one step.
 //! - **edge**: the newest event of the last window.
-//! - **linked**: a window that holds an event which an earlier window holds, too.
+//! - **linked**: a window whose last events are in earlier windows, too.
 //! - **cut**: the timestamp below which the counts cover a window's events.
 //! - **receiver**: what takes the events: standard output, a program or an HTTP server. Delivery
 //!   reaches it through the trait [`delivery::Target`].
