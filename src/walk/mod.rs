@@ -12,8 +12,8 @@
 //! 4. A window is *linked* if its last events were seen in earlier windows. If not, the next page is
 //!    read as well. (`reading.rs`)
 //! 5. The counts of the answers are a second check. (`proof.rs`)
-//! 6. What is older than a timestamp near the window's newer end, its *cut*, is delivered. The rest
-//!    is held: events of the cut's own timestamp may still be unread.
+//! 6. What is older than a timestamp near the window's newer end is *due*: it is delivered. The rest
+//!    is held: others of its timestamps may still be unread.
 //!
 //! What this promises is tried by `tests/it/model` against random worlds:
 //!
@@ -98,7 +98,7 @@ pub struct Figures {
     pub ahead: Option<u64>,
 }
 
-/// A part of the walk: all new events that are older than its cut.
+/// A part of the walk: all new events that are due.
 #[derive(Debug)]
 pub struct Window {
     /// The new events, oldest first; events of one timestamp in the reverse of the list's order.
@@ -127,7 +127,7 @@ pub struct Walk<'a> {
     first: Option<Slice>,
     /// The oldest event on it that the run wants.
     first_oldest: Option<OffsetDateTime>,
-    /// Its cut: what is listed later and stamped newer is out of its place.
+    /// What is due after it. What is listed later and stamped newer is out of its place.
     latest: Option<OffsetDateTime>,
     /// The newest event of the last window; `None` before the first one.
     edge: Option<Edge>,
@@ -448,7 +448,7 @@ impl<'a> Walk<'a> {
         self.planned = Some(edge);
     }
 
-    /// Takes the held events that are older than the cut, the oldest first, or all of them.
+    /// Takes the held events that are due, the oldest first, or all of them.
     fn release(&mut self, all: bool) -> Vec<Event> {
         // Events of one timestamp keep their order: what is listed later is older.
         self.held.sort_by_key(|event| event.time);

@@ -95,7 +95,7 @@ impl Scene {
             bench.set_checkpoint_field("destination", json!(null));
             bench.checkpoint()
         });
-        // In windows of up to ten pages, standard output's batches.
+        // With one event on a page, standard output has several batches.
         let count = if to == To::File { 14 } else { 10 };
         let expected = events_from(1_000, count, now(), 1);
         bench.insert(expected.clone());

@@ -277,7 +277,6 @@ fn an_event_is_stamped_newer_than_its_place() {
 #[test]
 fn an_event_is_stamped_newer_in_a_long_backlog() {
     let mut all = past(30_000, 2).events;
-    // On the first page of the first window, which has ten pages.
     stamp_later(&mut all[9_500]);
     let bench = Bench::of(all);
     let run = bench.run(&["--connections=1"]);
@@ -302,7 +301,7 @@ fn an_event_is_stamped_newer_and_ties_change_their_order() {
     }
 }
 
-/// On the page before a window's first there is an event of the window's time: half a page from its
+/// On the page before a window there is an event of the window's time: half a page from its
 /// place, and older than the overlap. The run is cut short before it.
 #[test]
 fn an_event_just_beyond_a_window_is_not_passed_over() {

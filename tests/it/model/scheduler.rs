@@ -1,4 +1,4 @@
-//! What the program runs on: readings whose next request is a matter of chance, a clock, a target
+//! What the program runs on: pages whose next answer is a matter of chance, a clock, a target
 //! and a disk; and the kill.
 
 use std::cell::{Cell, RefCell};
