@@ -1,11 +1,12 @@
-//! The second check: what the counts promise, against what was seen.
+//! The second check: the counts promise a number of events, and as many have to be seen.
 //!
-//! `total_count` less a page's position is the number of events at or behind that position. A window
-//! that is linked has seen all of them, unless one page boundary within it fell among events of one
-//! timestamp, and these changed their order between two requests.
+//! `total_count` less a position is the *depth* there: the number of events at or behind it. Arrivals
+//! add to both, so the depth of an event stays. A window that is linked has seen all events down from
+//! its depth, unless one page boundary within it fell among events of one timestamp, and these
+//! changed their order between two requests.
 //!
-//! What the counts are wrong by is the same from window to window. It is measured at the list's end,
-//! where one answer shows both, the count and that nothing follows. Retention lowers it.
+//! Counts may be wrong by a constant number. It is measured at the list's end, where one answer shows
+//! both, the count and that nothing follows. Retention lowers it.
 
 use ::time::OffsetDateTime;
 
@@ -23,11 +24,13 @@ const OTHER_SIZES: [u64; 4] = [93, 87, 79, 71];
 
 #[derive(Default)]
 pub(super) struct Proof {
-    /// How many events more the counts promise than were seen; `None` before the first window.
+    /// How many more events the counts promise than were seen; `None` before the first window.
     balance: Option<i64>,
     /// How many events were missing in all windows so far.
     pub(super) unseen: u64,
-    /// Events that are listed twice. Each listing counts.
+    /// How many of them no later window has found.
+    unfound: i64,
+    /// Events that are listed twice. The counts count each listing.
     twice: IdentitySet,
 }
 
@@ -35,8 +38,8 @@ pub(super) struct Proof {
 pub(super) struct Seen {
     time: OffsetDateTime,
     identity: Identity,
-    /// It was listed behind an older one.
-    is_misplaced: bool,
+    /// Where the last answer listed it; `None` without a count.
+    depth: Option<i64>,
 }
 
 fn signed(number: u64) -> i64 {
@@ -50,16 +53,16 @@ impl Walk<'_> {
         &mut self,
         mut window: Vec<Slice>,
     ) -> Result<(Slice, Option<Missing>), Error> {
-        let mark = self.front.len();
+        let (mark, counted) = (self.front.len(), self.cut);
         self.cut = self.cut.max(window[0].cut());
         self.due = self.due.max(window[0].due(self.latest));
         self.rest = window[0].middle(self.latest).or(self.rest);
         let excess = self.excess(&window);
         let balance = *self.proof.balance.get_or_insert(excess);
         self.take_in(&window);
-        let mut owed = self.owed(&window, mark);
+        let mut owed = self.owed(&window);
         let mut sizes = OTHER_SIZES.into_iter();
-        while owed.is_some_and(|owed| owed > balance)
+        while owed.is_some_and(|owed| owed > balance - self.found(counted))
             && let Some(percent) = sizes.next()
         {
             let first = &window[0];
@@ -82,10 +85,11 @@ impl Walk<'_> {
             }
             // A replica that is behind, answering later, does not lower what is owed.
             if again[0].page.total_count >= window[0].page.total_count {
-                owed = self.owed(&again, mark);
+                owed = self.owed(&again);
             }
         }
-        let missing = owed.and_then(|owed| self.settle(owed, balance, &window[0]));
+        let found = self.found(counted);
+        let missing = owed.and_then(|owed| self.settle(owed, found, &window[0]));
         self.front.retain(|seen| Some(seen.time) >= self.cut);
         let first = window.swap_remove(0);
         self.edge = first.page.events.first().map(|&Event { time, .. }| Edge {
@@ -98,12 +102,11 @@ impl Walk<'_> {
         Ok((first, missing))
     }
 
-    /// How many events older than the cut are promised by these pages, more than were seen; `None`
-    /// without counts.
-    fn owed(&self, pages: &[Slice], mark: usize) -> Option<i64> {
+    /// How many more events these pages promise than were seen, from the first one on that is older
+    /// than the cut; `None` without counts.
+    fn owed(&self, pages: &[Slice]) -> Option<i64> {
         let is_newer = |event: &&Event| Some(event.time) >= self.cut;
         let newer = |slice: &Slice| slice.page.events.iter().take_while(is_newer).count();
-        // Everything is counted that is listed from the first older event on.
         let is_all_newer = |slice: &&Slice| newer(slice) == slice.page.events.len();
         let place = pages.iter().take_while(is_all_newer).count();
         let first = pages.get(place)?;
@@ -112,51 +115,32 @@ impl Walk<'_> {
         // left a gap before it.
         let total = first.page.total_count?.max(pages[0].page.total_count?);
         let promised = signed(total) - signed(measure);
-        // Newer events that were seen count if they stand behind it, out of their place, and were not
-        // pushed there by arrivals.
-        let (mut before_it, mut behind_it) = (IdentitySet::default(), IdentitySet::default());
-        for slice in pages {
-            let pushed = growth(slice.page.total_count, first.page.total_count);
-            for (position, event) in (slice.start..).zip(&slice.page.events) {
-                let set = if position < measure + pushed {
-                    &mut before_it
-                } else {
-                    &mut behind_it
-                };
-                if is_newer(&event) {
-                    set.insert(event.id.identity());
-                }
-            }
-        }
-        // So do those of earlier windows if an older one is listed before the edge.
-        let edge = self
-            .edge
-            .map(|edge| edge.pushed(pages[0].page.total_count).position);
-        let before_edge = (pages[0].start..).zip(&pages[0].page.events);
-        let before_edge = before_edge.filter(|&(position, _)| Some(position) < edge);
-        let oldest = before_edge.map(|(_, event)| event.time).min();
-        let is_counted = |(place, newer): &(usize, &Seen)| {
-            let is_misplaced = newer.is_misplaced
-                || *place < mark && oldest.is_some_and(|oldest| oldest < newer.time);
-            let is_behind = behind_it.contains(newer.identity) || is_misplaced;
-            Some(newer.time) < self.cut || is_behind && !before_it.contains(newer.identity)
+        let is_counted = |seen: &Seen| {
+            let is_older = Some(seen.time) < self.cut;
+            seen.depth.map_or(is_older, |depth| depth <= promised)
         };
-        let listings = |newer: &Seen| 1 + usize::from(self.proof.twice.contains(newer.identity));
-        let uncounted = self.front.iter().enumerate();
-        let uncounted = uncounted.filter(|newer| !is_counted(newer));
-        let uncounted: usize = uncounted.map(|(_, newer)| listings(newer)).sum();
+        let listings = |seen: &Seen| 1 + usize::from(self.proof.twice.contains(seen.identity));
+        let uncounted = self.front.iter().filter(|seen| !is_counted(seen));
+        let uncounted: usize = uncounted.map(listings).sum();
         let seen = self.seen.len() + self.proof.twice.len() - uncounted;
         Some(promised - signed(seen as u64))
     }
 
+    /// How many events this window found that earlier ones missed: they are older than what these
+    /// `counted`.
+    fn found(&self, counted: Option<OffsetDateTime>) -> i64 {
+        let is_late = |seen: &&Seen| Some(seen.time) < counted;
+        let late = self.front.iter().filter(is_late).count() as u64;
+        signed(late).min(self.proof.unfound)
+    }
+
     /// Notes what the counts are wrong by after this window, and what it misses.
-    fn settle(&mut self, owed: i64, balance: i64, first: &Slice) -> Option<Missing> {
-        self.proof.balance = Some(owed);
-        let short = u64::try_from(owed - balance)
-            .ok()
-            .filter(|&short| short > 0)?;
-        self.proof.unseen += short;
-        Some(Missing {
+    fn settle(&mut self, owed: i64, found: i64, first: &Slice) -> Option<Missing> {
+        let balance = self.proof.balance.replace(owed)?;
+        let short = (owed - (balance - found)).max(0);
+        self.proof.unfound += short - found;
+        self.proof.unseen += short.unsigned_abs();
+        (short > 0).then(|| Missing {
             unseen: self.proof.unseen,
             promised: first.page.total_count.unwrap_or_default(),
         })
@@ -177,41 +161,37 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes in the events of pages in a row.
+    /// Takes in the events of pages in a row, the oldest first.
     pub(super) fn take_in(&mut self, pages: &[Slice]) {
-        let (mut oldest, mut total) = (None, None);
-        let mut rows = Vec::new();
-        for slice in pages {
+        let (edge, earlier) = (self.edge.map(|edge| edge.time), self.front.len());
+        let mut again = Vec::new();
+        for slice in pages.iter().rev() {
             let events = &slice.page.events;
-            // Arrivals push the last events of a page to the next one.
-            oldest = oldest.filter(|_| total == slice.page.total_count);
-            total = slice.page.total_count;
-            for event in events {
-                let is_misplaced = oldest.is_some_and(|oldest| event.time > oldest);
-                rows.push((event, is_misplaced, events));
-                oldest = oldest.into_iter().chain([event.time]).min();
+            for (place, event) in events.iter().enumerate().rev() {
+                let position = slice.start + place as u64;
+                let total = slice.page.total_count;
+                let depth = total.map(|total| signed(total) - signed(position));
+                if self.meet(event, depth) {
+                    continue;
+                }
+                let identity = event.id.identity();
+                again.push((identity, depth));
+                let is_same = |other: &&Event| other.id == event.id;
+                if Some(event.time) >= edge && events.iter().filter(is_same).count() > 1 {
+                    self.proof.twice.insert(identity);
+                }
             }
         }
-        let edge = self.edge.map(|edge| edge.time);
-        for (event, is_misplaced, page) in rows.into_iter().rev() {
-            if self.meet(event, is_misplaced) {
-                continue;
-            }
-            let identity = event.id.identity();
-            let is_same = |other: &&Event| other.id == event.id;
-            if Some(event.time) >= edge && page.iter().filter(is_same).count() > 1 {
-                self.proof.twice.insert(identity);
-            }
-            if is_misplaced {
-                for seen in &mut self.front {
-                    seen.is_misplaced |= seen.identity == identity;
-                }
+        for (identity, depth) in again.into_iter().rev() {
+            let is_same = |seen: &&mut Seen| seen.identity == identity;
+            for seen in self.front[..earlier].iter_mut().filter(is_same) {
+                seen.depth = depth;
             }
         }
     }
 
     /// Takes in an event; tells if it is new to this walk. It is held if the run wants it.
-    fn meet(&mut self, event: &Event, is_misplaced: bool) -> bool {
+    fn meet(&mut self, event: &Event, depth: Option<i64>) -> bool {
         let identity = event.id.identity();
         if !self.seen.insert(identity) {
             self.figures.duplicates += 1;
@@ -220,7 +200,7 @@ impl Walk<'_> {
         self.front.push(Seen {
             time: event.time,
             identity,
-            is_misplaced,
+            depth,
         });
         if self.known.contains(identity) {
             self.known_seen += 1;
