@@ -39,6 +39,10 @@ impl Slice {
         self.page.events.iter().map(|event| event.id.identity())
     }
 
+    fn repeats(&self, other: &Self) -> bool {
+        self.identities().eq(other.identities())
+    }
+
     /// The page is not full and no other one is announced: the list ends here.
     pub(super) fn is_last(&self) -> bool {
         self.page.next.is_none() && (self.page.events.len() as u64) < self.size
@@ -207,7 +211,20 @@ impl Walk<'_> {
                 number: place.number + 1,
                 ..place
             };
+            // Some services repeat the last page for all higher numbers. Where events of one timestamp
+            // change their order, a page may repeat another by chance; one far from it does not.
+            let far = Place {
+                number: next.number + u64::from(MOST_STALE_PAGES),
+                ..next
+            };
             let slice = match self.read(next, is_announced)? {
+                Some(slice)
+                    if !is_announced
+                        && slice.repeats(last)
+                        && self.read(far, false)?.is_some_and(|far| far.repeats(last)) =>
+                {
+                    break;
+                }
                 Some(slice) => slice,
                 None if !is_promised => break,
                 // Retention may have removed the page since it was announced.
@@ -223,10 +240,6 @@ impl Walk<'_> {
             let before = listed.len();
             listed.extend(slice.identities());
             stale = if listed.len() > before { 0 } else { stale + 1 };
-            // Some services repeat a page for numbers behind the last.
-            if !is_announced && slice.identities().eq(last.identities()) {
-                break;
-            }
             if stale > MOST_STALE_PAGES {
                 let number = slice.place.number;
                 return Err(broken(&format!(
