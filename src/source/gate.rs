@@ -36,27 +36,27 @@ struct State {
 }
 
 impl Gate {
-    /// Waits until a request may be made, or the deadline is reached.
+    /// Waits until a request may be made, or the deadline is reached. Requests pass in the order of
+    /// their calls.
     pub fn pass(&self, clock: &dyn Clock, deadline: Option<Duration>) {
         loop {
-            let wait = self.with(|state| {
+            let (now, slot) = self.with(|state| {
                 let now = clock.elapsed();
                 // One request may come early, so that a late one is made up for.
-                let due = state
-                    .next
-                    .saturating_sub(state.interval)
-                    .max(state.shut_until);
-                let due = deadline.map_or(due, |deadline| due.min(deadline));
-                let wait = due.saturating_sub(now);
-                if wait.is_zero() {
-                    state.next = state.next.max(now) + state.interval;
-                }
-                wait
+                let due = state.next.saturating_sub(state.interval);
+                let slot = due.max(state.shut_until).max(now);
+                state.next = state.next.max(slot) + state.interval;
+                (now, slot)
             });
-            if wait.is_zero() {
+            let end = deadline.map_or(slot, |deadline| slot.min(deadline));
+            let wait = end.saturating_sub(now);
+            if !wait.is_zero() {
+                clock.sleep(wait);
+            }
+            // Meanwhile the service may have asked for a pause.
+            if end < slot || self.with(|state| state.shut_until <= slot) {
                 return;
             }
-            clock.sleep(wait);
         }
     }
 

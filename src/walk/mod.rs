@@ -148,6 +148,8 @@ pub struct Walk<'a> {
     ahead: VecDeque<(Place, Box<dyn Pending + 'a>)>,
     /// The edge after the newest of them.
     planned: Option<Edge>,
+    /// The last window had more pages than usual: a crowd of one timestamp.
+    is_crowded: bool,
     /// How many windows were delivered.
     windows: u64,
     /// The newest `total_count`.
@@ -189,6 +191,7 @@ impl<'a> Walk<'a> {
             proof: Proof::default(),
             ahead: VecDeque::new(),
             planned: None,
+            is_crowded: false,
             windows: 0,
             total: None,
             largest: 0,
@@ -280,24 +283,30 @@ impl<'a> Walk<'a> {
                     Some(first) => self.read_on(first, &IdentitySet::default())?,
                     None => break None,
                 },
-                Some(edge) => self.newer(edge)?,
+                Some(edge) => {
+                    if has_delivered && !self.is_crowded {
+                        self.request_ahead(self.scope.connections);
+                    }
+                    self.newer(edge)?
+                }
             };
             if let (None, Some(first)) = (self.edge, &self.first) {
                 check_order(first, &pages)?;
             }
             bytes += pages.iter().map(|slice| slice.page.bytes).sum::<u64>();
-            let is_long = pages.len() > self.sizes.pages_of_a_window();
+            self.is_crowded = pages.len() > self.sizes.pages_of_a_window();
             let (newest, short) = self.prove(pages)?;
             missing = short.or(missing);
             self.windows += 1;
             if self.first.is_none() {
                 break None;
             }
-            if is_long {
-                // A crowd of one timestamp: what was planned begins too near.
+            if self.is_crowded {
+                // What was planned begins too near.
                 self.ahead.clear();
             } else if has_delivered {
-                self.request_ahead();
+                // One connection is left for pages behind the next window.
+                self.request_ahead((self.scope.connections - 1).max(1));
             }
             let is_ready = self
                 .first
@@ -339,7 +348,7 @@ impl<'a> Walk<'a> {
         let (mut low, mut high) = (1, (!is_announced).then_some(2));
         let is_possible = |place: &Place| is_announced && (2..=MOST_PAGES).contains(&place.number);
         // The counts may be wrong, and then these pages need not be there.
-        let fitting = total.map(|total| self.sizes.reaching(total));
+        let fitting = total.map(|total| self.sizes.reaching(total + 1));
         if let Some(place) = fitting.filter(is_possible)
             && let Some(slice) = self.read(place, false)?
             && self.is_end(&slice)
@@ -425,13 +434,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Requests the next windows, up to page 1.
-    fn request_ahead(&mut self) {
+    /// Requests the next windows, up to page 1, at most so many at once.
+    fn request_ahead(&mut self, connections: u64) {
         let (Some(edge), Some(first)) = (self.edge, &self.first) else {
             return;
         };
         let end = first.page.events.len() as u64 + growth(self.total, first.page.total_count);
-        let mut most = (MOST_AHEAD / self.largest.max(1)).min(self.scope.connections.max(2) - 1);
+        let mut most = (MOST_AHEAD / self.largest.max(1)).min(connections);
         if self.patience.deadline.is_some() {
             // What the time limit throws away is not much more than what was delivered.
             most = most.min(self.windows);
@@ -440,9 +449,12 @@ impl<'a> Walk<'a> {
         let mut edge = planned.unwrap_or(edge).pushed(self.total);
         while (self.ahead.len() as u64) < most && edge.position + self.sizes.overlap(edge) > end {
             let place = self.sizes.before(edge);
+            if !self.sizes.is_certain(place) {
+                break;
+            }
             let pages = self.pages;
-            let ask = self.ask(place, self.sizes.is_certain(place));
-            self.ahead.push_back((place, pages.begin(ask)));
+            self.ahead
+                .push_back((place, pages.begin(self.ask(place, true))));
             edge.position = place.start;
         }
         self.planned = Some(edge);

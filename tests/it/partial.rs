@@ -303,7 +303,7 @@ fn more_than_100_refused_events_in_a_row_stop_the_run() {
         delivery.receiver.count()
     );
     // The first batch is what is older than the newest eighth of the oldest page.
-    delivery.delivered(874).recovers();
+    delivery.delivered(581).recovers();
 }
 
 /// A proxy may say so that a body is too large.

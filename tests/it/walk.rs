@@ -126,7 +126,7 @@ fn an_event_out_of_order_is_not_passed_over() {
     let mut stray = Event::new(9_000, minutes_ago(20));
     stray.time = now(); // its place in the list only
     let bench = Bench::of([events(500, minutes_ago(1), 1), vec![stray]].concat());
-    bench.script(20, Step::error(503, "unavailable"));
+    bench.script(30, Step::error(503, "unavailable"));
     let args = ["--page-size=10", "--overlap=1s"];
     let cut_short = bench.run(&[&args[..], &["--retries=0"]].concat());
     cut_short.code(5).says("503");
