@@ -25,7 +25,7 @@ use crate::retry::Patience;
 use crate::secret::Secret;
 use crate::source::ahead::{Answer, Ask, Pages, Threads};
 use crate::source::client::Client;
-use crate::source::{Missing, PageRequest, SourceError};
+use crate::source::{PageRequest, SourceError};
 use crate::text::excerpt;
 use crate::time;
 use crate::walk::{Figures, Scope, Walk};
@@ -286,9 +286,6 @@ impl Drain<'_> {
             started.map(|()| walk)
         };
         let mut walk = start(checkpoint)?;
-        if walk.first_shortfall().is_some() {
-            walk = start(checkpoint)?;
-        }
         let now = self.clock.now();
         let server_time = walk.server_time().min(now + MOST_AHEAD);
         // A span counts back from the service's time: this machine's clock may be ahead of it.
@@ -308,12 +305,6 @@ impl Drain<'_> {
         refuse_other_organization(walk.first_events(), checkpoint)?;
         warn_of_gap(checkpoint, server_time, warn);
         let mut exit = Exit::Success;
-        if let Some(Missing { unseen, promised }) = walk.first_shortfall() {
-            warn(&format!(
-                "the service counts {promised} events, but does not list {unseen} of them, asked twice: the next run asks again"
-            ));
-            exit = Exit::SourceFailed;
-        }
         let mut is_empty = walk.first_events().is_empty();
         loop {
             let window = walk.next_window(report.delivered > 0);

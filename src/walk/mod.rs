@@ -224,19 +224,6 @@ impl<'a> Walk<'a> {
         self.first.as_ref().map_or(&[], |first| &first.page.events)
     }
 
-    /// How many events the first answer counts and does not list, if it lists all on one page that
-    /// is not full. Only where no `since` was sent: counts may ignore it.
-    #[must_use]
-    pub fn first_shortfall(&self) -> Option<Missing> {
-        let first = self.first.as_ref().filter(|first| first.is_last())?;
-        let promised = first
-            .page
-            .total_count
-            .filter(|_| self.scope.since.is_none())?;
-        let unseen = promised.saturating_sub(first.page.events.len() as u64);
-        (unseen > 0).then_some(Missing { unseen, promised })
-    }
-
     /// The service's time at its first answer, or this machine's if the answer has none.
     #[must_use]
     pub fn server_time(&self) -> OffsetDateTime {

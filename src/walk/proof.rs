@@ -109,7 +109,7 @@ impl Walk<'_> {
         let newer = |slice: &Slice| slice.page.events.iter().take_while(is_newer).count();
         let is_all_newer = |slice: &&Slice| newer(slice) == slice.page.events.len();
         let place = pages.iter().take_while(is_all_newer).count();
-        let first = pages.get(place)?;
+        let first = pages.get(place).or(pages.last())?;
         let measure = first.start + newer(first) as u64;
         // Where that page's count is smaller than that of the first, a replica that is behind may have
         // left a gap before it.

@@ -43,9 +43,12 @@ impl Slice {
         self.identities().eq(other.identities())
     }
 
-    /// The page is not full and no other one is announced: the list ends here.
+    /// The page is not full, and no other one is announced or counted: the list ends here.
     pub(super) fn is_last(&self) -> bool {
-        self.page.next.is_none() && (self.page.events.len() as u64) < self.size
+        let listed = self.page.events.len() as u64;
+        let is_counted = |total| total > self.start + listed;
+        let is_more_counted = self.page.total_count.is_some_and(is_counted);
+        self.page.next.is_none() && listed < self.size && !is_more_counted
     }
 
     /// By its count, nothing is listed behind this page.
