@@ -103,37 +103,50 @@ impl Error {
     }
 }
 
+impl Error {
+    /// What the next run does about it, if it has this run's checkpoint.
+    pub fn next_run(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Receiver(_) | Self::Stuck(_) => "continues after the last acknowledged batch",
+            Self::DeadLetter(_) => "sends them again",
+            Self::OutOfTime => "continues from here",
+            Self::StdoutClosed => {
+                "delivers the events that were not written (with --exec, a program confirms what it took)"
+            }
+            Self::Stdout(_) => "continues after the last batch that was written",
+            Self::NotCommitted { events: 0, .. } => "looks back further",
+            Self::NotCommitted { .. } => "repeats them",
+            _ => return None,
+        })
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::Checkpoint(message) => f.write_str(message),
-            Self::Receiver(message) => write!(f, "{message}; the next run continues after the last acknowledged batch"),
+            Self::Usage(message) | Self::Checkpoint(message) | Self::Receiver(message) => {
+                f.write_str(message)
+            }
             Self::EventsRefused(message) => write!(
                 f,
                 "{message}; refused for good: every run stops here until the receiver or the options are changed"
             ),
-            Self::DeadLetter(message) => {
-                write!(f, "cannot write refused events to {message}; the next run sends them again")
-            }
+            Self::DeadLetter(message) => write!(f, "cannot write refused events to {message}"),
             Self::Locked(path) => write!(
                 f,
                 "another run holds the lock {}; nothing was done (--lock-wait SPAN waits for it)",
                 path.display()
             ),
             Self::Source(error) => error.fmt(f),
-            Self::OutOfTime => f.write_str("--max-time was reached and more remains; the next run continues from here"),
-            Self::Stuck(what) => write!(f, "--max-time was reached while waiting for {what}; the next run continues after the last acknowledged batch"),
-            Self::StdoutClosed => f.write_str(
-                "the reader of standard output closed it; the next run delivers the events that were not written (with --exec, a program confirms what it took)",
-            ),
-            Self::Stdout(error) => {
-                write!(f, "cannot write to standard output: {error}; the next run continues after the last batch that was written")
-            }
+            Self::OutOfTime => f.write_str("--max-time was reached and more remains"),
+            Self::Stuck(what) => write!(f, "--max-time was reached while waiting for {what}"),
+            Self::StdoutClosed => f.write_str("the reader of standard output closed it"),
+            Self::Stdout(error) => write!(f, "cannot write to standard output: {error}"),
             Self::NotCommitted { events: 0, fault } => {
-                write!(f, "all events were delivered, but {fault}; the next run looks back further")
+                write!(f, "all events were delivered, but {fault}")
             }
             Self::NotCommitted { events, fault } => {
-                write!(f, "{events} events were delivered, but {fault}; the next run repeats them")
+                write!(f, "{events} events were delivered, but {fault}")
             }
         }
     }

@@ -24,14 +24,13 @@ pub(crate) fn main() -> ExitCode {
         signals::listen(clock);
     }
     let exit = match command {
-        Ok(Command::Run(args)) if args.check => ended(check(
-            configure(&args, &clock),
-            &clock,
-            &mut std::io::stdout(),
-        )),
+        Ok(Command::Run(args)) if args.check => {
+            let config = configure(&args, &clock);
+            ended(check(config, &clock, &mut std::io::stdout()), false)
+        }
         Ok(Command::Run(args)) => deliver(&args, clock),
-        Ok(Command::Print(text)) => ended(print(&text).map(|()| Exit::Success)),
-        Err(error) => ended(Err(error)),
+        Ok(Command::Print(text)) => ended(print(&text).map(|()| Exit::Success), false),
+        Err(error) => ended(Err(error), false),
     };
     exit.into()
 }
@@ -67,7 +66,7 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
         at: clock.now(),
         took: clock.elapsed(),
     };
-    let exit = ended(result);
+    let exit = ended(result, !args.no_checkpoint && !args.dry_run);
     if args.verbose
         && let Some(summary) = summary(&report, args.dry_run, &ending)
     {
@@ -91,10 +90,13 @@ fn print(text: &str) -> Result<(), Error> {
         .map_err(Error::of_stdout)
 }
 
-/// Says what went wrong, if anything did.
-fn ended(result: Result<Exit, Error>) -> Exit {
+/// Says what went wrong, if anything did, and what the next run does about it if it `continues` this
+/// one.
+fn ended(result: Result<Exit, Error>, continues: bool) -> Exit {
     result.unwrap_or_else(|error| {
-        Progress::default().say(&error.to_string());
+        let next = error.next_run().filter(|_| continues);
+        let next = next.map_or_else(String::new, |next| format!("; the next run {next}"));
+        Progress::default().say(&format!("{error}{next}"));
         error.exit()
     })
 }

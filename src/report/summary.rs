@@ -27,7 +27,7 @@ pub fn summary(report: &Report, is_dry: bool, ending: &Ending) -> Option<String>
     if !is_dry {
         if waiting > 0 {
             let count = counted(waiting, "event is", "events are");
-            parts.push(format!("{count} left for the next run"));
+            parts.push(format!("{count} left"));
         }
         parts.push(match report.newest {
             Some(newest) => format!(
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(of(&report, true), dry);
         (report.delivered, report.walk.retries) = (1, 2);
         (report.delivery.requests, report.delivery.retries) = (3, 1);
-        let failed = "delivered 1 event; 2499 events are left for the next run; the newest event delivered is 1h00m old; read 3 pages (2 retries) and sent 2 batches (1 retry) in 1.2 s";
+        let failed = "delivered 1 event; 2499 events are left; the newest event delivered is 1h00m old; read 3 pages (2 retries) and sent 2 batches (1 retry) in 1.2 s";
         assert_eq!(of(&report, false), failed);
     }
 

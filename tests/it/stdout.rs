@@ -22,11 +22,28 @@ fn a_reader_that_goes_away_gets_everything_from_the_next_run() {
     let mut line = String::new();
     BufReader::new(run.stdout()).read_line(&mut line).unwrap();
     let run = run.finish();
-    run.code(141)
-        .says("the reader of standard output closed it");
+    run.code(141);
     run.holds(line.ends_with("}\n"), "the reader should have had a line");
     assert_eq!(bench.checkpoint_field("last_timestamp"), json!(null));
     bench.delivers_all();
+}
+
+#[test]
+fn nothing_is_promised_for_the_next_run_where_nothing_is_kept() {
+    for (args, promised) in [
+        (
+            &[][..],
+            "; the next run delivers the events that were not written",
+        ),
+        (&["--no-checkpoint"], "\n"),
+        (&["--dry-run"], "\n"),
+    ] {
+        let bench = bench();
+        let mut run = bench.start(bench.command(args));
+        drop(run.stdout());
+        let says = format!("tfc-audit: the reader of standard output closed it{promised}");
+        run.finish().code(141).says(&says);
+    }
 }
 
 /// The reader keeps the pipe open and reads nothing.
