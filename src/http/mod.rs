@@ -28,6 +28,9 @@ const GRACE: Duration = Duration::from_millis(200);
 const MOST_CONNECTIONS: usize = 16;
 /// The most bytes that an announced size reserves: more than a page of 1,000 events has.
 const MOST_ANNOUNCED: u64 = 4 * 1024 * 1024;
+/// The bytes of a request that wait to be sent, for each connection. ureq's own 128 KiB would cost
+/// 8 connections to the service a MiB.
+const OUTPUT_BUFFER: usize = 16 * 1024;
 /// The largest number of requests a second that is believed.
 const MOST_ALLOWED: u32 = 10_000;
 /// The advice where there is no connection.
@@ -68,6 +71,7 @@ impl Connection {
             .max_redirects(0)
             .timeout_global(Some(timeout))
             .timeout_connect(Some(CONNECT_TIMEOUT.min(timeout)))
+            .output_buffer_size(OUTPUT_BUFFER)
             .max_idle_connections(MOST_CONNECTIONS)
             .max_idle_connections_per_host(MOST_CONNECTIONS)
             .user_agent(concat!("tfc-audit/", env!("CARGO_PKG_VERSION")))
