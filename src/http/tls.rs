@@ -11,7 +11,6 @@
 use std::fmt::Display;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use ::time::OffsetDateTime;
 use rustls::crypto::{CryptoProvider, ring};
@@ -69,10 +68,11 @@ fn provider() -> CryptoProvider {
 
 /// The settings for ureq: the platform's trust store, and a client certificate if there is one.
 pub fn config(client: Option<ClientCert>) -> TlsConfig {
+    // ureq takes the process's provider. An error says that an earlier call has set it.
+    let _ = provider().install_default();
     TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
         .client_cert(client)
-        .unversioned_rustls_crypto_provider(Arc::new(provider()))
         .build()
 }
 
