@@ -21,6 +21,7 @@ mod fuzz;
 mod hostile;
 mod http;
 mod mappings;
+mod metrics;
 mod model;
 mod network;
 mod operate;
