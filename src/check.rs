@@ -8,9 +8,8 @@
 //! - `skip`: the options do not use this, or an earlier failure leaves nothing to try.
 //!
 //! The name of the step and a colon follow. Names and their order never change. The exit code is
-//! that of the first failure, which is the code that a run would end with. An empty list is the
-//! exception: it fails a check, while a run only warns. Each request is made once, since somebody
-//! waits for the result.
+//! that of the first failure, which is the code that a run would end with. Each request is made once,
+//! since somebody waits for the result.
 
 use std::io::{ErrorKind, Write};
 use std::process::Command;
