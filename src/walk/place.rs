@@ -83,7 +83,10 @@ impl Sizes {
         // A page that another one follows is full. What the answer says is only a claim.
         let full = page.next.map(|_| length).filter(|&length| length > 0);
         let Some(size) = full.or(told) else {
-            return if length > place.size || self.is_fixed() {
+            if length > place.size {
+                (self.follows, self.effective) = (Some(false), self.effective.max(length));
+            }
+            return if self.is_fixed() {
                 self.effective.max(length)
             } else {
                 place.size.min(self.effective)
@@ -349,7 +352,7 @@ mod tests {
             ("larger", (10, 15, next, Some(15)), (15, 15, fixed)),
             ("larger, untold", (10, 15, next, None), (15, 15, fixed)),
             ("last, untold", (10, 2, last, None), (10, 10, unknown)),
-            ("larger, last", (10, 15, last, None), (15, 10, unknown)),
+            ("larger, last", (10, 15, last, None), (15, 15, fixed)),
             ("a wrong size", (10, 5, last, Some(3)), (10, 10, unknown)),
             ("empty", (10, 0, next, None), (10, 10, unknown)),
             ("empty, told", (10, 0, next, Some(4)), (4, 4, unknown)),
