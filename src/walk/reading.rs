@@ -18,6 +18,8 @@ pub(super) const MOST_PAGES: u64 = 20_000;
 /// The most pages in a row that bring nothing new. Arrivals push events to the next page, but never
 /// so far.
 const MOST_STALE_PAGES: u32 = 50;
+/// How often a page that was announced may turn out not to be there.
+const MOST_REMOVALS: u32 = 3;
 /// The most bytes of events that a run holds.
 const MOST_BYTES: u64 = 256 * 1024 * 1024;
 /// The part of a window's first page that is left to the next window, as a divisor: an eighth of
@@ -51,10 +53,12 @@ impl Slice {
         self.page.next.is_none() && listed < self.size && !is_more_counted
     }
 
-    /// By its count, nothing is listed behind this page.
+    /// By its count of events, or else of pages, nothing is listed behind this page.
     pub(super) fn is_last_by_count(&self) -> bool {
-        let total = self.page.total_count;
-        total.is_some_and(|total| total <= self.start + self.size)
+        match (self.page.total_count, self.page.total_pages) {
+            (Some(total), _) => total <= self.start + self.size,
+            (None, pages) => pages.is_some_and(|pages| pages <= self.place.number),
+        }
     }
 
     /// What is older than this is counted in a window that begins with this page: what shares the
@@ -199,7 +203,7 @@ impl Walk<'_> {
     /// list ends. `own` are the events that this window has found already.
     pub(super) fn read_on(&mut self, first: Slice, own: &IdentitySet) -> Result<Vec<Slice>, Error> {
         let mut slices = vec![first];
-        let (mut listed, mut stale, mut is_asked_again) = (IdentitySet::default(), 0, false);
+        let (mut listed, mut stale, mut removals) = (IdentitySet::default(), 0, 0);
         while let Some(last) = slices.last() {
             if last.is_last() || self.is_linked(last, own) {
                 break;
@@ -230,13 +234,10 @@ impl Walk<'_> {
                 }
                 Some(slice) => slice,
                 None if !is_promised => break,
-                // Retention may have removed the page since it was announced.
-                None if !is_asked_again => {
-                    is_asked_again = true;
-                    match self.read(place, true)? {
-                        Some(again) => again,
-                        None => return Err(vanished(place.number)),
-                    }
+                // The list may have become shorter since the page was announced.
+                None if removals < MOST_REMOVALS => {
+                    removals += 1;
+                    self.nearest(place)?
                 }
                 None => return Err(vanished(next.number)),
             };
@@ -252,6 +253,18 @@ impl Walk<'_> {
             slices.push(slice);
         }
         Ok(slices)
+    }
+
+    /// Reads this page, or one of a lower number that is still there.
+    fn nearest(&mut self, place: Place) -> Result<Slice, Error> {
+        let mut step = 0;
+        loop {
+            let number = place.number.saturating_sub(step).max(1);
+            if let Some(slice) = self.read(Place { number, ..place }, true)? {
+                return Ok(slice);
+            }
+            step = 2 * step + 1;
+        }
     }
 
     /// Tells if everything behind this page was read before: so were its last events, down from one

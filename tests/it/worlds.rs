@@ -71,11 +71,16 @@ fn replicas_that_lag_far_lose_nothing_in_silence() {
 
 #[test]
 fn a_page_that_is_announced_behind_a_full_last_page_need_not_exist() {
-    for status in [400, 404, 422] {
+    for (status, counts) in [
+        (400, Counts::True),
+        (404, Counts::OnlyPages),
+        (422, Counts::True),
+    ] {
         for count in [10, 20, 200] {
             let bench = Bench::new(World {
                 next: Next::AfterFull,
                 past_end: PastEnd::Status(status),
+                counts,
                 ..past(count, 1)
             });
             bench.run(&SMALL).code(0).silent();
@@ -228,6 +233,24 @@ fn retention_may_take_the_oldest_events_between_two_requests() {
             }
         }
     });
+}
+
+/// The oldest pages go one after the other, while they are read: what the last answer announced is not
+/// there, nor are the pages before it.
+#[test]
+fn retention_may_take_several_pages_between_two_requests() {
+    for (count, removed) in [(400, 8), (400, 16), (404, 30)] {
+        let bench = Bench::new(World {
+            past_end: PastEnd::Status(404),
+            sizes: Sizes::Ignored(8),
+            ..past(count, 1)
+        });
+        for request in 3..7 {
+            bench.script(request, Step::RemoveOldest(removed));
+        }
+        bench.run(&SMALL).code(0).silent();
+        bench.is_settled();
+    }
 }
 
 /// All events have one timestamp, so that none may be delivered before the last was read.
