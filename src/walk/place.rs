@@ -186,7 +186,7 @@ impl Sizes {
 
     /// How far a window should reach back behind the edge, in events.
     pub(super) fn overlap(&self, edge: Edge) -> u64 {
-        (self.effective / OVERLAP).max(1) + edge.ties + 2 * edge.drift
+        (self.effective / OVERLAP).max(self.effective.min(2)) + edge.ties + 2 * edge.drift
     }
 }
 

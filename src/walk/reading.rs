@@ -267,8 +267,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Tells if everything behind this page was read before: so were its last events, down from one
-    /// that is older than the edge. Others of the edge's timestamp may not have been read.
+    /// Tells if everything behind this page was read before: so were its last events, two of them
+    /// older than the edge. Others of the edge's timestamp may not have been read, and one alone may
+    /// be listed in two places.
     pub(super) fn is_linked(&self, page: &Slice, own: &IdentitySet) -> bool {
         let is_earlier = |event: &&Event| {
             let identity = event.id.identity();
@@ -276,7 +277,9 @@ impl Walk<'_> {
         };
         let is_older = |event: &Event| self.edge.is_some_and(|edge| event.time < edge.time);
         let oldest_first = page.page.events.iter().rev();
-        oldest_first.take_while(is_earlier).any(is_older)
+        let linked = oldest_first.take_while(is_earlier);
+        let needed = page.page.events.len().clamp(1, 2);
+        linked.filter(|event| is_older(event)).count() >= needed
     }
 
     /// Refuses to hold more than a bound. `bytes` are those of the pages that are not taken in yet.
