@@ -306,6 +306,7 @@ impl Drain<'_> {
         warn_of_gap(checkpoint, server_time, warn);
         let mut exit = Exit::Success;
         let mut is_empty = walk.first_events().is_empty();
+        let (mut missing, mut said) = (None, None);
         loop {
             let window = walk.next_window(report.delivered > 0);
             report.walk = walk.figures();
@@ -315,9 +316,11 @@ impl Drain<'_> {
             let most_known = self.most_known(report.walk);
             let unreadable = window.events.extract_if(.., |event| event.fault.is_some());
             let unreadable: Vec<Event> = unreadable.collect();
-            if let Some(missing) = window.missing {
+            missing = window.missing.or(missing);
+            if let (None, Some(missing)) = (said, missing) {
                 // Said at once: a run that is killed later must not keep it to itself.
                 warn(&missing.to_string());
+                said = Some(missing);
                 exit = Exit::SourceFailed;
             }
             if !window.events.is_empty() || !unreadable.is_empty() {
@@ -340,6 +343,9 @@ impl Drain<'_> {
             }
         }
         delivery.finish()?;
+        if let Some(missing) = missing.filter(|_| missing != said) {
+            warn(&missing.to_string());
+        }
         if exit != Exit::Success {
             return Ok(exit);
         }

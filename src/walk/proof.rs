@@ -21,6 +21,8 @@ use crate::walk::reading::Slice;
 /// The page sizes for reading a window again, in percent of the largest. Each has other page
 /// boundaries.
 const OTHER_SIZES: [u64; 4] = [93, 87, 79, 71];
+/// After so many readings in vain, the counts are not worth another.
+const MOST_VAIN: u32 = 40;
 
 #[derive(Default)]
 pub(super) struct Proof {
@@ -30,6 +32,8 @@ pub(super) struct Proof {
     pub(super) unseen: u64,
     /// How many of them no later window has found.
     unfound: i64,
+    /// How many readings in a row have found nothing that was missing.
+    vain: u32,
     /// Events that are listed twice. The counts count each listing.
     twice: IdentitySet,
 }
@@ -63,6 +67,7 @@ impl Walk<'_> {
         let mut owed = self.owed(&window);
         let mut sizes = OTHER_SIZES.into_iter();
         while owed.is_some_and(|owed| owed > balance - self.found(counted))
+            && self.proof.vain < MOST_VAIN
             && let Some(percent) = sizes.next()
         {
             let first = &window[0];
@@ -78,7 +83,10 @@ impl Walk<'_> {
             };
             let own = self.front[mark..].iter().map(|seen| seen.identity);
             let again = self.read_on(first, &own.collect())?;
+            let before = self.older(self.cut);
             self.take_in(&again);
+            let is_vain = self.older(self.cut) == before;
+            self.proof.vain = if is_vain { self.proof.vain + 1 } else { 0 };
             // A page of another size than was asked for may begin elsewhere.
             if again[0].start > start {
                 continue;
@@ -129,9 +137,13 @@ impl Walk<'_> {
     /// How many events this window found that earlier ones missed: they are older than what these
     /// `counted`.
     fn found(&self, counted: Option<OffsetDateTime>) -> i64 {
-        let is_late = |seen: &&Seen| Some(seen.time) < counted;
-        let late = self.front.iter().filter(is_late).count() as u64;
-        signed(late).min(self.proof.unfound)
+        signed(self.older(counted)).min(self.proof.unfound)
+    }
+
+    /// How many events of the windows since the last cut are older than this.
+    fn older(&self, time: Option<OffsetDateTime>) -> u64 {
+        let is_older = |seen: &&Seen| Some(seen.time) < time;
+        self.front.iter().filter(is_older).count() as u64
     }
 
     /// Notes what the counts are wrong by after this window, and what it misses.

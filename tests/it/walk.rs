@@ -455,7 +455,7 @@ fn a_first_answer_that_counts_more_than_it_lists_is_an_error() {
     });
     let run = bench.run(&[]);
     run.code(5)
-        .warns("counts 500 events, but 497 of them were on none of its pages, read five times")
+        .warns("counts 500 events, but 497 of them were on none of its pages, however often these were read")
         .prints_events(&bench.in_order());
     // What is counted beyond `since` may be anything.
     bench.run(&[]).code(0).silent();

@@ -253,6 +253,31 @@ fn retention_may_take_several_pages_between_two_requests() {
     }
 }
 
+/// The counts promise an event too many every now and then, and no reading finds it.
+#[test]
+fn counts_that_are_wrong_again_and_again_cost_few_requests() {
+    let runs = [Counts::True, Counts::Wobbling].map(|counts| {
+        let bench = Bench::new(World {
+            counts,
+            ..past(2_000, 1)
+        });
+        let run = bench.run(&SMALL);
+        bench.has_all();
+        (
+            run.asked.len(),
+            run.stderr.matches("were on none").count(),
+            run,
+        )
+    });
+    let [(usual, 0, right), (requests, warnings, wrong)] = runs else {
+        panic!("no event is missing by right counts");
+    };
+    right.code(0);
+    wrong.code(5);
+    wrong.holds(warnings == 2, "one at once, one with the final number");
+    wrong.holds(requests < usual + 120, "a few readings in vain");
+}
+
 /// All events have one timestamp, so that none may be delivered before the last was read.
 #[test]
 fn huge_pages_of_one_timestamp_end_a_run_before_they_fill_the_memory() {

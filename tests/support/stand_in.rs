@@ -66,6 +66,8 @@ pub enum Counts {
     IgnoreSince,
     /// `total_count` is missing.
     OnlyPages,
+    /// One too many in every second answer.
+    Wobbling,
 }
 
 /// The order of events with one timestamp.
@@ -346,6 +348,7 @@ impl World {
             Counts::True | Counts::OnlyPages => Some(listed.len()),
             Counts::Plus(more) => Some(listed.len() + more),
             Counts::IgnoreSince => Some(self.listing(None).len()),
+            Counts::Wobbling => Some(listed.len() + number % 2),
         };
         let last = listed.len().div_ceil(size);
         let next = match self.next {
