@@ -9,9 +9,10 @@
 //! answered next is a matter of chance, so that every interleaving can come up.
 //!
 //! What it leaves out is what no client could tell, and each place says why: counts that are too
-//! small to prove anything, events that appear late or are removed by retention while ties change
-//! their order, last pages that nobody announces while the list changes, and, where the source lists
-//! by arrival, events that were late by more than the overlap and runs with a time limit.
+//! small to prove anything, events that appear late, are stamped in the future or are removed by
+//! retention while ties change their order, last pages that nobody announces while the list changes,
+//! and, where the source lists by arrival, events that were late by more than the overlap and runs
+//! with a time limit.
 //!
 //! `TFC_AUDIT_MODEL_PROGRAMS` asks for so many other programs; a failure prints the program, and
 //! [`regressions`] keeps those that were worth keeping.

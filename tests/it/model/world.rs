@@ -170,7 +170,8 @@ impl World {
             };
         }
         // A late event that appears during a walk, or retention, can hide that a change of order
-        // made us miss another: the walk's documentation says so.
+        // made us miss another: the man page says so. Behind an event that is stamped in the future,
+        // every arrival is late.
         let is_provable = !self.manners.shuffles_ties;
         let newest = now - self.manners.delay;
         if self.dice.percent(percent.arrival) {
@@ -191,7 +192,7 @@ impl World {
             }
             Order::ByTime | Order::Swapped => self.manners.delay == 0,
         };
-        if self.dice.percent(percent.future) && may_be_ahead {
+        if self.dice.percent(percent.future) && may_be_ahead && is_provable {
             let ahead = self.dice.roll(86_400);
             self.add(now + i64::try_from(ahead).unwrap(), now);
             self.last_ahead = self.next_id;
@@ -214,8 +215,8 @@ impl World {
     }
 
     /// How many requests a run may make, with short windows, each read five times and each request
-    /// tried again where anything is in its way; the longest runs of some thousand programs needed
-    /// two thirds of it.
+    /// tried again where anything is in its way; the longest runs of some hundred thousand programs
+    /// needed nine tenths of it.
     pub fn most_requests(&self, run: &Run) -> usize {
         let size = match self.manners.sizes {
             Sizes::Honoured => run.page_size,
@@ -225,7 +226,7 @@ impl World {
         let pages = self.listed.len() / usize::try_from(size).unwrap() + 10;
         let percent = run.percent;
         let is_easy = self.announces_nothing && percent.failure + percent.empty == 0;
-        pages * if is_easy { 6 } else { 20 }
+        pages * if is_easy { 6 } else { 25 }
     }
 
     /// How long the source asks to be left alone, if it does.
