@@ -252,6 +252,9 @@ impl Drain<'_> {
     ) -> Result<Exit, Error> {
         let mut commits = Commits::new(store);
         let result = self.drain(pages, delivery, checkpoint, &mut commits, report, warn);
+        if let Some(missing) = report.missing.filter(|_| report.missing != report.told) {
+            warn(&missing.to_string());
+        }
         match result {
             Err(Error::NotCommitted { .. }) => result,
             // A failed commit is the worse of two errors: the next run repeats events.
@@ -306,7 +309,6 @@ impl Drain<'_> {
         warn_of_gap(checkpoint, server_time, warn);
         let mut exit = Exit::Success;
         let mut is_empty = walk.first_events().is_empty();
-        let (mut missing, mut said) = (None, None);
         loop {
             let window = walk.next_window(report.delivered > 0);
             report.walk = walk.figures();
@@ -316,12 +318,15 @@ impl Drain<'_> {
             let most_known = self.most_known(report.walk);
             let unreadable = window.events.extract_if(.., |event| event.fault.is_some());
             let unreadable: Vec<Event> = unreadable.collect();
-            missing = window.missing.or(missing);
-            if let (None, Some(missing)) = (said, missing) {
-                // Said at once: a run that is killed later must not keep it to itself.
-                warn(&missing.to_string());
-                said = Some(missing);
+            if let Some(missing) = window.missing {
+                report.missing = Some(missing);
                 exit = Exit::SourceFailed;
+                // Told at once: a run that is killed later must not keep it to itself. The final
+                // number follows at the end.
+                if report.told.is_none() {
+                    warn(&missing.to_string());
+                    report.told = Some(missing);
+                }
             }
             if !window.events.is_empty() || !unreadable.is_empty() {
                 let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
@@ -343,9 +348,6 @@ impl Drain<'_> {
             }
         }
         delivery.finish()?;
-        if let Some(missing) = missing.filter(|_| missing != said) {
-            warn(&missing.to_string());
-        }
         if exit != Exit::Success {
             return Ok(exit);
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ::time::OffsetDateTime;
 
 use crate::error::Exit;
+use crate::source::Missing;
 use crate::{delivery, walk};
 
 /// The end of a run.
@@ -33,6 +34,10 @@ pub struct Report {
     pub delivery: delivery::Figures,
     /// The timestamp of the newest event that this or an earlier run delivered.
     pub newest: Option<OffsetDateTime>,
+    /// The events that are missing so far by the service's counts.
+    pub missing: Option<Missing>,
+    /// Those that a warning has told of.
+    pub told: Option<Missing>,
 }
 
 impl Report {
