@@ -8,10 +8,10 @@
 //!    delivers what was listed when it began. Nearly always it is the whole list.
 //! 2. The first window is the list's oldest end. (`Walk::oldest`)
 //! 3. Each further window begins nearer to the newest event, and reaches back into what was read
-//!    before. (`place.rs`: a page of the right size begins nearly anywhere.)
+//!    before. (`sizes.rs`: a page of the right size begins nearly anywhere.)
 //! 4. A window is *linked* if its last events were seen in earlier windows. If not, the next page is
-//!    read as well. (`reading.rs`)
-//! 5. The counts of the answers are a second check. (`proof.rs`)
+//!    read as well. (`window.rs`)
+//! 5. The counts of the answers are a second check. (`counts.rs`)
 //! 6. What is older than a timestamp near the window's newer end is *due*: it is delivered. The rest
 //!    is held: others of its timestamps may still be unread.
 //!
@@ -29,10 +29,10 @@
 //! An event that appears late behind the edge is not seen. The counts may tell, and the next run
 //! finds it, within the overlap.
 
+mod counts;
 pub mod identities;
-mod place;
-mod proof;
-mod reading;
+mod sizes;
+mod window;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -46,10 +46,10 @@ use crate::retry::Patience;
 use crate::source::ahead::{Pages, Pending};
 use crate::source::page::Page;
 use crate::source::{Missing, SourceError};
+use crate::walk::counts::{Proof, Seen};
 use crate::walk::identities::IdentitySet;
-use crate::walk::place::{Edge, Place, Sizes, growth};
-use crate::walk::proof::{Proof, Seen};
-use crate::walk::reading::{MOST_PAGES, Slice, check_order};
+use crate::walk::sizes::{Edge, Place, Sizes, growth};
+use crate::walk::window::{MOST_PAGES, Slice, check_order};
 
 /// Windows that are there already are delivered together, up to this number of bytes.
 const TOGETHER: u64 = 2 * 1024 * 1024;

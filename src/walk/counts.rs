@@ -15,8 +15,8 @@ use crate::event::{Event, Identity};
 use crate::source::Missing;
 use crate::walk::Walk;
 use crate::walk::identities::IdentitySet;
-use crate::walk::place::{Edge, growth};
-use crate::walk::reading::Slice;
+use crate::walk::sizes::{Edge, growth};
+use crate::walk::window::Slice;
 
 /// The page sizes for reading a window again, in percent of the largest. Each has other page
 /// boundaries.

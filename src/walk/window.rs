@@ -10,7 +10,7 @@ use crate::source::ahead::{Answer, Ask, Fetched};
 use crate::source::page::Page;
 use crate::source::{PageRequest, SourceError};
 use crate::walk::identities::IdentitySet;
-use crate::walk::place::{Place, Sizes};
+use crate::walk::sizes::{Place, Sizes};
 use crate::walk::{Walk, broken, vanished};
 
 /// The most pages that one run reads, far beyond two weeks of events.
