@@ -55,7 +55,8 @@ pub fn serve() -> Result<(), Box<dyn Error>> {
             "-c counted.json --metrics m.prom >/dev/null; cat m.prom".to_owned(),
         ),
     ] {
-        println!("# {title}\ntfc-audit {arguments}");
+        // No comment: an interactive zsh would run it as a command.
+        println!("{title}:\ntfc-audit {arguments}");
     }
     println!(
         "\nThe README's section First run works here, too. An event arrives every ten seconds. Ctrl-C stops the stand-ins.\nRequests:"
