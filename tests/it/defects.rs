@@ -88,7 +88,7 @@ fn defect_05_arrivals_push_no_event_past_the_walk() {
             arrivals_per_request: 3,
             // Not a page of arrivals in a second: which of them were there before can not be told.
             delay: Duration::from_millis(100),
-            ..World::new(events(1_500, minutes_ago(1), 2))
+            ..World::new(events(1_000, minutes_ago(1), 2))
         });
         let args = ["--page-size=130", connections];
         bench.run(&args).code(0).silent();

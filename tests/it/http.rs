@@ -130,7 +130,7 @@ fn a_429_pauses_all_connections_for_the_time_that_it_names_or_for_a_second() {
     let named = &[("x-ratelimit-reset", "2")][..];
     at_once([(named, 2), (&[], 1)], |(headers, seconds)| {
         let bench = Bench::new(World {
-            delay: Duration::from_millis(200),
+            delay: Duration::from_millis(100),
             ..World::new(events(2_000, minutes_ago(1), 2))
         });
         bench.script(10, Step::rate_limited(headers));

@@ -95,14 +95,14 @@ impl Scene {
             bench.set_checkpoint_field("destination", json!(null));
             bench.checkpoint()
         });
-        // With one event on a page, standard output has several batches.
+        // With few events on a page, standard output has several batches.
         let count = if to == To::File { 14 } else { 10 };
         let expected = events_from(1_000, count, now(), 1);
         bench.insert(expected.clone());
         let receiver = (to == To::Post).then(|| Receiver::start(Format::Ndjson, Rules::default()));
         let url = receiver.as_ref().map(Receiver::url).unwrap_or_default();
         let own = match to {
-            To::File => vec!["--page-size=1"],
+            To::File => vec!["--page-size=3"],
             To::Post => vec!["--batch-events=4", "--post", &url],
             To::Exec => vec!["--batch-events=4", "--exec", "cat >> out"],
         };

@@ -2,7 +2,6 @@
 //! and a run once lost events there, raised a false alarm, or asked too much.
 
 use std::io::{BufReader, Write};
-use std::time::Duration;
 
 use crate::network::run;
 use crate::relay::{Head, Relay};
@@ -314,19 +313,18 @@ fn huge_pages_of_one_timestamp_end_a_run_before_they_fill_the_memory() {
     run.holds(relay.heads().len() < 30, "it should give up soon");
 }
 
+/// A run without pauses makes all its requests within the second that the limit is for.
 #[test]
 fn a_told_rate_limit_is_never_reached() {
     let bench = Bench::new(World {
         rate_limit: Some(30),
-        ..past(600, 1)
+        ..past(200, 1)
     });
     let run = bench.run(&["--page-size=10"]);
     run.code(0).silent();
     bench.has_all();
     let refused = bench.api.refused();
     run.holds(refused == 0, format_args!("refused: {refused}"));
-    run.holds(
-        run.took >= Duration::from_millis(1500),
-        "60 requests should take 1.5 s at least",
-    );
+    let requests = run.asked.len();
+    run.holds(requests > 40, format_args!("requests: {requests}"));
 }
