@@ -101,9 +101,7 @@ impl Error {
             Self::Stdout(_) | Self::DeadLetter(_) => Exit::Failure,
         }
     }
-}
 
-impl Error {
     /// What the next run does about it, if it has this run's checkpoint.
     pub fn next_run(&self) -> Option<&'static str> {
         Some(match self {
