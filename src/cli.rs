@@ -1,4 +1,4 @@
-//! The command line: every option with its range, its default and its help text.
+//! The command line: every option with its range and its help text, which names the default.
 //!
 //! Only single values are judged here; [`crate::config`] decides what they mean together. Headers,
 //! addresses and commands stay plain text until then, since they may hold secrets and a message
