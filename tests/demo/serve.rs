@@ -55,8 +55,8 @@ pub fn serve() -> Result<(), Box<dyn Error>> {
             "-c counted.json --metrics m.prom >/dev/null; cat m.prom".to_owned(),
         ),
     ] {
-        // No comment: an interactive zsh would run it as a command.
-        println!("{title}:\ntfc-audit {arguments}");
+        // All lines can be pasted at once: ":" does nothing, and an interactive zsh knows no comments.
+        println!(": {title}\ntfc-audit {arguments}");
     }
     println!(
         "\nThe README's section First run works here, too. An event arrives every ten seconds. Ctrl-C stops the stand-ins.\nRequests:"
