@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::Rest;
+use crate::format::verdict::Rest;
 
 /// From which number a receiver counts the events of a request, by the code of its answer.
 #[derive(Debug, Default)]

@@ -18,7 +18,8 @@ use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
 use crate::format::splunk::{CHANNEL, Receipt, channel};
-use crate::format::{Answer, Encoder, Format, Limits, Rest, Taken, Verdict};
+use crate::format::verdict::{Answer, Rest, Taken, Verdict};
+use crate::format::{Encoder, Format, Limits};
 use crate::http::{self, Connection};
 use crate::secret::Secret;
 

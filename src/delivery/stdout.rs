@@ -16,7 +16,8 @@ use crate::delivery::Target;
 use crate::delivery::lines::LineFile;
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::{Encoder, Format, Limits, Verdict};
+use crate::format::verdict::Verdict;
+use crate::format::{Encoder, Format, Limits};
 
 /// The events that are written and synced together: few syncs, and little memory.
 const BATCH: Limits = Limits {

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::event::Event;
-use crate::format::{Answer, Item, Rest, Taken, Verdict, quoted};
+use crate::format::quoted;
+use crate::format::verdict::{Answer, Item, Rest, Taken, Verdict};
 use crate::json::{self, Object};
 use crate::time;
 
@@ -120,7 +121,8 @@ fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
 mod tests {
     use super::*;
     use crate::format::Format;
-    use crate::format::tests::{answer, body};
+    use crate::format::tests::body;
+    use crate::format::verdict::tests::answer;
 
     #[test]
     fn an_event_is_an_action_and_a_document() {

@@ -13,7 +13,8 @@ use std::io::Write;
 use ::time::Duration;
 
 use crate::event::Event;
-use crate::format::{Answer, Label, Rest, Verdict, object, pairs, quoted};
+use crate::format::verdict::{Answer, Rest, Verdict};
+use crate::format::{Label, object, pairs, quoted};
 
 /// The path for events.
 pub const PATH: &str = "/loki/api/v1/push";
@@ -112,7 +113,8 @@ pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::tests::{NOW, answer, body, event, judged};
+    use crate::format::tests::{NOW, body, event};
+    use crate::format::verdict::tests::{answer, judged};
     use crate::format::{Encoder, Format, Limits};
 
     #[test]

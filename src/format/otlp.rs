@@ -15,7 +15,8 @@ use crate::event::Event;
 use crate::format::protobuf::{
     bytes, is_message, number, push_bytes, push_fixed, push_head, push_number,
 };
-use crate::format::{Answer, Label, Rest, Verdict, pairs};
+use crate::format::verdict::{Answer, Rest, Verdict};
+use crate::format::{Label, pairs};
 use crate::retry;
 
 /// The path for events
@@ -191,7 +192,7 @@ mod tests {
 
     use super::*;
     use crate::event::EventId;
-    use crate::format::tests::{answer, judged};
+    use crate::format::verdict::tests::{answer, judged};
     use crate::format::{Encoder, Format, Limits};
     use crate::time;
 

@@ -14,7 +14,8 @@ use serde::Deserialize;
 
 use crate::config::url::Url;
 use crate::event::Event;
-use crate::format::{Answer, CREDENTIAL, Label, Rest, Taken, Verdict, object, pairs};
+use crate::format::verdict::{Answer, CREDENTIAL, Rest, Taken, Verdict};
+use crate::format::{Label, object, pairs};
 use crate::json;
 
 /// What all paths of the collector begin with.
@@ -151,7 +152,8 @@ impl Receipt {
 mod tests {
     use super::*;
     use crate::format::Format;
-    use crate::format::tests::{answer, body, judged};
+    use crate::format::tests::body;
+    use crate::format::verdict::tests::{answer, judged};
 
     #[test]
     fn an_envelope_has_the_time_the_event_and_the_labels() {
