@@ -403,7 +403,8 @@ impl<'a> Walk<'a> {
             if let Some(slice) = read {
                 let newest = slice.page.events.first();
                 let is_newer = |event: &Event| event.time > edge.time || self.is_new(event);
-                if place.number == 1 || newest.is_some_and(is_newer) {
+                let is_nearer = slice.start < edge.pushed(slice.page.total_count).position;
+                if place.number == 1 || is_nearer && newest.is_some_and(is_newer) {
                     return self.read_on(slice, &IdentitySet::default());
                 }
                 self.take_in(&[slice]);

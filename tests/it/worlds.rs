@@ -207,6 +207,23 @@ fn ties_that_change_places_once_are_found_where_the_page_size_is_ignored() {
     });
 }
 
+/// The timestamps differ from the places in the list by minutes, and the pages have 11 events,
+/// whatever is asked for.
+#[test]
+fn a_list_by_arrival_with_pages_of_one_size_raises_no_alarm() {
+    at_once(150..190, |count| {
+        let mut world = World {
+            sizes: Sizes::Ignored(11),
+            ..past(count, 1)
+        };
+        let mut delays = (0..).map(|place| place + place * 7_919 % 200);
+        world.events.sort_by_cached_key(|_| delays.next());
+        let bench = Bench::new(world);
+        bench.run(&["--page-size=50"]).code(0).silent();
+        assert_eq!(bench.missing(), 0, "{count}");
+    });
+}
+
 #[test]
 fn a_count_that_ignores_since_is_no_alarm_in_a_second_run() {
     // A few of them are within the overlap.
