@@ -6,7 +6,7 @@ use std::io::{BufReader, Write};
 use crate::network::run;
 use crate::relay::{Head, Relay};
 use crate::stand_in::{
-    Counts, Event, Next, PastEnd, Sizes, Step, World, events, events_from, stamp,
+    Counts, Event, Next, PastEnd, Sizes, Step, Ties, World, events, events_from, stamp,
 };
 use crate::support::{AN_HOUR, Bench, at_once, minutes_ago, now};
 
@@ -204,6 +204,29 @@ fn ties_that_change_places_once_are_found_where_the_page_size_is_ignored() {
             bench.has_all();
             bench.is_settled();
         }
+    });
+}
+
+/// More events than a page holds have one timestamp, and change their order at each request. Where no
+/// count tells, a window is read again until that finds nothing. Read once, it lacks three of them.
+#[test]
+fn a_crowd_is_read_again_where_there_is_no_count() {
+    at_once([Counts::Absent, Counts::OnlyPages], |counts| {
+        let missing = (1..=40).map(|seed| {
+            let mut world = past(60, 1);
+            let time = world.events[30].time;
+            world.insert((100..125).map(|n| Event::new(n, time)));
+            let bench = Bench::new(World {
+                counts,
+                seed,
+                ties: Ties::Shuffled,
+                ..world
+            });
+            bench.run(&SMALL).code(0).silent();
+            bench.missing()
+        });
+        let missing: usize = missing.sum();
+        assert!(missing < 20, "{missing} of 40 times 25");
     });
 }
 
