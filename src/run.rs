@@ -15,7 +15,7 @@ use crate::config::{Config, Destination};
 use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::exec::Exec;
 use crate::delivery::post::Receiver;
-use crate::delivery::stdout::{Preview, Stdout};
+use crate::delivery::stdout::Stdout;
 use crate::delivery::{Acknowledged, Delivery, Target};
 use crate::error::{Error, Exit};
 use crate::event::Event;
@@ -171,7 +171,7 @@ fn target<'a>(
             Box::new(Stdout::of_process(normalize, *clock)?)
         }
         Destination::Post(post) if config.dry_run => {
-            Box::new(Preview::of_process(post, normalize, *clock)?)
+            Box::new(Stdout::preview(post, normalize, *clock)?)
         }
         Destination::Post(post) => Box::new(Receiver::new(post, normalize, config.timeout, clock)?),
         Destination::Exec(command) if !config.dry_run => {

@@ -49,22 +49,17 @@ impl Stdout {
             clock,
         })
     }
-}
 
-/// Standard output in the place of an HTTP receiver: it shows the bodies before compression, each
-/// ending in a line feed. Every format stays a sequence of JSON values that way.
-pub struct Preview;
-
-impl Preview {
-    /// Takes this process's standard output.
+    /// Takes it in the place of an HTTP receiver: it shows the bodies before compression, each ending
+    /// in a line feed. Every format stays a sequence of JSON values that way.
     ///
     /// # Errors
     /// If there is none.
-    pub fn of_process(post: &Post, normalize: bool, clock: SystemClock) -> Result<Stdout, Error> {
-        Ok(Stdout {
+    pub fn preview(post: &Post, normalize: bool, clock: SystemClock) -> Result<Self, Error> {
+        Ok(Self {
             encoder: Encoder::new(post.format, normalize, &post.labels),
             limits: None,
-            ..Stdout::of_process(normalize, clock)?
+            ..Self::of_process(normalize, clock)?
         })
     }
 }
