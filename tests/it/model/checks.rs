@@ -285,7 +285,12 @@ pub fn one_run(
             announced.push(unseen.parse().unwrap());
         }
     })?;
-    ledger.announced_in_all += announced.last().copied().unwrap_or(0);
+    // A kill keeps it from telling the final number.
+    let told = match announced.last() {
+        Some(_) if result.is_none() => u64::MAX,
+        number => number.copied().unwrap_or(0),
+    };
+    ledger.announced_in_all = ledger.announced_in_all.saturating_add(told);
     ledger.announced = announced;
     let world = world.borrow();
     let what = |fault: String| format!("it ended with {result:?} (None: killed): {fault}");
