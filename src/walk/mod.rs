@@ -244,8 +244,9 @@ impl<'a> Walk<'a> {
 
     /// Reads and proves the next windows that are there; `None` when the walk is over.
     ///
-    /// Once a batch is delivered, later pages are requested at the same time. Until then only one
-    /// is, so that a receiver that is down costs little.
+    /// Once a batch is delivered, later pages are requested at the same time. Until then only those of
+    /// events that earlier runs delivered are: they have to be read anyway, and a receiver that is
+    /// down costs little.
     ///
     /// # Errors
     /// If the service fails or breaks its contract, or if `--max-time` is over. Earlier windows stay
@@ -271,8 +272,8 @@ impl<'a> Walk<'a> {
                     None => break None,
                 },
                 Some(edge) => {
-                    if has_delivered && !self.is_crowded {
-                        self.request_ahead(self.scope.connections);
+                    if !self.is_crowded {
+                        self.request_ahead(self.most_ahead(has_delivered));
                     }
                     self.newer(edge)?
                 }
@@ -291,9 +292,10 @@ impl<'a> Walk<'a> {
             if self.is_crowded {
                 // What was planned begins too near.
                 self.ahead.clear();
-            } else if has_delivered {
+            } else {
                 // One connection is left for pages behind the next window.
-                self.request_ahead((self.scope.connections - 1).max(1));
+                let most = (self.scope.connections - 1).max(1);
+                self.request_ahead(self.most_ahead(has_delivered).min(most));
             }
             let is_ready = self
                 .first
@@ -419,6 +421,18 @@ impl<'a> Walk<'a> {
                 (place, self.read(place, true)?)
             };
             step *= 2;
+        }
+    }
+
+    /// How many requests may be made ahead.
+    fn most_ahead(&self, has_delivered: bool) -> u64 {
+        let unseen = (self.known.len() - self.known_seen) as u64;
+        let known_pages = unseen / self.sizes.effective;
+        let most = self.scope.connections;
+        if has_delivered {
+            most
+        } else {
+            most.min(known_pages)
         }
     }
 

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use tfc_audit::time;
 
 use crate::stand_in::{
-    Counts, Event, Next, Order, PastEnd, Sizes, Step, Ties, World, events, events_from,
-    sample_events, stamp,
+    Counts, Event, Next, PastEnd, Sizes, Step, Ties, World, events, events_from, sample_events,
+    stamp,
 };
-use crate::support::{AN_HOUR, Bench, minutes_ago, now};
+use crate::support::{AN_HOUR, Bench, free_port, minutes_ago, now};
 
 /// The events of a minute ago and before, so that what arrives comes after them.
 fn past(count: usize, per_second: u32) -> World {
@@ -205,51 +205,22 @@ fn a_next_page_that_does_not_increase_is_an_error() {
         .asks(1);
 }
 
+/// Ten pages of events that an earlier run delivered come before ten of new ones. Then a request for one of
+/// the first ten stays without an answer.
 #[test]
-fn pages_that_repeat_for_ever_are_an_error() {
-    let bench = Bench::new(World {
-        next: Next::Endless,
-        counts: Counts::Absent,
-        ..past(2_500, 2)
-    });
-    let run = bench.run(&["--page-size=10"]);
-    run.fails(5, "it has more than 20000 pages");
-    run.holds(run.asked.len() < 100, "it should give up sooner");
-}
-
-#[test]
-fn a_backlog_that_is_oldest_first_is_an_error() {
-    let bench = Bench::new(World {
-        order: Order::OldestFirst,
-        ..past(2_500, 2)
-    });
-    bench.run(&["--page-size=10"]).fails(5, "oldest first");
-}
-
-#[test]
-fn a_count_that_is_too_high_is_reported_after_all_is_delivered() {
-    let bench = Bench::new(World {
-        counts: Counts::Plus(3),
-        ..past(2_500, 2)
-    });
-    let run = bench.run(&[]);
-    run.code(5).says("3 of them were on none of its pages");
-    bench.has_all();
-    bench.api.with(|world| world.counts = Counts::True);
-    bench.is_settled();
-}
-
-/// Whatever the counts say, the walk comes to its end.
-#[test]
-fn a_count_beyond_all_pages_does_not_keep_the_run() {
-    let bench = Bench::new(World {
-        counts: Counts::Plus(1 << 40),
-        ..past(300, 2)
-    });
-    let run = bench.run(&["--page-size=10", "--retries=0"]);
-    run.code(5).says("were on none of its pages");
-    run.holds(run.asked.len() < 400, "it should give up sooner");
-    bench.has_all();
+fn pages_that_earlier_runs_delivered_are_requested_together() {
+    let bench = Bench::new(past(1_000, 1));
+    let args = ["--page-size=100", "--overlap=1h", "--retries=0"];
+    let first = bench.run(&args).asked.len();
+    bench.insert(events_from(2_000, 1_000, now(), 20));
+    let down = format!("--post=http://127.0.0.1:{}", free_port());
+    let down = bench.run(&[&args[..], &[&down]].concat());
+    down.code(6);
+    down.holds(down.asked.len() < 15, "most new events should stay");
+    bench.script(first + down.asked.len() + 3, Step::Stall(AN_HOUR));
+    let run = bench.run(&[&args[..], &["--timeout=1s"]].concat());
+    run.code(5);
+    run.holds(run.asked.len() > 8, "no request should wait for another");
 }
 
 /// An event that is stamped newer than its place waits for the window of its time, and moves no cut:

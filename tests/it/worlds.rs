@@ -6,7 +6,7 @@ use std::io::{BufReader, Write};
 use crate::network::run;
 use crate::relay::{Head, Relay};
 use crate::stand_in::{
-    Counts, Event, Next, PastEnd, Sizes, Step, Ties, World, events, events_from, stamp,
+    Counts, Event, Next, Order, PastEnd, Sizes, Step, Ties, World, events, events_from, stamp,
 };
 use crate::support::{AN_HOUR, Bench, at_once, minutes_ago, now};
 
@@ -299,6 +299,53 @@ fn retention_may_take_several_pages_between_two_requests() {
         bench.run(&SMALL).code(0).silent();
         bench.is_settled();
     }
+}
+
+#[test]
+fn pages_that_repeat_for_ever_are_an_error() {
+    let bench = Bench::new(World {
+        next: Next::Endless,
+        counts: Counts::Absent,
+        ..past(2_500, 2)
+    });
+    let run = bench.run(&["--page-size=10"]);
+    run.fails(5, "it has more than 20000 pages");
+    run.holds(run.asked.len() < 100, "it should give up sooner");
+}
+
+#[test]
+fn a_backlog_that_is_oldest_first_is_an_error() {
+    let bench = Bench::new(World {
+        order: Order::OldestFirst,
+        ..past(2_500, 2)
+    });
+    bench.run(&["--page-size=10"]).fails(5, "oldest first");
+}
+
+#[test]
+fn a_count_that_is_too_high_is_reported_after_all_is_delivered() {
+    let bench = Bench::new(World {
+        counts: Counts::Plus(3),
+        ..past(2_500, 2)
+    });
+    let run = bench.run(&[]);
+    run.code(5).says("3 of them were on none of its pages");
+    bench.has_all();
+    bench.api.with(|world| world.counts = Counts::True);
+    bench.is_settled();
+}
+
+/// Whatever the counts say, the walk comes to its end.
+#[test]
+fn a_count_beyond_all_pages_does_not_keep_the_run() {
+    let bench = Bench::new(World {
+        counts: Counts::Plus(1 << 40),
+        ..past(300, 2)
+    });
+    let run = bench.run(&["--page-size=10", "--retries=0"]);
+    run.code(5).says("were on none of its pages");
+    run.holds(run.asked.len() < 400, "it should give up sooner");
+    bench.has_all();
 }
 
 /// The counts promise an event too many every now and then, and no reading finds it.
