@@ -23,8 +23,8 @@ use crate::format::Format;
 use crate::report::Report;
 use crate::retry::Patience;
 use crate::secret::Secret;
-use crate::source::ahead::{Answer, Ask, Pages, Threads};
 use crate::source::client::Client;
+use crate::source::requests::{Answer, Ask, Pages, Threads};
 use crate::source::{PageRequest, SourceError};
 use crate::text::excerpt;
 use crate::time;
@@ -37,7 +37,7 @@ pub const CERTAINLY_RETAINED: Duration = Duration::from_secs(13 * 24 * 60 * 60);
 /// Clocks that differ by no more agree.
 const CLOCKS_AGREE: Duration = Duration::from_secs(60);
 /// The most that the service's clock is believed to be ahead of this machine's.
-const MOST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
+const LARGEST_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
 /// How far `since` looks behind the boundary: the documentation does not say if it is inclusive.
 const INCLUSIVE_EITHER_WAY: Duration = Duration::from_secs(1);
 
@@ -290,7 +290,7 @@ impl Drain<'_> {
         };
         let mut walk = start(checkpoint)?;
         let now = self.clock.now();
-        let server_time = walk.server_time().min(now + MOST_AHEAD);
+        let server_time = walk.server_time().min(now + LARGEST_LEAD);
         // A span counts back from the service's time: this machine's clock may be ahead of it.
         if let Some(span) = self.since_span
             && server_time + CLOCKS_AGREE < now

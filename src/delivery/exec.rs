@@ -1,4 +1,5 @@
-//! Delivery to a program: each batch goes to the standard input of a shell command.
+//! Delivery to a program: each batch goes to the standard input of a shell command. How the time limit
+//! and signals such as SIGTERM end it is in `signals.rs`.
 
 use std::env;
 use std::fs::{self, File, OpenOptions};

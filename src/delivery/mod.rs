@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::ledger::{Fate, Ledger};
 use crate::delivery::numbering::Numbering;
-use crate::delivery::split::{Sizes, halves, split_at};
+use crate::delivery::split::{BodySizes, halves, split_at};
 use crate::error::Error;
 use crate::event::Event;
 use crate::format::Limits;
@@ -99,7 +99,7 @@ pub struct Delivery<'a> {
     is_proven: bool,
     /// Events that were refused before the receiver was proven, and why.
     held: Vec<(Event, String)>,
-    sizes: Sizes,
+    sizes: BodySizes,
     numbering: Numbering,
     figures: Figures,
 }
@@ -135,7 +135,7 @@ impl<'a> Delivery<'a> {
             commit_every,
             is_proven,
             held: Vec::new(),
-            sizes: Sizes::default(),
+            sizes: BodySizes::default(),
             numbering: Numbering::default(),
             figures: Figures::default(),
         }

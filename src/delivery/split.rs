@@ -14,12 +14,12 @@ pub fn halves<T>(part: Vec<T>) -> [Vec<T>; 2] {
 
 /// The sizes that the receiver has accepted and refused in this run, in bytes before compression.
 #[derive(Debug, Default)]
-pub struct Sizes {
+pub struct BodySizes {
     largest_accepted: usize,
     smallest_refused: Option<usize>,
 }
 
-impl Sizes {
+impl BodySizes {
     /// Notes the size of a body that was accepted.
     pub fn accept(&mut self, size: usize) {
         self.largest_accepted = self.largest_accepted.max(size);
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn the_size_of_a_batch_closes_in_on_the_receivers_limit() {
         let limit = 520_000;
-        let mut sizes = Sizes::default();
+        let mut sizes = BodySizes::default();
         let mut tried = Vec::new();
         for _ in 0..8 {
             let size = sizes.most_bytes(1_000_000);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_size_below_one_that_was_accepted_is_not_too_large() {
-        let mut sizes = Sizes::default();
+        let mut sizes = BodySizes::default();
         sizes.accept(300);
         sizes.refuse(500);
         assert!(sizes.is_too_large(500) && !sizes.is_too_large(499));

@@ -174,7 +174,7 @@ mod tests {
             newest: time::parse("2026-01-02T03:04:05.678Z"),
             ..Report::default()
         };
-        (report.walk.found, report.walk.ahead) = (7, Some(1));
+        (report.walk.found, report.walk.to_come) = (7, Some(1));
         report.delivery.dead_letters = 2;
         let ended = ending(Exit::Success, "2026-01-02T03:04:06Z");
         let first = render("a.prom", "", &report, &ended);

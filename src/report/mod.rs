@@ -50,7 +50,7 @@ impl Report {
     ///
     /// `None` if the service sends no counts.
     pub fn expected(&self) -> Option<u64> {
-        self.walk.ahead.map(|ahead| self.walk.found + ahead)
+        self.walk.to_come.map(|to_come| self.walk.found + to_come)
     }
 
     /// Returns how many events are known to wait for their delivery.

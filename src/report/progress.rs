@@ -130,7 +130,7 @@ mod tests {
             delivered,
             ..Report::default()
         };
-        (report.walk.found, report.walk.ahead) = (delivered, Some(200_000 - delivered));
+        (report.walk.found, report.walk.to_come) = (delivered, Some(200_000 - delivered));
         report
     }
 
@@ -139,7 +139,7 @@ mod tests {
         let seconds = Duration::from_secs;
         let mut nothing = Report::default();
         assert_eq!(text(&nothing, seconds(2)), None);
-        nothing.walk.ahead = Some(0);
+        nothing.walk.to_come = Some(0);
         assert_eq!(text(&nothing, seconds(2)), None);
         let before = text(&report(0), seconds(4)).unwrap();
         assert_eq!(before, "0 of 200000 events, 4s");
@@ -174,7 +174,7 @@ mod tests {
     fn no_line_is_longer_than_a_terminal_is_wide() {
         let mut report = report(0);
         report.delivered = 20_000_000;
-        (report.walk.found, report.walk.ahead) = (20_000_000, Some(99_000_000));
+        (report.walk.found, report.walk.to_come) = (20_000_000, Some(99_000_000));
         let line = text(&report, Duration::from_secs(1)).unwrap();
         assert!("tfc-audit: ".len() + line.len() < 80, "{line}");
     }

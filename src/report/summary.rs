@@ -83,7 +83,7 @@ mod tests {
             newest: time::parse("2026-01-02T03:04:05Z"),
             ..Report::default()
         };
-        (report.walk.pages, report.walk.ahead) = (1, Some(0));
+        (report.walk.pages, report.walk.to_come) = (1, Some(0));
         report
     }
 

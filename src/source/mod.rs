@@ -2,10 +2,10 @@
 //!
 //! [`client::Client`] is the service over HTTP. Tests implement [`Source`], too.
 
-pub mod ahead;
 pub mod client;
 pub mod gate;
 pub mod page;
+pub mod requests;
 pub mod scan;
 
 use std::fmt;

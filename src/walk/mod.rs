@@ -14,6 +14,7 @@
 //! 5. The counts of the answers are a second check. (`counts.rs`)
 //! 6. What is older than a timestamp near the window's newer end is *due*: it is delivered. The rest
 //!    is held: others of its timestamps may still be unread.
+//! 7. Later windows are requested ahead, while this one is delivered. (`ahead.rs`)
 //!
 //! What this promises is tried by `tests/it/model` against random worlds:
 //!
@@ -29,6 +30,7 @@
 //! An event that appears late behind the edge is not seen. The counts may tell, and the next run
 //! finds it, within the overlap.
 
+mod ahead;
 mod counts;
 pub mod identities;
 mod sizes;
@@ -43,19 +45,16 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Event;
 use crate::retry::Patience;
-use crate::source::ahead::{Pages, Pending};
 use crate::source::page::Page;
+use crate::source::requests::{Pages, Pending};
 use crate::source::{Missing, SourceError};
 use crate::walk::counts::{Proof, Seen};
 use crate::walk::identities::IdentitySet;
-use crate::walk::sizes::{Edge, Place, Sizes, growth};
+use crate::walk::sizes::{Edge, Place, Sizes};
 use crate::walk::window::{MOST_PAGES, Slice, check_order};
 
 /// Windows that are there already are delivered together, up to this number of bytes.
 const TOGETHER: u64 = 2 * 1024 * 1024;
-/// The most bytes of pages that are requested ahead, by the largest page so far.
-const MOST_AHEAD: u64 = 64 * 1024 * 1024;
-
 /// The events that a run wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
@@ -95,7 +94,7 @@ pub struct Figures {
     /// earlier page as well.
     pub duplicates: u64,
     /// New events that are still to come by the service's counts; `None` without counts.
-    pub ahead: Option<u64>,
+    pub to_come: Option<u64>,
 }
 
 /// A part of the walk: all new events that are due.
@@ -214,7 +213,7 @@ impl<'a> Walk<'a> {
         self.latest = self.first.as_ref().and_then(|first| first.due(None));
         let date = self.first.as_ref().and_then(|first| first.page.date);
         self.server_time = date.unwrap_or(self.server_time);
-        self.look_ahead(false);
+        self.count_to_come(false);
         Ok(())
     }
 
@@ -307,7 +306,7 @@ impl<'a> Walk<'a> {
             }
         };
         let events = self.release(newest.is_none());
-        self.look_ahead(newest.is_none());
+        self.count_to_come(newest.is_none());
         let held = self.held.first().map(|event| event.time);
         let rest = [self.rest, held, self.first_oldest].into_iter().flatten();
         Ok(Some(Window {
@@ -424,44 +423,6 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// How many requests may be made ahead.
-    fn most_ahead(&self, has_delivered: bool) -> u64 {
-        let unseen = (self.known.len() - self.known_seen) as u64;
-        let known_pages = unseen / self.sizes.effective;
-        let most = self.scope.connections;
-        if has_delivered {
-            most
-        } else {
-            most.min(known_pages)
-        }
-    }
-
-    /// Requests the next windows, up to page 1, at most so many at once.
-    fn request_ahead(&mut self, connections: u64) {
-        let (Some(edge), Some(first)) = (self.edge, &self.first) else {
-            return;
-        };
-        let end = first.page.events.len() as u64 + growth(self.total, first.page.total_count);
-        let mut most = (MOST_AHEAD / self.largest.max(1)).min(connections);
-        if self.patience.deadline.is_some() {
-            // What the time limit throws away is not much more than what was delivered.
-            most = most.min(self.windows);
-        }
-        let planned = self.planned.filter(|_| !self.ahead.is_empty());
-        let mut edge = planned.unwrap_or(edge).pushed(self.total);
-        while (self.ahead.len() as u64) < most && edge.position + self.sizes.overlap(edge) > end {
-            let place = self.sizes.before(edge);
-            if !self.sizes.is_certain(place) {
-                break;
-            }
-            let pages = self.pages;
-            self.ahead
-                .push_back((place, pages.begin(self.ask(place, true))));
-            edge.position = place.start;
-        }
-        self.planned = Some(edge);
-    }
-
     /// Takes the held events that are due, the oldest first, or all of them.
     fn release(&mut self, all: bool) -> Vec<Event> {
         // Events of one timestamp keep their order: what is listed later is older.
@@ -478,8 +439,8 @@ impl<'a> Walk<'a> {
 
     /// Notes the number of events that are still to come: the service's count, less the events of
     /// the windows so far and those that earlier runs delivered. Missing events are counted as seen.
-    fn look_ahead(&mut self, is_done: bool) {
-        self.figures.ahead = if is_done {
+    fn count_to_come(&mut self, is_done: bool) {
+        self.figures.to_come = if is_done {
             Some(self.proof.unseen)
         } else {
             let behind = self.seen.len() + self.known.len() - self.known_seen;

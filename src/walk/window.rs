@@ -6,8 +6,8 @@ use ::time::OffsetDateTime;
 
 use crate::error::Error;
 use crate::event::{Event, Identity};
-use crate::source::ahead::{Answer, Ask, Fetched};
 use crate::source::page::Page;
+use crate::source::requests::{Answer, Ask, Fetched};
 use crate::source::{PageRequest, SourceError};
 use crate::walk::identities::IdentitySet;
 use crate::walk::sizes::{Place, Sizes};

@@ -18,8 +18,8 @@ use tfc_audit::format::verdict::{Rest, Verdict};
 use tfc_audit::report::Report;
 use tfc_audit::retry::Patience;
 use tfc_audit::run::Drain;
-use tfc_audit::source::ahead::{Ask, Asking, Fetched, Pages, Pending};
 use tfc_audit::source::gate::Gate;
+use tfc_audit::source::requests::{Ask, Asking, Fetched, Pages, Pending};
 
 use super::world::{Dice, ModelSource, World, number};
 use super::{ENDPOINT, Place, Run};
