@@ -28,7 +28,7 @@ use crate::source::requests::{Answer, Ask, Pages, Threads};
 use crate::source::{PageRequest, SourceError};
 use crate::text::excerpt;
 use crate::time;
-use crate::walk::{Figures, Scope, Walk};
+use crate::walk::{Scope, Walk};
 
 /// How long the service keeps events, by its documentation.
 pub const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -315,7 +315,7 @@ impl Drain<'_> {
             (self.watch)(report);
             let Some(mut window) = window? else { break };
             is_empty = is_empty && window.events.is_empty();
-            let most_known = self.most_known(report.walk);
+            let most_known = self.most_known(&walk);
             let unreadable = window.events.extract_if(.., |event| event.fault.is_some());
             let unreadable: Vec<Event> = unreadable.collect();
             if let Some(missing) = window.missing {
@@ -366,13 +366,13 @@ impl Drain<'_> {
         commits.commit(checkpoint)?;
         Ok(exit)
     }
-}
 
-impl Drain<'_> {
     /// How many delivered events the next run may list again: with a time limit, as many as can be
-    /// read in a third of it. Otherwise no run might get further.
-    fn most_known(&self, figures: Figures) -> usize {
-        let Some(deadline) = self.patience.deadline else {
+    /// read in a third of it. Otherwise no run might get further. In a list that is not in the order
+    /// of its timestamps, as many as the overlap holds: what is not read yet may be as old.
+    fn most_known(&self, walk: &Walk) -> usize {
+        let figures = walk.figures();
+        let Some(deadline) = self.patience.deadline.filter(|_| !walk.is_disordered()) else {
             return usize::MAX;
         };
         let per_page = figures.reading.as_nanos() / u128::from(figures.pages.max(1));

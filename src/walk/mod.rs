@@ -138,6 +138,8 @@ pub struct Walk<'a> {
     due: Option<OffsetDateTime>,
     /// Hardly anything older than this is listed before the edge.
     rest: Option<OffsetDateTime>,
+    /// Something new and older was.
+    is_disordered: bool,
     /// The events of the windows so far that are not older than the cut.
     front: Vec<Seen>,
     /// Events of the windows so far that are not delivered yet.
@@ -185,6 +187,7 @@ impl<'a> Walk<'a> {
             cut: None,
             due: None,
             rest: None,
+            is_disordered: false,
             front: Vec::new(),
             held: Vec::new(),
             proof: Proof::default(),
@@ -233,6 +236,13 @@ impl<'a> Walk<'a> {
     #[must_use]
     pub fn known_met(&self) -> bool {
         self.known_met
+    }
+
+    /// Tells if new events were older than [`Window::rest`] of an earlier window: so the list is not in
+    /// the order of its timestamps.
+    #[must_use]
+    pub fn is_disordered(&self) -> bool {
+        self.is_disordered
     }
 
     /// The numbers so far.

@@ -2,6 +2,7 @@
 //! and a run once lost events there, raised a false alarm, or asked too much.
 
 use std::io::{BufReader, Write};
+use std::time::Duration;
 
 use crate::network::run;
 use crate::relay::{Head, Relay};
@@ -230,6 +231,12 @@ fn a_crowd_is_read_again_where_there_is_no_count() {
     });
 }
 
+/// Lists events up to `most` places from those that their timestamps give them.
+fn by_arrival(world: &mut World, most: usize) {
+    let mut places = (0..).map(|place| place + place * 7_919 % most);
+    world.events.sort_by_cached_key(|_| places.next());
+}
+
 /// The timestamps differ from the places in the list by minutes, and the pages have 11 events,
 /// whatever is asked for.
 #[test]
@@ -239,12 +246,29 @@ fn a_list_by_arrival_with_pages_of_one_size_raises_no_alarm() {
             sizes: Sizes::Ignored(11),
             ..past(count, 1)
         };
-        let mut delays = (0..).map(|place| place + place * 7_919 % 200);
-        world.events.sort_by_cached_key(|_| delays.next());
+        by_arrival(&mut world, 200);
         let bench = Bench::new(world);
         bench.run(&["--page-size=50"]).code(0).silent();
         assert_eq!(bench.missing(), 0, "{count}");
     });
+}
+
+/// The list is up to 4,000 seconds out of order, and half of it is not read when the time is over. The next
+/// run must not look back by less, although it could then read further.
+#[test]
+fn a_list_by_arrival_loses_nothing_where_the_time_is_over() {
+    let mut world = World {
+        delay: Duration::from_millis(50),
+        ..past(6_000, 1)
+    };
+    by_arrival(&mut world, 4_000);
+    let bench = Bench::new(world);
+    let args = ["--page-size=100", "--overlap=24h", "--connections=1"];
+    let cut_short = bench.run(&[&args[..], &["--max-time=2s"]].concat());
+    cut_short.code(3).says("--max-time");
+    bench.api.with(|world| world.delay = Duration::ZERO);
+    bench.run(&args).code(0).silent();
+    assert_eq!(bench.missing(), 0);
 }
 
 #[test]
