@@ -69,11 +69,7 @@ pub fn run(
     let is_proven = former.as_ref() == Some(&destination) && checkpoint.last_timestamp.is_some();
     let mut target = target(config, clock, warn)?;
     let dead_letters = dead_letters(config, *clock)?;
-    let patience = Patience {
-        timeout: config.timeout,
-        retries: config.retries,
-        deadline: config.max_time,
-    };
+    let patience = config.patience();
     let token = read_token(&config.token, patience.left(clock).unwrap_or(Duration::MAX))?;
     let mut store: Box<dyn Store> = match locked {
         Some(mut file) => {
@@ -108,13 +104,8 @@ pub fn run(
         is_proven,
     );
     let drain = Drain {
+        config,
         clock,
-        patience,
-        overlap: config.overlap,
-        since_span: config.since_span,
-        until: config.until,
-        page_size: config.page_size,
-        connections: config.connections,
         watch,
     };
     report.newest = checkpoint.last_timestamp;
@@ -215,20 +206,10 @@ fn patience_with_receiver(config: &Config, patience: Patience) -> Patience {
 
 /// The part of a run that tests drive in memory: from the first page to the last commit.
 pub struct Drain<'a> {
+    /// The options for reading; the receiver and the checkpoint are given to [`Drain::run`].
+    pub config: &'a Config,
     /// The clock.
     pub clock: &'a dyn Clock,
-    /// Time limits and retries for the service.
-    pub patience: Patience,
-    /// `--overlap`.
-    pub overlap: Duration,
-    /// The span of `--since`, if it is one.
-    pub since_span: Option<Duration>,
-    /// `--until`.
-    pub until: Option<OffsetDateTime>,
-    /// `--page-size`.
-    pub page_size: u64,
-    /// `--connections`.
-    pub connections: u64,
     /// Sees the report whenever it changes.
     pub watch: &'a dyn Fn(&Report),
 }
@@ -271,19 +252,20 @@ impl Drain<'_> {
         report: &mut Report,
         warn: &mut dyn FnMut(&str),
     ) -> Result<Exit, Error> {
+        let config = self.config;
         let scope = |checkpoint: &Checkpoint| Scope {
             since: checkpoint
                 .boundary_start
                 .map(|start| time::before(start, INCLUSIVE_EITHER_WAY)),
             from: checkpoint.boundary_start,
-            until: self.until,
-            page_size: self.page_size,
-            connections: self.connections,
+            until: config.until,
+            page_size: config.page_size,
+            connections: config.connections,
         };
         let mut start = |checkpoint: &Checkpoint| {
             let scope = scope(checkpoint);
             let known = checkpoint.known();
-            let mut walk = Walk::new(pages, self.clock, self.patience, scope, known);
+            let mut walk = Walk::new(pages, self.clock, config.patience(), scope, known);
             let started = walk.start();
             report.walk = walk.figures();
             started.map(|()| walk)
@@ -292,7 +274,7 @@ impl Drain<'_> {
         let now = self.clock.now();
         let server_time = walk.server_time().min(now + LARGEST_LEAD);
         // A span counts back from the service's time: this machine's clock may be ahead of it.
-        if let Some(span) = self.since_span
+        if let Some(span) = config.since_span
             && server_time + CLOCKS_AGREE < now
             && checkpoint.start_at(time::before(server_time, span))
         {
@@ -332,7 +314,7 @@ impl Drain<'_> {
                 let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
                     let next = following.first().map(|next| next.time);
                     let rest = next.into_iter().chain(window.rest).min();
-                    let overlap = self.overlap;
+                    let overlap = config.overlap;
                     checkpoint.advance(&acknowledged, rest, settled_by, overlap, most_known);
                     commits.acknowledged(acknowledged.events(), checkpoint)?;
                     report.delivered += acknowledged.events().len() as u64;
@@ -362,7 +344,7 @@ impl Drain<'_> {
                 "the service lists no event at all, as it does for a user or team token: use an organization token or an audit-trail token, and an organization that has audit trails",
             ));
         }
-        checkpoint.complete(server_time, settled_by, self.overlap);
+        checkpoint.complete(server_time, settled_by, config.overlap);
         commits.commit(checkpoint)?;
         Ok(exit)
     }
@@ -372,12 +354,12 @@ impl Drain<'_> {
     /// of its timestamps, as many as the overlap holds: what is not read yet may be as old.
     fn most_known(&self, walk: &Walk) -> usize {
         let figures = walk.figures();
-        let Some(deadline) = self.patience.deadline.filter(|_| !walk.is_disordered()) else {
+        let Some(limit) = self.config.max_time.filter(|_| !walk.is_disordered()) else {
             return usize::MAX;
         };
         let per_page = figures.reading.as_nanos() / u128::from(figures.pages.max(1));
-        let pages = (deadline / 3).as_nanos() / per_page.max(1);
-        usize::try_from(pages.saturating_mul(self.page_size.into())).unwrap_or(usize::MAX)
+        let pages = (limit / 3).as_nanos() / per_page.max(1);
+        usize::try_from(pages.saturating_mul(self.config.page_size.into())).unwrap_or(usize::MAX)
     }
 }
 

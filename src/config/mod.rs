@@ -19,6 +19,7 @@ use crate::config::values::{
     CheckpointPlace, ClientFiles, Environment, Header, TokenSource, parse_token,
 };
 use crate::format::{Format, Label, Limits};
+use crate::retry::Patience;
 
 /// Delivery by POST.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,6 +169,15 @@ impl Config {
             verbose: args.verbose,
             clears_lines: variable(environment, "TERM").is_some_and(|term| term != "dumb"),
         })
+    }
+
+    /// The time limits and the retries.
+    pub fn patience(&self) -> Patience {
+        Patience {
+            timeout: self.timeout,
+            retries: self.retries,
+            deadline: self.max_time,
+        }
     }
 }
 

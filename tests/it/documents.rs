@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use crate::support::takes;
+use crate::support::configure;
 
 /// Options of cargo, curl, systemctl and the demonstration, and `--name` for any option.
 const FOREIGN: [&str; 7] = [
@@ -193,7 +193,7 @@ fn the_program_accepts_every_documented_command_line() {
         let lines = command_lines(&text);
         assert!(lines.len() >= least, "{lines:?}");
         for line in lines {
-            takes(arguments(&line)).expect(&line);
+            configure(arguments(&line)).expect(&line);
         }
     }
 }

@@ -13,7 +13,7 @@ use flate2::read::GzDecoder;
 
 use crate::receiver::{Format, Receiver, Rules};
 use crate::stand_in::{events, ids, sample_events};
-use crate::support::{Bench, PROGRAM, TOKEN, minutes_ago, now, takes};
+use crate::support::{Bench, PROGRAM, TOKEN, configure, minutes_ago, now};
 
 fn path_of(recipe: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -421,7 +421,7 @@ fn the_program_accepts_the_options_of_the_unit_and_the_cron_job() {
         .find_map(|line| line.strip_prefix("ExecStart=tfc-audit "));
     let line = line.unwrap().strip_suffix(" $TFC_AUDIT_OPTIONS").unwrap();
     for options in options() {
-        takes(words(line).into_iter().chain(options)).unwrap();
+        configure(words(line).into_iter().chain(options)).unwrap();
     }
     let job = recipe("kubernetes.yaml");
     let (_, arguments) = job.split_once("              args:\n").unwrap();
@@ -430,5 +430,5 @@ fn the_program_accepts_the_options_of_the_unit_and_the_cron_job() {
         .map_while(|line| line.strip_prefix("                - "));
     let arguments: Vec<_> = arguments.map(str::to_owned).collect();
     assert!(arguments.len() > 3, "{arguments:?}");
-    takes(arguments).unwrap();
+    configure(arguments).unwrap();
 }

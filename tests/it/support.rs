@@ -82,17 +82,17 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Whether these arguments, with a token wherever it has to be, mean a run; if not, why.
-pub fn takes(arguments: impl IntoIterator<Item = String>) -> Result<(), String> {
+/// What these arguments mean, with a token wherever it has to be; `None` if they mean no run.
+pub fn configure(arguments: impl IntoIterator<Item = String>) -> Result<Option<Config>, String> {
     let cli::Command::Run(args) = cli::parse(arguments)? else {
-        return Ok(());
+        return Ok(None);
     };
     let environment = |name: &str| match name {
         "TFC_ORG_TOKEN" if args.token_file.is_none() => Some(TOKEN.into()),
         "HOME" => Some("/home/ann".into()),
         _ => None,
     };
-    Config::new(&args, &environment, now()).map(drop)
+    Config::new(&args, &environment, now()).map(Some)
 }
 
 /// What a run needs, and what all runs printed.

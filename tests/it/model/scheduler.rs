@@ -10,19 +10,20 @@ use ::time::OffsetDateTime;
 use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::checkpoint::file::Store;
 use tfc_audit::clock::Clock;
+use tfc_audit::config::Config;
 use tfc_audit::delivery::{Delivery, Target};
 use tfc_audit::error::{Error, Exit};
 use tfc_audit::event::Event;
 use tfc_audit::format::Limits;
 use tfc_audit::format::verdict::{Rest, Verdict};
 use tfc_audit::report::Report;
-use tfc_audit::retry::Patience;
 use tfc_audit::run::Drain;
 use tfc_audit::source::gate::Gate;
 use tfc_audit::source::requests::{Ask, Asking, Fetched, Pages, Pending};
 
 use super::world::{Dice, ModelSource, World, number};
 use super::{ENDPOINT, Place, Run};
+use crate::support::configure;
 
 /// The model's time starts here, in seconds.
 pub const START: i64 = 1_800_000_000;
@@ -221,11 +222,14 @@ pub fn drive(
     let deadline = run
         .max_time
         .map(|span| (&clock).elapsed() + Duration::from_secs(span));
-    let patience = Patience {
-        timeout: Duration::from_secs(30),
-        retries: 5,
-        deadline,
+    let config = Config {
+        overlap: Duration::from_secs(run.overlap),
+        page_size: run.page_size,
+        connections: run.connections,
+        max_time: deadline,
+        ..configure([])?.expect("a run")
     };
+    let patience = config.patience();
     let executioner = Executioner {
         at: run.kill,
         ..Executioner::default()
@@ -272,13 +276,8 @@ pub fn drive(
         };
         let mut delivery = Delivery::new(&mut target, &clock, patience, limits, None, 1, false);
         let drain = Drain {
+            config: &config,
             clock: &clock,
-            patience,
-            overlap: Duration::from_secs(run.overlap),
-            since_span: None,
-            until: None,
-            page_size: run.page_size,
-            connections: run.connections,
             watch: &|_| {},
         };
         drain.run(
