@@ -382,10 +382,7 @@ fn program(command: &str) -> Result<String, String> {
 
 /// Tries to open the file of dead letters, or to make a file beside it.
 fn dead_letters(check: &mut Check) -> Finding {
-    let path = match &check.config.destination {
-        Destination::Post(post) => post.dead_letter.as_ref(),
-        _ => None,
-    };
+    let path = check.config.dead_letter.as_ref();
     let path = path.ok_or(Skip("--dead-letter is not given"))?;
     let shown = path.display();
     let written = match fs::open_to_append(path) {

@@ -68,7 +68,10 @@ pub fn run(
     let former = checkpoint.destination.clone();
     let is_proven = former.as_ref() == Some(&destination) && checkpoint.last_timestamp.is_some();
     let mut target = target(config, clock, warn)?;
-    let dead_letters = dead_letters(config, *clock)?;
+    let dead_letters = config.dead_letter.as_deref().filter(|_| !config.dry_run);
+    let dead_letters = dead_letters
+        .map(|path| DeadLetters::open(path, *clock))
+        .transpose()?;
     let patience = config.patience();
     let token = read_token(&config.token, patience.left(clock).unwrap_or(Duration::MAX))?;
     let mut store: Box<dyn Store> = match locked {
@@ -172,16 +175,6 @@ fn target<'a>(
             Box::new(Stdout::of_process(normalize, *clock)?)
         }
     })
-}
-
-fn dead_letters(config: &Config, clock: SystemClock) -> Result<Option<DeadLetters>, Error> {
-    match &config.destination {
-        Destination::Post(post) if !config.dry_run => {
-            let path = post.dead_letter.clone();
-            path.map(|path| DeadLetters::open(path, clock)).transpose()
-        }
-        _ => Ok(None),
-    }
 }
 
 /// How many events are committed together: a commit after each one would cost more than delivery.

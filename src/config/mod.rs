@@ -38,8 +38,6 @@ pub struct Post {
     pub gzip: bool,
     /// Labels for formats that have some.
     pub labels: Vec<Label>,
-    /// The file for events that the receiver refuses for good.
-    pub dead_letter: Option<PathBuf>,
 }
 
 /// The receiver of the events.
@@ -99,6 +97,8 @@ pub struct Config {
     pub retries: u32,
     /// The receiver.
     pub destination: Destination,
+    /// The file for events that the receiver refuses for good.
+    pub dead_letter: Option<PathBuf>,
     /// The limits of a batch.
     pub limits: Limits,
     /// Fields whose type varies are written with one type.
@@ -160,6 +160,7 @@ impl Config {
             timeout: args.timeout,
             retries: args.retries,
             destination: destination(args, environment)?,
+            dead_letter: args.dead_letter.clone(),
             limits: Limits {
                 events: args.batch_events.unwrap_or(1000),
                 bytes: args.batch_bytes.unwrap_or(1 << 20),
@@ -316,7 +317,6 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
         headers,
         gzip: args.gzip,
         labels: args.label.clone(),
-        dead_letter: args.dead_letter.clone(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Dead letters: the file for single events that the receiver refuses for good.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::clock::SystemClock;
 use crate::delivery::lines::LineFile;
@@ -9,31 +9,27 @@ use crate::event::Event;
 use crate::fs;
 
 /// The file of `--dead-letter`.
-pub struct DeadLetters {
-    path: PathBuf,
-    lines: LineFile,
-}
+pub struct DeadLetters(LineFile);
 
 impl DeadLetters {
     /// Opens the file for appending. A new file is for its owner only.
     ///
     /// # Errors
     /// If it cannot be opened.
-    pub fn open(path: PathBuf, clock: SystemClock) -> Result<Self, Error> {
+    pub fn open(path: &Path, clock: SystemClock) -> Result<Self, Error> {
         let is_new = !path.exists();
-        let file = fs::open_or_create(&path);
+        let file = fs::open_or_create(path);
         let lines = file.and_then(|file| {
             // Before this, a power cut may remove a new file.
             if is_new {
-                fs::sync_directory(&path)?;
+                fs::sync_directory(path)?;
             }
-            LineFile::new(file, path.clone(), clock)
+            LineFile::new(file, path.into(), clock)
         });
         let shown = path.display();
-        let lines = lines.map_err(|error| {
-            Error::Usage(format!("--dead-letter: cannot open {shown}: {error}"))
-        })?;
-        Ok(Self { path, lines })
+        lines
+            .map(Self)
+            .map_err(|error| Error::Usage(format!("--dead-letter: cannot open {shown}: {error}")))
     }
 
     /// Appends events, byte for byte as the service sent them, and syncs the file.
@@ -44,12 +40,12 @@ impl DeadLetters {
         let lines: String = events
             .map(|event| event.line().into_owned() + "\n")
             .collect();
-        let appended = self.lines.append(lines.as_bytes());
-        appended.map_err(|error| Error::DeadLetter(format!("{}: {error}", self.path.display())))
+        let appended = self.0.append(lines.as_bytes());
+        appended.map_err(|error| Error::DeadLetter(format!("{}: {error}", self.shown())))
     }
 
     /// The file's name, as messages show it.
     pub fn shown(&self) -> String {
-        self.path.display().to_string()
+        self.0.path.display().to_string()
     }
 }

@@ -12,7 +12,7 @@ use crate::clock::{Clock, SystemClock};
 pub struct LineFile {
     file: File,
     /// The name by which the file can be opened for reading.
-    path: PathBuf,
+    pub path: PathBuf,
     /// A regular file can be synced and cut back.
     pub is_regular: bool,
     /// Nothing was appended yet.
