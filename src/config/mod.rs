@@ -130,17 +130,15 @@ impl Config {
         if since.is_some() && until.is_some() && since >= until {
             return Err("--until is not after --since".to_owned());
         }
-        let endpoint =
-            Url::parse_endpoint(&args.endpoint).map_err(|fault| format!("--endpoint {fault}"))?;
+        let endpoint = Url::parse_endpoint(&args.endpoint)
+            .and_then(Url::check_localhost)
+            .map_err(|fault| format!("--endpoint {fault}"))?;
         if endpoint.is_exposed() {
             return Err(
                 "--endpoint: the token goes over https only, except to a loopback address"
                     .to_owned(),
             );
         }
-        endpoint
-            .check_localhost()
-            .map_err(|fault| format!("--endpoint {fault}"))?;
         Ok(Self {
             dry_run: args.dry_run,
             token: token_source(args, environment)?,
@@ -288,8 +286,8 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
     if args.exec.is_some() {
         return Err("--post and --exec exclude each other".to_owned());
     }
-    let mut url = Url::parse(address).map_err(|fault| format!("--post {fault}"))?;
-    url.check_localhost()
+    let mut url = Url::parse(address)
+        .and_then(Url::check_localhost)
         .map_err(|fault| format!("--post {fault}"))?;
     let headers = args.header.iter().map(|text| Header::parse(text));
     let headers: Vec<_> = headers

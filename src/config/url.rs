@@ -104,9 +104,9 @@ impl Url {
     ///
     /// # Errors
     /// The fault, as the rest of a sentence.
-    pub fn check_localhost(&self) -> Result<(), &'static str> {
+    pub fn check_localhost(self) -> Result<Self, &'static str> {
         if self.is_https || self.host != "localhost" {
-            return Ok(());
+            return Ok(self);
         }
         let addresses = ("localhost", self.port).to_socket_addrs();
         match addresses.map(|mut all| all.all(|address| address.ip().is_loopback())) {
@@ -114,7 +114,7 @@ impl Url {
                 "is localhost, which is another machine by this one's name service: use 127.0.0.1",
             ),
             // Without an address there is no connection either.
-            _ => Ok(()),
+            _ => Ok(self),
         }
     }
 
