@@ -169,11 +169,11 @@ impl Connection {
                 format!("no connection in time; {UNREACHABLE}")
             }
             Error::Timeout(_) => "no complete answer in time (--timeout or --max-time)".to_owned(),
-            Error::ConnectProxyFailed(_) => self.refused_by_proxy(error),
+            Error::ConnectProxyFailed(text) => self.refused_by_proxy(text),
             Error::Protocol(_) | Error::BodyStalled => {
                 format!("the answer is not valid HTTP ({})", shown(error))
             }
-            Error::Io(error) if BROKEN_OFF.contains(&error.kind()) => {
+            error if is_broken_off(error) => {
                 let hint = if self.shows_certificate {
                     " (as a server may do that does not accept the client certificate)"
                 } else {
@@ -186,8 +186,8 @@ impl Connection {
         }
     }
 
-    fn refused_by_proxy(&self, error: &Error) -> String {
-        match (proxy_status(error), &self.proxy) {
+    fn refused_by_proxy(&self, text: &str) -> String {
+        match (proxy_status(text), &self.proxy) {
             (Some(407), Some(proxy)) => format!(
                 "the proxy answered 407: it needs a user name and a password, so set ${} to http://USER:PASSWORD@HOST:PORT (special characters percent-encoded)",
                 proxy.variable
@@ -206,10 +206,7 @@ fn shown(error: &dyn std::error::Error) -> String {
 
 /// The status of a proxy that refused to connect. ureq has it in a text only: `proxy server
 /// responded 407/407`.
-fn proxy_status(error: &Error) -> Option<u16> {
-    let Error::ConnectProxyFailed(text) = error else {
-        return None;
-    };
+fn proxy_status(text: &str) -> Option<u16> {
     text.split(|c: char| !c.is_ascii_digit())
         .find_map(|digits| digits.parse().ok())
 }
@@ -244,7 +241,7 @@ pub fn is_retryable(error: &Error) -> bool {
         | Error::Tls(_)
         | Error::BadUri(_)
         | Error::Http(_) => false,
-        Error::ConnectProxyFailed(_) => proxy_status(error).is_none_or(retry::is_retryable),
+        Error::ConnectProxyFailed(text) => proxy_status(text).is_none_or(retry::is_retryable),
         other => !tls::fault(other).is_some_and(tls::is_permanent),
     }
 }

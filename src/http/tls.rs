@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use ::time::OffsetDateTime;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, sign::CertifiedKey};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
@@ -44,7 +44,8 @@ impl ClientFiles {
         let no_key = || wrong_key(&"holds no private key as PEM (an encrypted one cannot be used)");
         let key = PrivateKey::from_pem(&pem).map_err(|_| no_key())?;
         let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| no_key())?;
-        CertifiedKey::from_der(chain.clone(), der, &provider()).map_err(|error| match error {
+        let provider = ring::default_provider();
+        CertifiedKey::from_der(chain.clone(), der, &provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => wrong_key(&format_args!(
                 "is not the key of the certificate in {}",
                 self.certificate.display()
@@ -62,14 +63,10 @@ impl ClientFiles {
     }
 }
 
-fn provider() -> CryptoProvider {
-    ring::default_provider()
-}
-
 /// The settings for ureq: the platform's trust store, and a client certificate if there is one.
 pub fn config(client: Option<ClientCert>) -> TlsConfig {
     // ureq takes the process's provider. An error says that an earlier call has set it.
-    let _ = provider().install_default();
+    let _ = ring::default_provider().install_default();
     TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
         .client_cert(client)
