@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::time::OffsetDateTime;
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::file::{self, CheckpointFile, Commits, NoStore, Store};
+use crate::checkpoint::file::{self, CheckpointFile, Commits, Store};
 use crate::clock::{Clock, SystemClock, within};
 use crate::config::values::{TokenSource, parse_token};
 use crate::config::{Config, Destination};
@@ -57,12 +57,10 @@ pub fn run(
     watch: &dyn Fn(&Report),
     warn: &mut dyn FnMut(&str),
 ) -> Result<Exit, Error> {
-    let locked = match &config.checkpoint {
-        Some(place) if !config.dry_run => {
-            Some(CheckpointFile::lock(place, clock, config.max_time)?)
-        }
-        _ => None,
-    };
+    let place = config.checkpoint.as_ref().filter(|_| !config.dry_run);
+    let mut store = place
+        .map(|place| CheckpointFile::lock(place, clock, config.max_time))
+        .transpose()?;
     let mut checkpoint = resume(config, warn)?;
     let destination = config.destination.to_string();
     let former = checkpoint.destination.clone();
@@ -74,16 +72,9 @@ pub fn run(
         .transpose()?;
     let patience = config.patience();
     let token = read_token(&config.token, patience.left(clock).unwrap_or(Duration::MAX))?;
-    let mut store: Box<dyn Store> = match locked {
-        Some(mut file) => {
-            // Only events that can be committed may be delivered, so the first commit is tried
-            // before anything is asked of the service. It does not name a new receiver yet, which
-            // has taken nothing.
-            file.commit(&checkpoint).map_err(Error::Checkpoint)?;
-            Box::new(file)
-        }
-        None => Box::new(NoStore),
-    };
+    // Only events that can be committed may be delivered, so the first commit is tried before
+    // anything is asked of the service. It does not name a new receiver yet, which has taken nothing.
+    store.commit(&checkpoint).map_err(Error::Checkpoint)?;
     checkpoint.destination = Some(destination.clone());
     if let (Some(former), Some(last)) = (former, checkpoint.last_timestamp)
         && former != destination
@@ -116,7 +107,7 @@ pub fn run(
         &pages,
         &mut delivery,
         &mut checkpoint,
-        &mut *store,
+        &mut store,
         report,
         warn,
     );
@@ -131,9 +122,7 @@ fn resume(config: &Config, warn: &mut dyn FnMut(&str)) -> Result<Checkpoint, Err
         Some(place) => file::read(place, &endpoint)?,
         None => None,
     };
-    let Some(mut checkpoint) = before else {
-        return Ok(Checkpoint::new(endpoint, config.since));
-    };
+    let mut checkpoint = before.unwrap_or_else(|| Checkpoint::new(endpoint));
     let takes_since = config.since.is_none_or(|since| checkpoint.start_at(since));
     if !takes_since && config.verbose {
         warn("--since has no effect: the checkpoint says where to continue");

@@ -93,15 +93,6 @@ impl<'s> Commits<'s> {
     }
 }
 
-/// The store of `--no-checkpoint`, which keeps nothing.
-pub struct NoStore;
-
-impl Store for NoStore {
-    fn commit(&mut self, _: &Checkpoint) -> Result<u64, String> {
-        Ok(0)
-    }
-}
-
 /// The checkpoint's file, locked for as long as this value lives.
 pub struct CheckpointFile {
     path: PathBuf,
@@ -145,9 +136,12 @@ impl CheckpointFile {
     }
 }
 
-impl Store for CheckpointFile {
+/// `None`, as with `--no-checkpoint`, keeps nothing.
+impl Store for Option<CheckpointFile> {
     fn commit(&mut self, checkpoint: &Checkpoint) -> Result<u64, String> {
-        let path = &self.path;
+        let Some(CheckpointFile { path, .. }) = self else {
+            return Ok(0);
+        };
         let temporary = fs::with_suffix(path, ".tmp");
         let json = checkpoint.to_json();
         let size = json.len() as u64;

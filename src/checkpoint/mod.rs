@@ -75,11 +75,10 @@ struct Content {
 }
 
 impl Checkpoint {
-    /// Returns the checkpoint of a first run, which starts at `since`, cut to its second.
-    pub fn new(endpoint: String, since: Option<OffsetDateTime>) -> Self {
+    /// Returns the checkpoint of a first run, which starts with everything retained.
+    pub fn new(endpoint: String) -> Self {
         Self {
             endpoint,
-            boundary_start: since.map(time::floor_second),
             ..Self::default()
         }
     }
@@ -189,8 +188,8 @@ impl Checkpoint {
             .collect()
     }
 
-    /// Applies `--since`. Until a first event is delivered, the earliest `since` of all runs applies;
-    /// after that, none does. Returns whether `since` can have an effect.
+    /// Applies `--since`, cut to its second. Until a first event is delivered, the earliest `since` of
+    /// all runs applies; after that, none does. Returns whether `since` can have an effect.
     pub fn start_at(&mut self, since: OffsetDateTime) -> bool {
         if self.last_timestamp.is_some() {
             return false;

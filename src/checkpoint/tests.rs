@@ -44,7 +44,7 @@ fn ids(checkpoint: &Checkpoint) -> String {
 
 #[test]
 fn a_written_checkpoint_is_read_back_unchanged() {
-    let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+    let mut checkpoint = Checkpoint::new(ENDPOINT.into());
     assert_eq!(
         Checkpoint::parse(&checkpoint.to_json(), ENDPOINT),
         Ok(checkpoint.clone())
@@ -134,7 +134,7 @@ fn is_refused(json: &str, message: &str) {
 
 #[test]
 fn the_boundary_keeps_every_id_within_the_overlap() {
-    let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+    let mut checkpoint = Checkpoint::new(ENDPOINT.into());
     advance(
         &mut checkpoint,
         &[("a", "03:00:00"), ("b", "03:05:00")],
@@ -156,7 +156,7 @@ fn the_boundary_keeps_every_id_within_the_overlap() {
 
 #[test]
 fn an_event_stamped_in_the_future_does_not_hide_the_present() {
-    let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+    let mut checkpoint = Checkpoint::new(ENDPOINT.into());
     advance(
         &mut checkpoint,
         &[("a", "03:00:00"), ("future", "23:00:00")],
@@ -171,7 +171,7 @@ fn an_event_stamped_in_the_future_does_not_hide_the_present() {
 
 #[test]
 fn the_boundary_stays_behind_the_oldest_waiting_event() {
-    let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+    let mut checkpoint = Checkpoint::new(ENDPOINT.into());
     advance(
         &mut checkpoint,
         &[("a", "03:00:00"), ("future", "23:00:00")],
@@ -183,7 +183,7 @@ fn the_boundary_stays_behind_the_oldest_waiting_event() {
 
 #[test]
 fn the_boundary_never_moves_back() {
-    let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+    let mut checkpoint = Checkpoint::new(ENDPOINT.into());
     advance(&mut checkpoint, &[("a", "03:00:00")], None, "04:00:00");
     let events = [event("b", "03:00:01")];
     let day = Duration::from_secs(86_400);
@@ -199,7 +199,8 @@ fn the_boundary_never_moves_back() {
 
 #[test]
 fn the_earliest_since_applies_until_an_event_is_delivered() {
-    let mut checkpoint = Checkpoint::new(ENDPOINT.into(), Some(time("03:00:00.9")));
+    let mut checkpoint = Checkpoint::new(ENDPOINT.into());
+    assert!(checkpoint.start_at(time("03:00:00.9")));
     assert_eq!(checkpoint.boundary_start, Some(time("03:00:00")));
     assert!(checkpoint.start_at(time("04:00:00")));
     assert_eq!(checkpoint.boundary_start, Some(time("03:00:00")));
@@ -212,7 +213,7 @@ fn the_earliest_since_applies_until_an_event_is_delivered() {
 /// Advances by events `a`, `b` and so on at these times, with this limit on what is remembered.
 /// Returns the boundary and the IDs in it.
 fn remembers(most: usize, times: &[&str], rest: Option<&str>) -> (OffsetDateTime, String) {
-    let mut checkpoint = Checkpoint::new(ENDPOINT.into(), None);
+    let mut checkpoint = Checkpoint::new(ENDPOINT.into());
     let names = ('a'..).map(String::from);
     let events: Vec<_> = names.zip(times).map(|(id, at)| event(&id, at)).collect();
     let acknowledged = Acknowledged::of_test(&events);

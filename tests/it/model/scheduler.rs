@@ -236,7 +236,7 @@ pub fn drive(
     };
     let mut checkpoint = match &*disk.borrow() {
         Some(json) => Checkpoint::parse(json, ENDPOINT)?,
-        None => Checkpoint::new(ENDPOINT.to_owned(), None),
+        None => Checkpoint::new(ENDPOINT.to_owned()),
     };
     let mut report = Report::default();
     let result = catch_unwind(AssertUnwindSafe(|| {
