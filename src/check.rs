@@ -181,15 +181,13 @@ fn service(check: &mut Check) -> Finding {
     let config = check.config;
     let token = check.token.as_ref();
     let token = token.ok_or(Skip("there is no token to ask with"))?;
-    let (proxy, timeout) = (config.proxy.as_ref(), config.timeout);
-    let client = Client::new(&config.endpoint, proxy, token, timeout);
     // As a first run does.
     let request = PageRequest {
         since: None,
         number: 1,
         size: config.page_size,
     };
-    let page = client.page(&request, timeout);
+    let page = Client::new(config, token).page(&request, config.timeout);
     let page = page.map_err(|failure| Error::Source(failure.error))?;
     let organization = page.events.iter().find_map(Event::organization);
     let whose = organization.map_or(String::new(), |organization| {

@@ -81,13 +81,7 @@ pub fn run(
     {
         warn(&changed_destination(&former, &destination, last));
     }
-    let client = Client::new(
-        &config.endpoint,
-        config.proxy.as_ref(),
-        &token,
-        config.timeout,
-    );
-    let pages = Threads::new(client, *clock, patience);
+    let pages = Threads::new(Client::new(config, &token), *clock, patience);
     let mut delivery = Delivery::new(
         &mut *target,
         clock,
@@ -143,7 +137,7 @@ fn changed_destination(former: &str, destination: &str, last: OffsetDateTime) ->
 
 /// The receiver's side of the run; a dry run prints instead.
 fn target<'a>(
-    config: &Config,
+    config: &'a Config,
     clock: &'a SystemClock,
     warn: &mut dyn FnMut(&str),
 ) -> Result<Box<dyn Target + 'a>, Error> {

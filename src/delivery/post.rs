@@ -12,7 +12,6 @@ use ureq::{RequestBuilder, Timeout};
 
 use crate::clock::{Clock, random};
 use crate::config::Post;
-use crate::config::url::Url;
 use crate::config::values::{ClientFiles, Header, parse_headers};
 use crate::delivery::Target;
 use crate::error::Error;
@@ -37,13 +36,11 @@ const LONGEST_POLL: Duration = Duration::from_secs(2);
 
 /// An HTTP server as a receiver.
 pub struct Receiver<'a> {
+    post: &'a Post,
     clock: &'a dyn Clock,
     connection: Connection,
-    url: Url,
-    format: Format,
     encoder: Encoder,
     headers: Vec<(String, Secret)>,
-    gzip: bool,
 }
 
 impl<'a> Receiver<'a> {
@@ -53,7 +50,7 @@ impl<'a> Receiver<'a> {
     /// # Errors
     /// If such a file cannot be read or used. The message does not repeat its content.
     pub fn new(
-        post: &Post,
+        post: &'a Post,
         normalize: bool,
         timeout: Duration,
         clock: &'a dyn Clock,
@@ -75,13 +72,11 @@ impl<'a> Receiver<'a> {
         secrets.extend(post.url.query.clone());
         secrets.extend(headers.iter().map(|(_, value)| value.clone()));
         Ok(Self {
+            post,
             clock,
             connection: Connection::new(post.proxy.as_ref(), client, timeout, secrets),
-            url: post.url.clone(),
-            format: post.format,
             encoder: Encoder::new(post.format, normalize, &post.labels),
             headers,
-            gzip: post.gzip,
         })
     }
 
@@ -94,8 +89,8 @@ impl<'a> Receiver<'a> {
     pub fn ask(&self, path: Option<&str>, timeout: Duration) -> Result<(u16, String), String> {
         let answer = self.connection.send(timeout, |agent| {
             let call = match path {
-                Some(path) => agent.get(format!("{}{path}", self.url.origin)),
-                None => agent.options(self.url.expose()),
+                Some(path) => agent.get(format!("{}{path}", self.post.url.origin)),
+                None => agent.options(self.post.url.expose()),
             };
             self.with_headers(call).call()
         });
@@ -112,7 +107,7 @@ impl<'a> Receiver<'a> {
     /// method, and takes an empty body as an event unless it is said to be JSON.
     fn with_headers<B>(&self, mut call: RequestBuilder<B>) -> RequestBuilder<B> {
         if value(&self.headers, "content-type").is_none() {
-            call = call.header("content-type", self.format.content_type());
+            call = call.header("content-type", self.post.format.content_type());
         }
         for (name, value) in &self.headers {
             call = call.header(name, value.expose());
@@ -121,11 +116,12 @@ impl<'a> Receiver<'a> {
     }
 
     fn describe(&self, error: &ureq::Error) -> String {
-        format!("{}: {}", self.url.origin, self.connection.describe(error))
+        let origin = &self.post.url.origin;
+        format!("{origin}: {}", self.connection.describe(error))
     }
 
     /// Posts a body with `count` events to an address. Returns the verdict, and the answer's body.
-    fn post(
+    fn request(
         &self,
         url: &str,
         body: &[u8],
@@ -151,18 +147,18 @@ impl<'a> Receiver<'a> {
         let mut said = Vec::new();
         let broken = http::read_body(response, LARGEST_BODY, &mut said).err();
         let answer = Answer {
-            origin: &self.url.origin,
+            origin: &self.post.url.origin,
             status,
             body: broken.is_none().then_some(&said),
             said: &match redirect {
-                None => self.connection.show(self.format.said(&said)),
+                None => self.connection.show(self.post.format.said(&said)),
                 Some(address) => {
                     format!("it leads to {}", self.connection.show(address.as_bytes()))
                 }
             },
             show: &|text| self.connection.show(text),
         };
-        let mut verdict = self.format.judge(&answer, count);
+        let mut verdict = self.post.format.judge(&answer, count);
         verdict.wait = wait;
         if let Some(error) = broken {
             let error = self.connection.describe(&error);
@@ -180,7 +176,7 @@ impl<'a> Receiver<'a> {
         }
         let rest = match error {
             ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => Rest::Retry,
-            ureq::Error::Timeout(_) if !self.format.drops_repeats() => Rest::Unanswered,
+            ureq::Error::Timeout(_) if !self.post.format.drops_repeats() => Rest::Unanswered,
             error if http::is_retryable(error) => Rest::Retry,
             _ => Rest::Failed,
         };
@@ -189,9 +185,9 @@ impl<'a> Receiver<'a> {
 
     /// Asks until the receiver has stored what it received, at most until `end`.
     fn confirmed(&self, receipt: &Receipt, end: Duration) -> Verdict {
-        let origin = &self.url.origin;
+        let origin = &self.post.url.origin;
         let channel = value(&self.headers, CHANNEL).map_or("", Secret::expose);
-        let url = receipt.address(&self.url, channel);
+        let url = receipt.address(&self.post.url, channel);
         let question = receipt.question();
         let mut wait = FIRST_POLL;
         loop {
@@ -201,7 +197,7 @@ impl<'a> Receiver<'a> {
                 return Verdict::new(Rest::Unanswered, format!("{origin}: {late}"));
             }
             self.clock.sleep(wait);
-            let (verdict, said) = self.post(&url, question.as_bytes(), false, 0, left);
+            let (verdict, said) = self.request(&url, question.as_bytes(), false, 0, left);
             wait = (wait * 2).min(LONGEST_POLL);
             match (receipt.is_stored(&said), verdict.rest) {
                 (Some(true), _) => return Verdict::accepted(),
@@ -222,12 +218,12 @@ impl Target for Receiver<'_> {
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let end = self.clock.elapsed().saturating_add(timeout);
         // A request without events has to stay empty: Fluent Bit would read what it decompresses.
-        let is_gzip = self.gzip && !body.is_empty();
+        let is_gzip = self.post.gzip && !body.is_empty();
         let compressed = is_gzip.then(|| compress(body));
         let body = compressed.as_deref().unwrap_or(body);
-        let url = self.url.expose();
-        let (verdict, said) = self.post(&url, body, is_gzip, events.len(), timeout);
-        Ok(match self.format.receipt(&said) {
+        let url = self.post.url.expose();
+        let (verdict, said) = self.request(&url, body, is_gzip, events.len(), timeout);
+        Ok(match self.post.format.receipt(&said) {
             Some(receipt) if verdict.taken == Taken::All => self.confirmed(&receipt, end),
             _ => verdict,
         })

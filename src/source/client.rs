@@ -9,8 +9,7 @@ use std::time::Duration;
 use ureq::Body;
 use ureq::http::{Response, StatusCode};
 
-use crate::config::proxy::Proxy;
-use crate::config::url::Url;
+use crate::config::Config;
 use crate::http::{self, Connection};
 use crate::retry::{self, Failure};
 use crate::secret::Secret;
@@ -38,12 +37,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// Prepares a client. `timeout` limits each request. Nothing is sent yet.
-    pub fn new(endpoint: &Url, proxy: Option<&Proxy>, token: &Secret, timeout: Duration) -> Self {
+    /// Prepares a client. Nothing is sent yet.
+    pub fn new(config: &Config, token: &Secret) -> Self {
         let authorization = Secret::new(format!("Bearer {}", token.expose()));
+        let (proxy, secrets) = (config.proxy.as_ref(), vec![authorization.clone()]);
         Self {
-            connection: Connection::new(proxy, None, timeout, vec![authorization.clone()]),
-            url: format!("{endpoint}/api/v2/organization/audit-trail"),
+            connection: Connection::new(proxy, None, config.timeout, secrets),
+            url: format!("{}/api/v2/organization/audit-trail", config.endpoint),
             authorization,
             limit: AtomicU32::new(0),
         }
