@@ -5,10 +5,10 @@ use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::process::{self, Command};
+use std::process::Command;
 use std::time::Duration;
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, random};
 use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
@@ -35,21 +35,6 @@ impl Exec {
             clock,
         }
     }
-
-    /// The batch as an open file without a name. A program that outlives the run still reads all of
-    /// it, while the end of a pipe would look like the end of the batch.
-    fn file(&self, body: &[u8]) -> io::Result<File> {
-        let chance = self.clock.chance().to_bits();
-        let name = format!("tfc-audit.{}.{chance:x}", process::id());
-        let path = env::temp_dir().join(name);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true);
-        let mut file = options.mode(PRIVATE).open(&path)?;
-        fs::remove_file(&path)?;
-        file.write_all(body)?;
-        file.rewind()?;
-        Ok(file)
-    }
 }
 
 impl Target for Exec {
@@ -62,7 +47,7 @@ impl Target for Exec {
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let failed = |fault: String| Ok(Verdict::new(Rest::Failed, format!("--exec: {fault}")));
         let time = |event: Option<&Event>| event.map_or(String::new(), |it| time::format(it.time));
-        let file = match self.file(body) {
+        let file = match unnamed(body) {
             Ok(file) => file,
             Err(error) => {
                 return failed(format!(
@@ -89,6 +74,19 @@ impl Target for Exec {
             Err(error) => failed(format!("cannot run sh: {error}")),
         }
     }
+}
+
+/// The batch as an open file without a name. A program that outlives the run still reads all of it,
+/// while the end of a pipe would look like the end of the batch.
+fn unnamed(body: &[u8]) -> io::Result<File> {
+    let path = env::temp_dir().join(format!("tfc-audit.{:x}", random()));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    let mut file = options.mode(PRIVATE).open(&path)?;
+    fs::remove_file(&path)?;
+    file.write_all(body)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// A name for exactly these events: the time of the first one, so that names sort, and a hash of
