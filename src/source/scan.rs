@@ -44,6 +44,8 @@ pub fn array<E: From<&'static str>>(
     list(text.as_bytes(), at, [b'[', b']'], "not an array", item)
 }
 
+/// The reason where arrays and objects are nested too deep.
+pub const TOO_DEEP: &str = "nested deeper than 128 levels";
 /// The reason where a text is no JSON. A reader is shown serde's reason in its place.
 const NO_JSON: &str = "not JSON";
 
@@ -90,6 +92,26 @@ pub fn value(text: &str, at: usize) -> Result<usize, &'static str> {
     end_of_value(text.as_bytes(), at, 0)
 }
 
+/// Skips an array or object, however deep, and looks at its strings and brackets only. `None` if it does
+/// not end.
+pub fn skip(text: &str, mut at: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut depth = 0_usize;
+    loop {
+        at = match *bytes.get(at)? {
+            b'"' => end_of_string(bytes, at + 1)?,
+            byte => {
+                depth += usize::from(matches!(byte, b'{' | b'['));
+                depth = depth.saturating_sub(usize::from(matches!(byte, b'}' | b']')));
+                at + 1
+            }
+        };
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
 /// The next byte that is not white space, and its position; `None` at the end of the text.
 pub fn token(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
     loop {
@@ -134,7 +156,7 @@ fn key(bytes: &[u8], at: usize) -> Option<usize> {
 fn end_of_value(bytes: &[u8], at: usize, depth: u32) -> Result<usize, &'static str> {
     let (byte, place) = token(bytes, at).ok_or(NO_JSON)?;
     let end = match byte {
-        b'{' | b'[' if depth == DEEPEST => return Err("nested deeper than 128 levels"),
+        b'{' | b'[' if depth == DEEPEST => return Err(TOO_DEEP),
         b'{' => {
             return list(bytes, place, [b'{', b'}'], NO_JSON, |at| {
                 let value = key(bytes, at).ok_or(NO_JSON)?;

@@ -20,11 +20,13 @@ fn bench() -> (Bench, Vec<Event>) {
         ),
         (5, r#"{"id":7,"timestamp":null}"#),
     ];
-    let bad = texts.map(|(minutes, text)| {
+    let mut bad = texts.map(|(minutes, text)| {
         let mut event = Event::new(900 + u64::from(minutes), minutes_ago(minutes));
         text.clone_into(&mut event.text);
         event
     });
+    let deep = format!(r#""x":{}1{}"#, "[".repeat(200), "]".repeat(200));
+    bad[1].text = bad[1].text.replace(r#""action":"create""#, &deep);
     (Bench::of([&sound[..], &bad].concat()), sound)
 }
 
@@ -35,7 +37,7 @@ fn an_event_that_cannot_be_read_does_not_hold_up_the_others() {
     run.code(5).prints_events(&sound);
     for reason in [
         "timestamp is not RFC 3339",
-        "missing field `id`",
+        "nested deeper than 128 levels",
         "id is not a string",
     ] {
         let said = run.stderr.lines().filter(|line| line.contains(reason));
