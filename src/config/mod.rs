@@ -4,7 +4,7 @@ pub mod proxy;
 pub mod url;
 pub mod values;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use crate::config::values::{
     CheckpointPlace, ClientFiles, Environment, Header, TokenSource, parse_token,
 };
 use crate::format::{Format, Label, Limits};
+use crate::fs;
 use crate::retry::Patience;
 
 /// Delivery by POST.
@@ -139,7 +140,7 @@ impl Config {
                     .to_owned(),
             );
         }
-        Ok(Self {
+        let config = Self {
             dry_run: args.dry_run,
             token: token_source(args, environment)?,
             proxy: Proxy::choose(environment, &endpoint)?,
@@ -167,7 +168,42 @@ impl Config {
             metrics: args.metrics.clone(),
             verbose: args.verbose,
             clears_lines: variable(environment, "TERM").is_some_and(|term| term != "dumb"),
-        })
+        };
+        config.refuse_shared_files()?;
+        Ok(config)
+    }
+
+    /// Refuses a file that has two purposes: one would replace what the other keeps in it.
+    fn refuse_shared_files(&self) -> Result<(), String> {
+        let checkpoint = self.checkpoint.as_ref().map(|place| place.path.clone());
+        let beside = |suffix| Some(fs::with_suffix(checkpoint.as_ref()?, suffix));
+        let token = match &self.token {
+            TokenSource::File(path) => Some(path.clone()),
+            _ => None,
+        };
+        let files = [
+            ("the checkpoint", checkpoint.clone()),
+            ("the checkpoint's lock", beside(".lock")),
+            ("the checkpoint's temporary file", beside(".tmp")),
+            ("--token-file", token),
+            ("--dead-letter", self.dead_letter.clone()),
+            ("--metrics", self.metrics.clone()),
+        ];
+        let mut seen: HashMap<PathBuf, &str> = HashMap::new();
+        for (name, path) in files {
+            let Some(path) = path else { continue };
+            // The same file may be named in other ways.
+            let directory = fs::directory(&path).canonicalize();
+            let place = directory.map_or_else(
+                |_| path.clone(),
+                |directory| directory.join(path.file_name().unwrap_or_default()),
+            );
+            if let Some(other) = seen.insert(place, name) {
+                let shown = path.display();
+                return Err(format!("{name} names the same file as {other}: {shown}"));
+            }
+        }
+        Ok(())
     }
 
     /// The time limits and the retries.

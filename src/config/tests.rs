@@ -85,6 +85,14 @@ fn options_that_contradict_or_lack_each_other_are_refused() {
         ),
         ("--since 2030-01-01T00:00:00Z", "--since lies in the future"),
         (
+            "-c ./src/../x --post http://127.0.0.1 --dead-letter x",
+            "--dead-letter names the same file as the checkpoint: x",
+        ),
+        (
+            "-c x --metrics ./x.lock",
+            "--metrics names the same file as the checkpoint's lock",
+        ),
+        (
             "--no-checkpoint --checkpoint x",
             "--checkpoint and --no-checkpoint",
         ),
@@ -381,6 +389,14 @@ fn a_file_of_headers_may_have_comments_but_not_be_empty() {
             .unwrap_err()
             .starts_with("a line is not")
     );
+}
+
+#[test]
+fn what_does_not_fit_into_a_request_is_refused() {
+    let text = |length| "x".repeat(length);
+    assert!(parse_token(&text(8192)).is_ok() && parse_token(&text(8193)).is_err());
+    let header = |length| parse_header(&format!("A: {}", text(length)));
+    assert!(header(8192).is_ok() && header(8193).is_err());
 }
 
 #[test]

@@ -23,6 +23,10 @@ pub enum TokenSource {
     Stdin,
 }
 
+/// The longest token or value of a header, in bytes. All headers of a request have to fit into the
+/// buffer of a connection.
+const LONGEST_VALUE: usize = 8 * 1024;
+
 /// Reads a token, without the white space around it.
 ///
 /// # Errors
@@ -39,6 +43,8 @@ pub fn parse_token(text: &str) -> Result<Secret, &'static str> {
         Err("begins with Bearer: keep only the token behind it")
     } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         Err("holds a character that no token has: a space, a line break or one that is not ASCII")
+    } else if token.len() > LONGEST_VALUE {
+        Err("is longer than 8 KiB, as no token is")
     } else {
         Ok(Secret::new(token.to_owned()))
     }
@@ -127,6 +133,9 @@ pub fn parse_header(text: &str) -> Result<(String, Secret), &'static str> {
     }
     if value.is_empty() {
         return Err("has no value");
+    }
+    if value.len() > LONGEST_VALUE {
+        return Err("has a value longer than 8 KiB");
     }
     let is_credential = name.to_ascii_lowercase().ends_with("authorization");
     if is_credential && SCHEMES.contains(&value.to_ascii_lowercase().as_str()) {
