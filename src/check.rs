@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::values::{CheckpointPlace, Header, TokenSource};
 use crate::config::{Config, Destination};
 use crate::delivery::Target;
+use crate::delivery::exec;
 use crate::delivery::post::Receiver;
 use crate::error::{Error, Exit};
 use crate::event::Event;
@@ -293,7 +294,9 @@ fn receiver(check: &mut Check) -> Finding {
         Destination::Post(post) => post,
     };
     let timeout = check.config.timeout;
-    let mut receiver = Receiver::new(post, check.config.normalize, timeout, check.clock)?;
+    let limit = check.config.max_time.unwrap_or(Duration::MAX);
+    let normalize = check.config.normalize;
+    let mut receiver = Receiver::new(post, normalize, timeout, limit, check.clock)?;
     // OTLP has no path for health, and a request without records is an ordinary one.
     if post.format == Format::Otlp {
         let answered = format!("{} answered", post.url.origin);
@@ -375,7 +378,11 @@ fn program(command: &str) -> Result<String, String> {
     if name.chars().all(is_plain) && !find.is_ok_and(|found| found.status.success()) {
         return Err(format!("--exec: there is no program {name}"));
     }
-    Ok("sh can read the command, and its program is there; it was not run".to_owned())
+    exec::unnamed(&[b' '; 4096]).map_err(|error| exec::no_batch(&error))?;
+    Ok(
+        "sh can read the command, its program is there, and a batch can be written; it was not run"
+            .to_owned(),
+    )
 }
 
 /// Tries to open the file of dead letters, or to make a file beside it.
@@ -385,7 +392,12 @@ fn dead_letters(check: &mut Check) -> Finding {
     let shown = path.display();
     let written = match fs::open_to_append(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => fs::try_beside(path),
-        opened => opened.map(drop),
+        // The directory of a file that is there need not be writable, but there has to be space.
+        Ok(_) => match fs::try_beside(path) {
+            Err(error) if error.kind() == ErrorKind::StorageFull => Err(error),
+            _ => Ok(()),
+        },
+        Err(error) => Err(error),
     };
     written.map_err(|error| {
         Error::Usage(format!(

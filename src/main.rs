@@ -7,6 +7,7 @@ use tfc_audit::check::check;
 use tfc_audit::cli::{self, Args, Command};
 use tfc_audit::clock::{Clock, SystemClock};
 use tfc_audit::config::Config;
+use tfc_audit::delivery::stdout;
 use tfc_audit::error::{Error, Exit};
 use tfc_audit::report::progress::Progress;
 use tfc_audit::report::summary::summary;
@@ -26,7 +27,10 @@ pub(crate) fn main() -> ExitCode {
     let exit = match command {
         Ok(Command::Run(args)) if args.check => {
             let config = configure(&args, &clock);
-            ended(check(config, &clock, &mut std::io::stdout()), false)
+            ended(
+                stdout::open().and_then(|mut out| check(config, &clock, &mut out)),
+                false,
+            )
         }
         Ok(Command::Run(args)) => deliver(&args, clock),
         Ok(Command::Print(text)) => ended(print(&text).map(|()| Exit::Success), false),
@@ -85,7 +89,7 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
 }
 
 fn print(text: &str) -> Result<(), Error> {
-    std::io::stdout()
+    stdout::open()?
         .write_all(text.as_bytes())
         .map_err(Error::of_stdout)
 }

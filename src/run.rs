@@ -150,7 +150,16 @@ fn target<'a>(
         Destination::Post(post) if config.dry_run => {
             Box::new(Stdout::preview(post, normalize, *clock)?)
         }
-        Destination::Post(post) => Box::new(Receiver::new(post, normalize, config.timeout, clock)?),
+        Destination::Post(post) => {
+            let limit = config.patience().left(clock).unwrap_or(Duration::MAX);
+            Box::new(Receiver::new(
+                post,
+                normalize,
+                config.timeout,
+                limit,
+                clock,
+            )?)
+        }
         Destination::Exec(command) if !config.dry_run => {
             Box::new(Exec::new(command.clone(), normalize, *clock))
         }
@@ -292,10 +301,9 @@ impl Drain<'_> {
                     let rest = next.into_iter().chain(window.rest).min();
                     let overlap = config.overlap;
                     checkpoint.advance(&acknowledged, rest, settled_by, overlap, most_known);
-                    commits.acknowledged(acknowledged.events(), checkpoint)?;
                     report.delivered += acknowledged.events().len() as u64;
                     (self.watch)(report);
-                    Ok(())
+                    commits.acknowledged(acknowledged.events(), checkpoint)
                 };
                 if !delivery.put_aside(&unreadable, &window.events, &mut commit, warn)? {
                     exit = Exit::SourceFailed;

@@ -50,10 +50,7 @@ impl Target for Exec {
         let file = match unnamed(body) {
             Ok(file) => file,
             Err(error) => {
-                return failed(format!(
-                    "cannot write the batch to a file in {}: {error}; make space there, or set TMPDIR to another directory",
-                    env::temp_dir().display()
-                ));
+                return Ok(Verdict::new(Rest::Failed, no_batch(&error)));
             }
         };
         let mut command = Command::new("sh");
@@ -76,9 +73,20 @@ impl Target for Exec {
     }
 }
 
+/// The message where a batch cannot be written to a file.
+pub fn no_batch(error: &io::Error) -> String {
+    format!(
+        "--exec: cannot write the batch to a file in {}: {error}; set TMPDIR to a directory that this user can write and that has space",
+        env::temp_dir().display()
+    )
+}
+
 /// The batch as an open file without a name. A program that outlives the run still reads all of it,
 /// while the end of a pipe would look like the end of the batch.
-fn unnamed(body: &[u8]) -> io::Result<File> {
+///
+/// # Errors
+/// The system's error.
+pub fn unnamed(body: &[u8]) -> io::Result<File> {
     let path = env::temp_dir().join(format!("tfc-audit.{:x}", random()));
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);

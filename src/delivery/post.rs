@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use ureq::tls::ClientCert;
 use ureq::{RequestBuilder, Timeout};
 
-use crate::clock::{Clock, random};
+use crate::clock::{Clock, random, within};
 use crate::config::Post;
 use crate::config::values::{ClientFiles, Header, parse_headers};
 use crate::delivery::Target;
@@ -34,39 +35,41 @@ const FIRST_POLL: Duration = Duration::from_millis(100);
 /// The longest wait between two such questions.
 const LONGEST_POLL: Duration = Duration::from_secs(2);
 
+/// Names and values.
+type Headers = Vec<(String, Secret)>;
+
 /// An HTTP server as a receiver.
 pub struct Receiver<'a> {
     post: &'a Post,
     clock: &'a dyn Clock,
     connection: Connection,
     encoder: Encoder,
-    headers: Vec<(String, Secret)>,
+    headers: Headers,
 }
 
 impl<'a> Receiver<'a> {
     /// Prepares a receiver, and reads the files with headers and certificates. Nothing is sent yet.
-    /// `timeout` is for one request.
+    /// `timeout` is for one request, `limit` for reading the files: a pipe may have no writer.
+    /// [`Duration::MAX`] is no limit.
     ///
     /// # Errors
-    /// If such a file cannot be read or used. The message does not repeat its content.
+    /// If such a file cannot be read or used, or takes too long. The message does not repeat its
+    /// content.
     pub fn new(
         post: &'a Post,
         normalize: bool,
         timeout: Duration,
+        limit: Duration,
         clock: &'a dyn Clock,
     ) -> Result<Self, Error> {
-        let mut headers: Vec<(String, Secret)> = Vec::new();
-        for header in &post.headers {
-            match header {
-                Header::Given(name, value) => headers.push((name.clone(), value.clone())),
-                Header::File(path) => headers.extend(read_headers(path)?),
-            }
-        }
+        let what = "the files of --header, --client-cert and --client-key";
+        let files = (post.headers.clone(), post.client.clone());
+        let read = within(limit, move || read_files(&files.0, files.1.as_ref()));
+        let read = read.map_err(|error| Error::Usage(format!("cannot read {what}: {error}")))?;
+        let (mut headers, client) = read.ok_or_else(|| Error::Stuck(what.to_owned()))??;
         if post.format == Format::SplunkHec && value(&headers, CHANNEL).is_none() {
             headers.push((CHANNEL.to_owned(), Secret::new(channel(random()))));
         }
-        let client = post.client.as_ref().map(ClientFiles::read).transpose();
-        let client = client.map_err(Error::Usage)?;
         // Some receivers repeat what they were sent. A path may be a secret as a whole.
         let mut secrets = vec![Secret::new(post.url.path.clone())];
         secrets.extend(post.url.query.clone());
@@ -238,8 +241,24 @@ fn value<'h>(headers: &'h [(String, Secret)], name: &str) -> Option<&'h Secret> 
     header.map(|(_, value)| value)
 }
 
+/// All headers, and the client's certificate.
+fn read_files(
+    headers: &[Header],
+    client: Option<&ClientFiles>,
+) -> Result<(Headers, Option<ClientCert>), Error> {
+    let mut all = Vec::new();
+    for header in headers {
+        match header {
+            Header::Given(name, value) => all.push((name.clone(), value.clone())),
+            Header::File(path) => all.extend(read_headers(path)?),
+        }
+    }
+    let client = client.map(ClientFiles::read).transpose();
+    Ok((all, client.map_err(Error::Usage)?))
+}
+
 /// Reads a file with a header on each line.
-fn read_headers(path: &Path) -> Result<Vec<(String, Secret)>, Error> {
+fn read_headers(path: &Path) -> Result<Headers, Error> {
     let fault =
         |fault: &dyn Display| Error::Usage(format!("--header: {}: {fault}", path.display()));
     let text = fs::read_to_string(path).map_err(|error| fault(&error))?;

@@ -41,7 +41,7 @@ impl Stdout {
     /// # Errors
     /// If there is none.
     pub fn of_process(normalize: bool, clock: SystemClock) -> Result<Self, Error> {
-        let lines = duplicate().and_then(|file| LineFile::new(file, "/dev/stdout".into(), clock));
+        let lines = LineFile::new(open()?, "/dev/stdout".into(), clock);
         Ok(Self {
             lines: Some(lines.map_err(Error::Stdout)?),
             encoder: Encoder::new(Format::Ndjson, normalize, &[]),
@@ -65,12 +65,16 @@ impl Stdout {
 }
 
 /// Standard output without the standard library's buffer, which would report an error too late.
-fn duplicate() -> io::Result<File> {
-    let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    if was_closed(&file)? {
-        return Err(io::Error::other(
-            "it is closed, or the null device opened for reading and writing; name a file or a pipe, or discard the events with >/dev/null",
-        ));
+///
+/// # Errors
+/// [`Error::Stdout`] if there is none.
+pub fn open() -> Result<File, Error> {
+    let file = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    let file = file.map_err(Error::Stdout)?;
+    if was_closed(&file).map_err(Error::Stdout)? {
+        return Err(Error::Stdout(io::Error::other(
+            "it is closed, or the null device opened for reading and writing; name a file or a pipe, or discard what is written with >/dev/null",
+        )));
     }
     Ok(file)
 }

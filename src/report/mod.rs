@@ -26,7 +26,7 @@ pub struct Ending {
 /// A run's figures so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Report {
-    /// Committed events: the receiver accepted them, or they are dead letters.
+    /// Acknowledged events: the receiver accepted them, or they are dead letters.
     pub delivered: u64,
     /// The figures of reading.
     pub walk: walk::Figures,
@@ -41,7 +41,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns how many events the receiver accepted: the committed ones without dead letters.
+    /// Returns how many events the receiver accepted: the acknowledged ones without dead letters.
     pub fn accepted(&self) -> u64 {
         self.delivered.saturating_sub(self.delivery.dead_letters)
     }

@@ -79,6 +79,18 @@ fn max_time_ends_a_run_that_gets_no_token() {
 }
 
 #[test]
+fn max_time_ends_a_run_that_gets_no_headers() {
+    let bench = bench();
+    let fifo = bench.clean("mkfifo").arg("headers").status().unwrap();
+    assert!(fifo.success());
+    let post = ["--post=http://127.0.0.1:9", "--header=@headers"];
+    let run = bench.run(&[&post[..], &["--max-time=1s"]].concat());
+    run.fails(3, "waiting for the files of --header").asks(0);
+    let check = ["--check", "--max-time=1s"];
+    bench.run(&[&post[..], &check].concat()).code(3);
+}
+
+#[test]
 fn verbose_prints_one_line() {
     let bench = Bench::of(events(2_500, now(), 2));
     bench

@@ -262,9 +262,14 @@ fn a_temporary_directory_that_is_missing_or_full_fails_with_6() {
     let mut command = delivery.0.command(&args);
     command.env("TMPDIR", "missing");
     delivery.0.start(command).finish().fails(6, fault);
+    let mut check = delivery.0.command(&[&args[..], &["--check"]].concat());
+    check.env("TMPDIR", "missing");
+    let check = delivery.0.start(check).finish();
+    check.code(6);
+    check.holds(check.stdout.contains(fault), "it should fail as a run does");
     let full = delivery.0.start(delivery.0.limited(100, &args)).finish();
     full.fails(6, "File too large")
-        .says("make space there, or set TMPDIR to another directory");
+        .says("set TMPDIR to a directory");
     assert_eq!(delivery.file("out"), "");
     delivery.0.run(&args).code(0).silent();
     delivery.is_complete();
