@@ -33,7 +33,7 @@ use crate::run::{CERTAINLY_RETAINED, RETENTION, read_token, refuse_other_organiz
 use crate::secret::Secret;
 use crate::source::client::Client;
 use crate::source::page::Page;
-use crate::source::{PageRequest, Source};
+use crate::source::{Answer, PageRequest, Source};
 use crate::text::{age, excerpt, one_line, span};
 use crate::time;
 
@@ -188,8 +188,11 @@ fn service(check: &mut Check) -> Finding {
         number: 1,
         size: config.page_size,
     };
-    let page = Client::new(config, token).page(&request, config.timeout);
-    let page = page.map_err(|failure| Error::Source(failure.error))?;
+    let answer = Client::new(config, token).page(&request, config.timeout);
+    let page = match answer.map_err(|failure| failure.error)? {
+        Answer::Page(page) => page,
+        Answer::Missing(message) => return Err(Error::Source(message).into()),
+    };
     let organization = page.events.iter().find_map(Event::organization);
     let whose = organization.map_or(String::new(), |organization| {
         format!(" of the organization {organization}")

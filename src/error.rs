@@ -7,8 +7,6 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::source::SourceError;
-
 /// The exit codes, as the man page lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -52,8 +50,10 @@ pub enum Error {
     Locked(PathBuf),
     /// The checkpoint cannot be trusted or cannot be written; nothing was delivered.
     Checkpoint(String),
-    /// The service returned no usable page.
-    Source(SourceError),
+    /// The service refused the token, or lists nothing where it must list something.
+    TokenRefused(String),
+    /// The service failed, or its answer is not as documented.
+    Source(String),
     /// `--max-time` was reached.
     OutOfTime,
     /// `--max-time` was reached while the run waited for this.
@@ -92,7 +92,7 @@ impl Error {
             Self::Usage(_) => Exit::Usage,
             Self::Locked(_) => Exit::Locked,
             Self::Checkpoint(_) | Self::NotCommitted { .. } => Exit::CheckpointUnusable,
-            Self::Source(SourceError::Refused(_)) => Exit::TokenRefused,
+            Self::TokenRefused(_) => Exit::TokenRefused,
             Self::Source(_) => Exit::SourceFailed,
             Self::OutOfTime | Self::Stuck(_) => Exit::OutOfTime,
             Self::StdoutClosed => Exit::StdoutClosed,
@@ -122,9 +122,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::Checkpoint(message) | Self::Receiver(message) => {
-                f.write_str(message)
-            }
+            Self::Usage(message)
+            | Self::Checkpoint(message)
+            | Self::TokenRefused(message)
+            | Self::Source(message)
+            | Self::Receiver(message) => f.write_str(message),
             Self::EventsRefused(message) => write!(
                 f,
                 "{message}; refused for good: every run stops here until the receiver or the options are changed"
@@ -135,7 +137,6 @@ impl fmt::Display for Error {
                 "another run holds the lock {}; nothing was done (--lock-wait SPAN waits for it)",
                 path.display()
             ),
-            Self::Source(error) => error.fmt(f),
             Self::OutOfTime => f.write_str("--max-time was reached and more remains"),
             Self::Stuck(what) => write!(f, "--max-time was reached while waiting for {what}"),
             Self::StdoutClosed => f.write_str("the reader of standard output closed it"),
@@ -164,9 +165,8 @@ mod tests {
             (Error::Usage(text()), 2),
             (Error::Locked("x.lock".into()), 75),
             (Error::Checkpoint(text()), 8),
-            (Error::Source(SourceError::Refused(text())), 4),
-            (Error::Source(SourceError::NoSuchPage(text())), 5),
-            (Error::Source(SourceError::Failed(text())), 5),
+            (Error::TokenRefused(text()), 4),
+            (Error::Source(text()), 5),
             (Error::OutOfTime, 3),
             (Error::Stuck(text()), 3),
             (Error::Receiver(text()), 6),

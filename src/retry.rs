@@ -9,6 +9,7 @@ use std::time::Duration;
 use ::time::OffsetDateTime;
 
 use crate::clock::Clock;
+use crate::error::Error;
 use crate::time;
 
 /// The bound of the first wait; it doubles with each further one.
@@ -40,18 +41,18 @@ impl Patience {
 
 /// One attempt that failed.
 #[derive(Debug)]
-pub struct Failure<E> {
+pub struct Failure {
     /// What failed.
-    pub error: E,
+    pub error: Error,
     /// Whether a retry may succeed.
     pub retryable: bool,
     /// The wait that the other side asks for.
     pub wait: Option<Duration>,
 }
 
-impl<E> Failure<E> {
+impl Failure {
     /// A failure that a retry would meet again.
-    pub fn permanent(error: E) -> Self {
+    pub fn permanent(error: Error) -> Self {
         Self {
             error,
             retryable: false,
@@ -60,7 +61,7 @@ impl<E> Failure<E> {
     }
 
     /// A failure that is worth a retry.
-    pub fn temporary(error: E) -> Self {
+    pub fn temporary(error: Error) -> Self {
         Self {
             retryable: true,
             ..Self::permanent(error)
@@ -68,34 +69,20 @@ impl<E> Failure<E> {
     }
 }
 
-/// The end of retries without success.
-#[derive(Debug)]
-pub enum GaveUp<E> {
-    /// The deadline came.
-    OutOfTime,
-    /// The last attempt failed.
-    Failed {
-        /// What failed.
-        error: E,
-        /// Why there was no further retry, to be appended to the error. Empty for a permanent
-        /// failure.
-        why: String,
-    },
-}
-
 /// Calls `attempt` until it succeeds or there is a reason to give up. `attempt` gets its time limit,
 /// within which it has to return. `retried` counts the attempts after the first.
 ///
 /// # Errors
-/// [`GaveUp`].
-pub fn retry<T, E>(
+/// [`Error::OutOfTime`] at the deadline, or the error of the last attempt with the reason why there
+/// was no further one.
+pub fn retry<T>(
     clock: &dyn Clock,
     patience: &Patience,
     retried: &mut u64,
-    mut attempt: impl FnMut(Duration) -> Result<T, Failure<E>>,
-) -> Result<T, GaveUp<E>> {
+    mut attempt: impl FnMut(Duration) -> Result<T, Failure>,
+) -> Result<T, Error> {
     let time_left = || match patience.left(clock) {
-        Some(Duration::ZERO) => Err(GaveUp::OutOfTime),
+        Some(Duration::ZERO) => Err(Error::OutOfTime),
         left => Ok(left.unwrap_or(Duration::MAX)),
     };
     let mut attempts = 0;
@@ -105,35 +92,36 @@ pub fn retry<T, E>(
             Ok(success) => return Ok(success),
             Err(failure) => failure,
         };
-        let failed = |why| {
-            Err(GaveUp::Failed {
-                error: failure.error,
-                why,
-            })
-        };
         if !failure.retryable {
-            return failed(String::new());
+            return Err(failure.error);
         }
+        let gave_up = |why: &str| Err(with_reason(failure.error, why));
         let left = time_left()?;
         if attempts > patience.retries {
             let plural = if attempts == 1 { "" } else { "s" };
-            return failed(format!("; gave up after {attempts} attempt{plural}"));
+            return gave_up(&format!("after {attempts} attempt{plural}"));
         }
         // Never less than our own wait: some answers name one of 0 seconds.
         let own = backoff(attempts).mul_f64(clock.chance());
         let wait = failure.wait.map_or(own, |named| named.max(own));
         if wait > LONGEST_NAMED_WAIT {
             let seconds = wait.as_secs();
-            return failed(format!(
-                "; gave up because the answer asks to wait {seconds} s"
-            ));
+            return gave_up(&format!("because the answer asks to wait {seconds} s"));
         }
         if left <= wait {
-            return failed("; gave up because --max-time leaves no time for a retry".to_owned());
+            return gave_up("because --max-time leaves no time for a retry");
         }
         clock.sleep(wait);
         *retried += 1;
     }
+}
+
+/// Says in an error of the service or the receiver why there was no further attempt.
+fn with_reason(mut error: Error, why: &str) -> Error {
+    if let Error::Source(message) | Error::Receiver(message) = &mut error {
+        *message = format!("{message}; gave up {why}");
+    }
+    error
 }
 
 /// The bound of the wait after this many attempts.
@@ -225,22 +213,19 @@ mod tests {
         }
     }
 
-    fn always(
-        failure: impl Fn() -> Failure<&'static str>,
-        patience: Patience,
-    ) -> (Result<(), GaveUp<&'static str>>, Vec<Duration>, u64) {
+    fn always(failure: impl Fn() -> Failure, patience: Patience) -> (String, Vec<Duration>, u64) {
         let clock = TestClock::default();
         let mut retried = 0;
-        let result = retry(&clock, &patience, &mut retried, |_| Err(failure()));
-        (result, clock.slept.into_inner(), retried)
+        let result: Result<(), _> = retry(&clock, &patience, &mut retried, |_| Err(failure()));
+        let message = result.expect_err("it always fails").to_string();
+        (message, clock.slept.into_inner(), retried)
     }
 
     #[test]
     fn the_bound_of_the_wait_doubles_up_to_its_limit() {
-        let (result, slept, retried) = always(|| Failure::temporary("503"), patience(8, None));
-        assert!(
-            matches!(result, Err(GaveUp::Failed { error: "503", why }) if why == "; gave up after 9 attempts")
-        );
+        let failed = || Failure::temporary(Error::Source("503".to_owned()));
+        let (message, slept, retried) = always(failed, patience(8, None));
+        assert_eq!(message, "503; gave up after 9 attempts");
         assert_eq!(
             slept.iter().map(Duration::as_millis).collect::<Vec<_>>(),
             [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]
@@ -251,8 +236,9 @@ mod tests {
 
     #[test]
     fn a_permanent_failure_is_not_retried() {
-        let (result, slept, _) = always(|| Failure::permanent("400"), patience(5, None));
-        assert!(matches!(result, Err(GaveUp::Failed { error: "400", why }) if why.is_empty()));
+        let refused = || Failure::permanent(Error::Receiver("400".to_owned()));
+        let (message, slept, _) = always(refused, patience(5, None));
+        assert_eq!(message, "400");
         assert!(slept.is_empty());
     }
 
@@ -261,7 +247,7 @@ mod tests {
         let named = |wait| {
             move || Failure {
                 wait: Some(wait),
-                ..Failure::temporary("429")
+                ..Failure::temporary(Error::Source("429".to_owned()))
             }
         };
         assert_eq!(
@@ -270,11 +256,11 @@ mod tests {
         );
         let longest = always(named(900 * SECOND), patience(1, None)).1;
         assert_eq!(longest, [900 * SECOND]);
-        let (result, slept, _) = always(named(86_400 * SECOND), patience(2, None));
-        assert!(matches!(result, Err(GaveUp::Failed { why, .. }) if why.contains("86400 s")));
+        let (message, slept, _) = always(named(86_400 * SECOND), patience(2, None));
+        assert!(message.contains("86400 s"), "{message}");
         assert!(slept.is_empty());
-        let (result, slept, _) = always(named(10 * SECOND), patience(2, Some(5 * SECOND)));
-        assert!(matches!(result, Err(GaveUp::Failed { why, .. }) if why.contains("--max-time")));
+        let (message, slept, _) = always(named(10 * SECOND), patience(2, Some(5 * SECOND)));
+        assert!(message.contains("--max-time"), "{message}");
         assert!(slept.is_empty());
     }
 
@@ -283,13 +269,13 @@ mod tests {
         let clock = TestClock::default();
         clock.elapsed.set(8 * SECOND);
         let mut given = Vec::new();
-        let result: Result<(), GaveUp<&str>> =
-            retry(&clock, &patience(5, Some(10 * SECOND)), &mut 0, |time| {
-                given.push(time);
-                clock.sleep(time);
-                Err(Failure::temporary("timeout"))
-            });
-        assert!(matches!(result, Err(GaveUp::OutOfTime)));
+        let patience = patience(5, Some(10 * SECOND));
+        let result: Result<(), _> = retry(&clock, &patience, &mut 0, |time| {
+            given.push(time);
+            clock.sleep(time);
+            Err(Failure::temporary(Error::Source("timeout".to_owned())))
+        });
+        assert!(matches!(result, Err(Error::OutOfTime)));
         assert_eq!(given, [2 * SECOND]);
     }
 

@@ -24,8 +24,8 @@ use crate::report::Report;
 use crate::retry::Patience;
 use crate::secret::Secret;
 use crate::source::client::Client;
-use crate::source::requests::{Answer, Ask, Pages, Threads};
-use crate::source::{PageRequest, SourceError};
+use crate::source::requests::{Ask, Pages, Threads};
+use crate::source::{Answer, PageRequest};
 use crate::text::excerpt;
 use crate::time;
 use crate::walk::{Scope, Walk};
@@ -378,7 +378,7 @@ fn has_events(pages: &dyn Pages) -> Result<bool, Error> {
 
 /// The error for a service that lists nothing where it must list something.
 fn refused(message: &str) -> Error {
-    Error::Source(SourceError::Refused(message.to_owned()))
+    Error::TokenRefused(message.to_owned())
 }
 
 /// Refuses a token of another organization: the checkpoint knows no event of the first page, and

@@ -33,7 +33,7 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::format::Limits;
 use crate::format::verdict::{Item, Rest, Taken, Verdict};
-use crate::retry::{Failure, GaveUp, Patience, retry};
+use crate::retry::{Failure, Patience, retry};
 use crate::text::excerpt;
 use crate::time;
 
@@ -360,14 +360,7 @@ impl<'a> Delivery<'a> {
             })
         });
         self.figures.retries += retries;
-        result.map_err(|gave_up| match gave_up {
-            GaveUp::OutOfTime => Error::OutOfTime,
-            GaveUp::Failed {
-                error: Error::Receiver(message),
-                why,
-            } => Error::Receiver(message + &why),
-            GaveUp::Failed { error, .. } => error,
-        })
+        result
     }
 
     /// Notes which events of a part were taken, and which were refused. The others stay in the part.

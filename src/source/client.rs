@@ -10,11 +10,12 @@ use ureq::Body;
 use ureq::http::{Response, StatusCode};
 
 use crate::config::Config;
+use crate::error::Error;
 use crate::http::{self, Connection};
 use crate::retry::{self, Failure};
 use crate::secret::Secret;
 use crate::source::page::{self, Page};
-use crate::source::{PageRequest, Source, SourceError};
+use crate::source::{Answer, PageRequest, Source};
 use crate::spare;
 use crate::time;
 
@@ -55,16 +56,16 @@ impl Client {
     }
 
     /// The failure of a request without a complete answer.
-    fn broken(&self, request: &PageRequest, error: &ureq::Error) -> Failure<SourceError> {
+    fn broken(&self, request: &PageRequest, error: &ureq::Error) -> Failure {
         let message = format!("{}: {}", self.at(request), self.connection.describe(error));
         Failure {
             retryable: http::is_retryable(error),
-            ..Failure::permanent(SourceError::Failed(message))
+            ..Failure::permanent(Error::Source(message))
         }
     }
 
-    /// The failure of a request whose answer has another status than 200.
-    fn refused(&self, request: &PageRequest, response: Response<Body>) -> Failure<SourceError> {
+    /// The answer to a request whose status is another one than 200.
+    fn refused(&self, request: &PageRequest, response: Response<Body>) -> Result<Answer, Failure> {
         let code = response.status().as_u16();
         let wait = http::wait(response.headers()).or((code == 429).then_some(UNNAMED_WAIT));
         let redirect = http::redirect(&response)
@@ -79,28 +80,28 @@ impl Client {
             message = format!("{message}: {body}");
         }
         let error = match code {
-            400 | 404 | 422 if request.number > 1 => SourceError::NoSuchPage(message),
-            401 => SourceError::Refused(format!(
+            400 | 404 | 422 if request.number > 1 => return Ok(Answer::Missing(message)),
+            401 => Error::TokenRefused(format!(
                 "{message}; the token is not valid, or no longer: replace it with a new organization or audit-trail token"
             )),
-            403 | 404 => SourceError::Refused(format!(
+            403 | 404 => Error::TokenRefused(format!(
                 "{message}; the token is neither an organization nor an audit-trail token, the plan of its organization has no audit trails, or --endpoint is not HCP Terraform"
             )),
-            300..400 => SourceError::Failed(format!(
+            300..400 => Error::Source(format!(
                 "{message}; redirects are not followed: is --endpoint right?"
             )),
-            _ => SourceError::Failed(message),
+            _ => Error::Source(message),
         };
-        Failure {
+        Err(Failure {
             retryable: retry::is_retryable(code),
             wait,
             error,
-        }
+        })
     }
 }
 
 impl Source for Client {
-    fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Page, Failure<SourceError>> {
+    fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Answer, Failure> {
         let answer = self.connection.send(timeout, |agent| {
             let mut call = agent
                 .get(&self.url)
@@ -118,7 +119,7 @@ impl Source for Client {
             self.limit.store(limit, Ordering::Relaxed);
         }
         if response.status() != StatusCode::OK {
-            return Err(self.refused(request, response));
+            return self.refused(request, response);
         }
         let date = http::header(response.headers(), "date").and_then(time::parse_http_date);
         let pause = http::spent(response.headers());
@@ -126,18 +127,18 @@ impl Source for Client {
         http::read_body(response, LARGEST_BODY, &mut body)
             .map_err(|error| self.broken(request, &error))?;
         match page::parse(body) {
-            Ok(page) => Ok(Page {
+            Ok(page) => Ok(Answer::Page(Page {
                 date,
                 pause,
                 ..page
-            }),
+            })),
             Err(malformed) => {
                 let fault = self.connection.show(malformed.fault.as_bytes());
                 let found = self.connection.show(malformed.found.as_bytes());
                 let message = format!("{}: {fault}: {found}", self.at(request));
                 Err(Failure {
                     retryable: malformed.is_retryable,
-                    ..Failure::permanent(SourceError::Failed(message))
+                    ..Failure::permanent(Error::Source(message))
                 })
             }
         }

@@ -28,39 +28,28 @@ pub struct PageRequest {
     pub size: u64,
 }
 
+/// An answer to the request for a page.
+#[derive(Debug)]
+pub enum Answer {
+    /// The page.
+    Page(Page),
+    /// There is no such page, by the service's message.
+    Missing(String),
+}
+
 /// Something that answers with pages, also to several requests at once.
 pub trait Source {
     /// Makes one request without a retry, and returns within `timeout`.
     ///
     /// # Errors
     /// The fault, and whether a retry may succeed.
-    fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Page, Failure<SourceError>>;
+    fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Answer, Failure>;
 
     /// How many requests a second the service allows, if an answer has said it.
     fn limit(&self) -> Option<u32> {
         None
     }
 }
-
-/// Why the service returned no page. Each message names the address and is safe to show.
-#[derive(Debug, PartialEq, Eq)]
-pub enum SourceError {
-    /// The token was refused, or the organization has no audit trails: 401, 403, 404.
-    Refused(String),
-    /// No page has this number: 400, 404 or 422, except for page 1.
-    NoSuchPage(String),
-    /// The service failed, or its answer is not as documented.
-    Failed(String),
-}
-
-impl fmt::Display for SourceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Refused(message) | Self::NoSuchPage(message) | Self::Failed(message)) = self;
-        f.write_str(message)
-    }
-}
-
-impl std::error::Error for SourceError {}
 
 /// Events that the service counts but did not list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::retry::{Failure, GaveUp, LONGEST_NAMED_WAIT, Patience, retry};
+use crate::retry::{Failure, LONGEST_NAMED_WAIT, Patience, retry};
 use crate::source::gate::Gate;
 use crate::source::page::Page;
-use crate::source::{PageRequest, Source, SourceError};
+use crate::source::{Answer, PageRequest, Source};
 
 /// What the walk asks for.
 #[derive(Clone, Copy, Debug)]
@@ -18,15 +18,6 @@ pub struct Ask {
     pub request: PageRequest,
     /// Other answers promise that the page holds events. So an empty one is tried again.
     pub is_promised: bool,
-}
-
-/// An answer to the request for a page.
-#[derive(Debug)]
-pub enum Answer {
-    /// The page.
-    Page(Page),
-    /// There is no such page, by the service's message.
-    Missing(String),
 }
 
 /// An answer, and its cost.
@@ -74,19 +65,9 @@ impl<S: Source, C: Clock> Asking<S, C> {
     /// Requests a page, with retries.
     pub fn get(&self, ask: Ask) -> Fetched {
         let (mut retries, began) = (0, self.clock.elapsed());
-        let result = retry(&self.clock, &self.patience, &mut retries, |timeout| {
+        let answer = retry(&self.clock, &self.patience, &mut retries, |timeout| {
             self.attempt(ask, timeout)
         });
-        let answer = match result {
-            Ok(page) => Ok(Answer::Page(page)),
-            Err(GaveUp::OutOfTime) => Err(Error::OutOfTime),
-            Err(GaveUp::Failed { error, why }) => match error {
-                SourceError::NoSuchPage(message) => Ok(Answer::Missing(message)),
-                SourceError::Refused(message) => Err(SourceError::Refused(message + &why)),
-                SourceError::Failed(message) => Err(SourceError::Failed(message + &why)),
-            }
-            .map_err(Error::Source),
-        };
         Fetched {
             answer,
             retries,
@@ -94,7 +75,7 @@ impl<S: Source, C: Clock> Asking<S, C> {
         }
     }
 
-    fn attempt(&self, ask: Ask, timeout: Duration) -> Result<Page, Failure<SourceError>> {
+    fn attempt(&self, ask: Ask, timeout: Duration) -> Result<Answer, Failure> {
         self.gate.pass(&self.clock, self.patience.deadline);
         let left = self.patience.left(&self.clock);
         let timeout = left.map_or(timeout, |left| left.min(timeout));
@@ -103,7 +84,8 @@ impl<S: Source, C: Clock> Asking<S, C> {
             self.gate.allow(limit);
         }
         let pause = match &answer {
-            Ok(page) => page.pause,
+            Ok(Answer::Page(page)) => page.pause,
+            Ok(Answer::Missing(_)) => None,
             Err(failure) => {
                 failure.wait.inspect(|_| self.gate.slow_down());
                 failure.wait
@@ -113,10 +95,10 @@ impl<S: Source, C: Clock> Asking<S, C> {
             self.gate.shut(&self.clock, pause);
         }
         match answer {
-            Ok(page) if ask.is_promised && is_hole(&page, ask.request.number) => {
+            Ok(Answer::Page(page)) if ask.is_promised && is_hole(&page, ask.request.number) => {
                 let number = ask.request.number;
                 let message = format!("page {number} is empty, although it was announced");
-                Err(Failure::temporary(SourceError::Failed(message)))
+                Err(Failure::temporary(Error::Source(message)))
             }
             answer => answer,
         }
@@ -188,9 +170,9 @@ impl Pending for Begun {
             Self::Answered(fetched) => fetched,
             // A broken thread must not look like the end of the list.
             Self::Thread(thread) => thread.join().unwrap_or_else(|_| Fetched {
-                answer: Err(Error::Source(SourceError::Failed(
+                answer: Err(Error::Source(
                     "the thread that requested a page broke off".to_owned(),
-                ))),
+                )),
                 retries: 0,
                 took: Duration::ZERO,
             }),
@@ -232,11 +214,12 @@ mod tests {
     }
 
     impl Source for Held {
-        fn page(&self, request: &PageRequest, _: Duration) -> Result<Page, Failure<SourceError>> {
+        fn page(&self, request: &PageRequest, _: Duration) -> Result<Answer, Failure> {
             let asked = (request.number, thread::current().id());
             self.asked.send(asked).unwrap();
             let let_go = self.let_go.lock().unwrap();
-            Ok(let_go.recv().expect("let go by the test"))
+            let page = let_go.recv().expect("let go by the test");
+            Ok(Answer::Page(page))
         }
     }
 
@@ -290,7 +273,7 @@ mod tests {
 
     fn fault(fetched: Fetched) -> String {
         match fetched.answer {
-            Err(Error::Source(SourceError::Failed(fault))) => fault,
+            Err(Error::Source(fault)) => fault,
             other => panic!("not a failure: {other:?}"),
         }
     }

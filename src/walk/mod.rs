@@ -45,9 +45,9 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::Event;
 use crate::retry::Patience;
+use crate::source::Missing;
 use crate::source::page::Page;
 use crate::source::requests::{Pages, Pending};
-use crate::source::{Missing, SourceError};
 use crate::walk::counts::{Proof, Seen};
 use crate::walk::identities::IdentitySet;
 use crate::walk::sizes::{Edge, Place, Sizes};
@@ -462,9 +462,7 @@ impl<'a> Walk<'a> {
 
 /// The error for a service that breaks its contract.
 fn broken(how: &str) -> Error {
-    Error::Source(SourceError::Failed(format!(
-        "the service breaks its contract: {how}"
-    )))
+    Error::Source(format!("the service breaks its contract: {how}"))
 }
 
 /// The error for a page that other answers promise, and that is not there.

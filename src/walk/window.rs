@@ -7,8 +7,8 @@ use ::time::OffsetDateTime;
 use crate::error::Error;
 use crate::event::{Event, Identity};
 use crate::source::page::Page;
-use crate::source::requests::{Answer, Ask, Fetched};
-use crate::source::{PageRequest, SourceError};
+use crate::source::requests::{Ask, Fetched};
+use crate::source::{Answer, PageRequest};
 use crate::walk::identities::IdentitySet;
 use crate::walk::sizes::{Place, Sizes};
 use crate::walk::{Walk, broken, vanished};
@@ -166,7 +166,7 @@ impl Walk<'_> {
         let page = match fetched.answer? {
             Answer::Page(page) => page,
             Answer::Missing(message) if number == 1 => {
-                return Err(Error::Source(SourceError::Failed(message)));
+                return Err(Error::Source(message));
             }
             Answer::Missing(_) => return Ok(None),
         };

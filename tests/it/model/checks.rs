@@ -8,7 +8,6 @@ use ::time::OffsetDateTime;
 use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::clock::Clock;
 use tfc_audit::error::Error;
-use tfc_audit::source::SourceError;
 
 use super::scheduler::{Arrived, ModelClock, drive};
 use super::world::{Counts, Dice, Listed, Manners, Order, Percent, Since, World, number};
@@ -306,7 +305,7 @@ pub fn one_run(
     if let Some(Err(Error::Checkpoint(fault))) = &result {
         return Err(what(fault.clone()));
     }
-    if let Some(Err(Error::Source(SourceError::Refused(_)))) = &result {
+    if let Some(Err(Error::TokenRefused(_))) = &result {
         // Retention has removed every event that the checkpoint knows, or an answer was empty.
         let ids = before
             .iter()
@@ -322,10 +321,7 @@ pub fn one_run(
             return Err(what("an event of the boundary is listed".to_owned()));
         }
     }
-    let is_complete = matches!(
-        &result,
-        Some(Ok(_) | Err(Error::Source(SourceError::Refused(_))))
-    );
+    let is_complete = matches!(&result, Some(Ok(_) | Err(Error::TokenRefused(_))));
     let was_cut_short = !is_complete;
     let is_failed_commit = matches!(&result, None | Some(Err(Error::NotCommitted { .. })));
     ledger

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use ::time::OffsetDateTime;
 use tfc_audit::clock::Clock;
+use tfc_audit::error::Error;
 use tfc_audit::retry::Failure;
 use tfc_audit::source::page::{self, Page};
-use tfc_audit::source::{PageRequest, Source, SourceError};
+use tfc_audit::source::{Answer, PageRequest, Source};
 use tfc_audit::time;
 
 use super::scheduler::{Executioner, ModelClock};
@@ -334,7 +335,7 @@ pub struct ModelSource<'a> {
 }
 
 impl Source for ModelSource<'_> {
-    fn page(&self, request: &PageRequest, _: Duration) -> Result<Page, Failure<SourceError>> {
+    fn page(&self, request: &PageRequest, _: Duration) -> Result<Answer, Failure> {
         self.executioner.at(Place::Request);
         let mut world = self.world.borrow_mut();
         if self.clock.elapsed() < world.quiet_until && world.run.max_time.is_none() {
@@ -344,36 +345,33 @@ impl Source for ModelSource<'_> {
         let (now, elapsed) = (self.clock.seconds(), self.clock.elapsed());
         world.requests += 1;
         if world.requests > MOST_REQUESTS {
-            return Err(Failure::permanent(SourceError::Failed(
-                "too many requests".to_owned(),
-            )));
+            let fault = "too many requests".to_owned();
+            return Err(Failure::permanent(Error::Source(fault)));
         }
         world.pass(now);
         let percent = world.run.percent;
         if world.dice.percent(percent.failure) {
             return Err(Failure {
                 wait: world.pause(elapsed),
-                ..Failure::temporary(SourceError::Failed("503".to_owned()))
+                ..Failure::temporary(Error::Source("503".to_owned()))
             });
         }
         let mut page = world.answer(request, now);
         if page.events.is_empty() && request.number > 1 && world.manners.denies_past_end {
-            return Err(Failure::permanent(SourceError::NoSuchPage(
-                "404".to_owned(),
-            )));
+            return Ok(Answer::Missing("404".to_owned()));
         }
         // Where only events stamped in the future are known, an empty first page may be right.
         let is_told = request.number > 1 || world.last_ahead == 0;
         if world.dice.percent(percent.empty) && is_told && !world.manners.hides_its_end() {
             let date = page.date;
-            return Ok(Page {
+            return Ok(Answer::Page(Page {
                 total_pages: Some(0),
                 total_count: Some(0),
                 date,
                 ..Page::default()
-            });
+            }));
         }
         page.pause = world.pause(elapsed);
-        Ok(page)
+        Ok(Answer::Page(page))
     }
 }
