@@ -163,10 +163,8 @@ impl Check<'_> {
 
 /// Says where the token is, and warns of a file that others can read or write.
 fn token(check: &mut Check) -> Finding {
-    check.token = Some(read_token(
-        &check.config.token,
-        check.config.max_time.unwrap_or(Duration::MAX),
-    )?);
+    let limit = check.config.patience.left(check.clock);
+    check.token = Some(read_token(&check.config.token, limit)?);
     match &check.config.token {
         TokenSource::Environment(_) => Ok("in $TFC_ORG_TOKEN".to_owned()),
         TokenSource::Stdin => Ok("from standard input".to_owned()),
@@ -188,7 +186,7 @@ fn service(check: &mut Check) -> Finding {
         number: 1,
         size: config.page_size,
     };
-    let answer = Client::new(config, token).page(&request, config.timeout);
+    let answer = Client::new(config, token).page(&request, config.patience.timeout);
     let page = match answer.map_err(|failure| failure.error)? {
         Answer::Page(page) => page,
         Answer::Missing(message) => return Err(Error::Source(message).into()),
@@ -296,8 +294,8 @@ fn receiver(check: &mut Check) -> Finding {
         Destination::Exec(command) => return program(command).map_err(failed),
         Destination::Post(post) => post,
     };
-    let timeout = check.config.timeout;
-    let limit = check.config.max_time.unwrap_or(Duration::MAX);
+    let timeout = check.config.patience.timeout;
+    let limit = check.config.patience.left(check.clock);
     let normalize = check.config.normalize;
     let mut receiver = Receiver::new(post, normalize, timeout, limit, check.clock)?;
     // OTLP has no path for health, and a request without records is an ordinary one.

@@ -21,7 +21,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub(crate) const LONGEST_NAMED_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// The time and the retries that one side is allowed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
     /// `--timeout`: for one request, from connecting to the last byte of the answer.
     pub timeout: Duration,
@@ -32,10 +32,11 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// The time that is left until the deadline; `None` if there is no deadline.
-    pub fn left(&self, clock: &dyn Clock) -> Option<Duration> {
-        self.deadline
-            .map(|deadline| deadline.saturating_sub(clock.elapsed()))
+    /// The time that is left until the deadline; [`Duration::MAX`] if there is no deadline.
+    pub fn left(&self, clock: &dyn Clock) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| {
+            deadline.saturating_sub(clock.elapsed())
+        })
     }
 }
 
@@ -82,8 +83,8 @@ pub fn retry<T>(
     mut attempt: impl FnMut(Duration) -> Result<T, Failure>,
 ) -> Result<T, Error> {
     let time_left = || match patience.left(clock) {
-        Some(Duration::ZERO) => Err(Error::OutOfTime),
-        left => Ok(left.unwrap_or(Duration::MAX)),
+        Duration::ZERO => Err(Error::OutOfTime),
+        left => Ok(left),
     };
     let mut attempts = 0;
     loop {

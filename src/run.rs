@@ -59,7 +59,7 @@ pub fn run(
 ) -> Result<Exit, Error> {
     let place = config.checkpoint.as_ref().filter(|_| !config.dry_run);
     let mut store = place
-        .map(|place| CheckpointFile::lock(place, clock, config.max_time))
+        .map(|place| CheckpointFile::lock(place, clock, &config.patience))
         .transpose()?;
     let mut checkpoint = resume(config, warn)?;
     let destination = config.destination.to_string();
@@ -70,8 +70,8 @@ pub fn run(
     let dead_letters = dead_letters
         .map(|path| DeadLetters::open(path, *clock))
         .transpose()?;
-    let patience = config.patience();
-    let token = read_token(&config.token, patience.left(clock).unwrap_or(Duration::MAX))?;
+    let patience = config.patience;
+    let token = read_token(&config.token, patience.left(clock))?;
     // Only events that can be committed may be delivered, so the first commit is tried before
     // anything is asked of the service. It does not name a new receiver yet, which has taken nothing.
     store.commit(&checkpoint).map_err(Error::Checkpoint)?;
@@ -151,14 +151,8 @@ fn target<'a>(
             Box::new(Stdout::preview(post, normalize, *clock)?)
         }
         Destination::Post(post) => {
-            let limit = config.patience().left(clock).unwrap_or(Duration::MAX);
-            Box::new(Receiver::new(
-                post,
-                normalize,
-                config.timeout,
-                limit,
-                clock,
-            )?)
+            let (timeout, limit) = (config.patience.timeout, config.patience.left(clock));
+            Box::new(Receiver::new(post, normalize, timeout, limit, clock)?)
         }
         Destination::Exec(command) if !config.dry_run => {
             Box::new(Exec::new(command.clone(), normalize, *clock))
@@ -250,7 +244,7 @@ impl Drain<'_> {
         let mut start = |checkpoint: &Checkpoint| {
             let scope = scope(checkpoint);
             let known = checkpoint.known();
-            let mut walk = Walk::new(pages, self.clock, config.patience(), scope, known);
+            let mut walk = Walk::new(pages, self.clock, config.patience, scope, known);
             let started = walk.start();
             report.walk = walk.figures();
             started.map(|()| walk)
@@ -338,7 +332,12 @@ impl Drain<'_> {
     /// of its timestamps, as many as the overlap holds: what is not read yet may be as old.
     fn most_known(&self, walk: &Walk) -> usize {
         let figures = walk.figures();
-        let Some(limit) = self.config.max_time.filter(|_| !walk.is_disordered()) else {
+        let Some(limit) = self
+            .config
+            .patience
+            .deadline
+            .filter(|_| !walk.is_disordered())
+        else {
             return usize::MAX;
         };
         let per_page = figures.reading.as_nanos() / u128::from(figures.pages.max(1));

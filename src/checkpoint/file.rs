@@ -11,6 +11,7 @@ use crate::config::values::CheckpointPlace;
 use crate::error::Error;
 use crate::event::Event;
 use crate::fs;
+use crate::retry::Patience;
 
 /// How long a run that waits for the lock sleeps between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -100,15 +101,15 @@ pub struct CheckpointFile {
 }
 
 impl CheckpointFile {
-    /// Takes the lock. Waits for it until `lock_wait` of the place has passed, or until `deadline`
-    /// (by [`Clock::elapsed`]) if that is earlier.
+    /// Takes the lock. Waits for it until `lock_wait` of the place has passed, or until the deadline
+    /// if that is earlier.
     ///
     /// # Errors
     /// [`Error::Locked`] if another run holds the lock, [`Error::Checkpoint`] if it cannot be opened.
     pub fn lock(
         place: &CheckpointPlace,
         clock: &dyn Clock,
-        deadline: Option<Duration>,
+        patience: &Patience,
     ) -> Result<Self, Error> {
         let path = place.path.clone();
         if place.create_parents {
@@ -123,8 +124,8 @@ impl CheckpointFile {
         }
         let lock_path = lock_path(&path);
         let lock = fs::open_or_create(&lock_path).map_err(|error| no_lock(place, &error))?;
-        let until = clock.elapsed().saturating_add(place.lock_wait);
-        let until = deadline.map_or(until, |deadline| until.min(deadline));
+        let wait = place.lock_wait.min(patience.left(clock));
+        let until = clock.elapsed().saturating_add(wait);
         loop {
             let left = until.saturating_sub(clock.elapsed());
             match try_lock(&lock, &lock_path) {

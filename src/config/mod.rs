@@ -90,12 +90,8 @@ pub struct Config {
     pub page_size: u64,
     /// How many pages of a backlog are requested at once.
     pub connections: u64,
-    /// The longest that the run may take.
-    pub max_time: Option<Duration>,
-    /// The longest that one request may take.
-    pub timeout: Duration,
-    /// How often a request is retried.
-    pub retries: u32,
+    /// The time limits and the retries.
+    pub patience: Patience,
     /// The receiver.
     pub destination: Destination,
     /// The file for events that the receiver refuses for good.
@@ -155,9 +151,11 @@ impl Config {
             overlap: args.overlap.unwrap_or(Duration::from_secs(10 * 60)),
             page_size: args.page_size,
             connections: args.connections,
-            max_time: args.max_time,
-            timeout: args.timeout,
-            retries: args.retries,
+            patience: Patience {
+                timeout: args.timeout,
+                retries: args.retries,
+                deadline: args.max_time,
+            },
             destination: destination(args, environment)?,
             dead_letter: args.dead_letter.clone(),
             limits: Limits {
@@ -204,15 +202,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    /// The time limits and the retries.
-    pub fn patience(&self) -> Patience {
-        Patience {
-            timeout: self.timeout,
-            retries: self.retries,
-            deadline: self.max_time,
-        }
     }
 }
 

@@ -35,14 +35,12 @@ fn checkpoint(line: &str, variables: &[(&str, &str)]) -> Result<CheckpointPlace,
 fn defaults() {
     let config = config("").unwrap();
     assert_eq!(config.endpoint.to_string(), "https://app.terraform.io");
+    assert_eq!((config.page_size, config.patience.retries), (1000, 5));
     assert_eq!(
-        (config.page_size, config.retries, config.max_time),
-        (1000, 5, None)
-    );
-    assert_eq!(
-        (config.overlap.as_secs(), config.timeout.as_secs()),
+        (config.overlap.as_secs(), config.patience.timeout.as_secs()),
         (600, 30)
     );
+    assert_eq!(config.patience.deadline, None);
     assert_eq!((config.limits.events, config.limits.bytes), (1000, 1 << 20));
     assert_eq!(config.destination, Destination::Stdout);
     let place = config.checkpoint.unwrap();

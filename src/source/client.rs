@@ -43,7 +43,7 @@ impl Client {
         let authorization = Secret::new(format!("Bearer {}", token.expose()));
         let (proxy, secrets) = (config.proxy.as_ref(), vec![authorization.clone()]);
         Self {
-            connection: Connection::new(proxy, None, config.timeout, secrets),
+            connection: Connection::new(proxy, None, config.patience.timeout, secrets),
             url: format!("{}/api/v2/organization/audit-trail", config.endpoint),
             authorization,
             limit: AtomicU32::new(0),

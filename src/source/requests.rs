@@ -77,8 +77,7 @@ impl<S: Source, C: Clock> Asking<S, C> {
 
     fn attempt(&self, ask: Ask, timeout: Duration) -> Result<Answer, Failure> {
         self.gate.pass(&self.clock, self.patience.deadline);
-        let left = self.patience.left(&self.clock);
-        let timeout = left.map_or(timeout, |left| left.min(timeout));
+        let timeout = timeout.min(self.patience.left(&self.clock));
         let answer = self.source.page(&ask.request, timeout);
         if let Some(limit) = self.source.limit() {
             self.gate.allow(limit);

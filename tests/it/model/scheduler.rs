@@ -222,14 +222,14 @@ pub fn drive(
     let deadline = run
         .max_time
         .map(|span| (&clock).elapsed() + Duration::from_secs(span));
-    let config = Config {
+    let mut config = Config {
         overlap: Duration::from_secs(run.overlap),
         page_size: run.page_size,
         connections: run.connections,
-        max_time: deadline,
         ..configure([])?.expect("a run")
     };
-    let patience = config.patience();
+    config.patience.deadline = deadline;
+    let patience = config.patience;
     let executioner = Executioner {
         at: run.kill,
         ..Executioner::default()
