@@ -270,8 +270,8 @@ fn directory(check: &mut Check) -> Finding {
     }
     let shown = directory.display();
     fs::try_beside(&directory.join("checkpoint")).map_err(|error| {
-        let remedy = file::remedy(place, &error);
-        Error::Checkpoint(format!("{shown} cannot be written: {error}; {remedy}"))
+        let what = format!("{shown} cannot be written");
+        file::unusable(place, &what, &error)
     })?;
     Ok(format!("{shown} can be written"))
 }

@@ -52,13 +52,8 @@ pub fn open_to_append(path: &Path) -> io::Result<File> {
 /// # Errors
 /// The system's error, or the rule that is broken.
 pub fn open_or_create(path: &Path) -> io::Result<File> {
-    refuse_planted_links(directory(path))?;
     let mut options = OpenOptions::new();
-    options.append(true).create_new(true).mode(PRIVATE);
-    match options.open(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => open_to_append(path),
-        created => created,
-    }
+    open(path, options.append(true).create(true).mode(PRIVATE))
 }
 
 fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
@@ -67,7 +62,10 @@ fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let there = match &opened {
         Ok(file) => file.metadata()?,
         // The system's error for a link, a FIFO or a socket does not say what is there.
-        Err(_) => fs::symlink_metadata(path)?,
+        Err(_) => match fs::symlink_metadata(path) {
+            Ok(there) => there,
+            Err(_) => return opened,
+        },
     };
     if !there.is_file() {
         let kind = match there.file_type() {
@@ -159,16 +157,6 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-/// Returns the first part of a remedy for a file that cannot be opened or created. `name another …`
-/// follows it in the message, and is the only remedy for errors other than these two.
-pub fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::NotFound => "create the directory, or ",
-        ErrorKind::PermissionDenied => "let this user read and write there, or ",
-        _ => "",
-    }
 }
 
 /// Describes, for `--check`, how others can read or write a file that holds a secret. Returns `None`

@@ -111,18 +111,12 @@ impl CheckpointFile {
         clock: &dyn Clock,
         patience: &Patience,
     ) -> Result<Self, Error> {
-        let path = place.path.clone();
         if place.create_parents {
-            let parent = fs::directory(&path);
-            fs::create_directory(parent).map_err(|error| {
-                Error::Checkpoint(format!(
-                    "cannot create the directory {}: {error}; {}",
-                    parent.display(),
-                    remedy(place, &error)
-                ))
-            })?;
+            let parent = fs::directory(&place.path);
+            let what = format!("cannot create the directory {}", parent.display());
+            fs::create_directory(parent).map_err(|error| unusable(place, &what, &error))?;
         }
-        let lock_path = lock_path(&path);
+        let lock_path = lock_path(place);
         let lock = fs::open_or_create(&lock_path).map_err(|error| no_lock(place, &error))?;
         let wait = place.lock_wait.min(patience.left(clock));
         let until = clock.elapsed().saturating_add(wait);
@@ -133,7 +127,10 @@ impl CheckpointFile {
                 result => break result?,
             }
         }
-        Ok(Self { path, _lock: lock })
+        Ok(Self {
+            path: place.path.clone(),
+            _lock: lock,
+        })
     }
 }
 
@@ -156,13 +153,11 @@ impl Store for Option<CheckpointFile> {
             .and_then(|()| fs::sync_directory(path))
             .map(|()| size)
             .map_err(|error| {
-                let remedy = if error.kind() == ErrorKind::ResourceBusy {
-                    "it is a mount of its own, and a commit replaces the file: mount its directory instead".to_owned()
-                } else {
-                    let temporary = temporary.display();
-                    format!("its directory has to be writable, with space for {temporary} beside it")
-                };
-                format!("the checkpoint {} cannot be written: {error}; {remedy}", path.display())
+                format!(
+                    "the checkpoint {} cannot be written: {error}; its directory has to be writable, with space for {} beside it (in a container, mount the directory and not the file)",
+                    path.display(),
+                    temporary.display()
+                )
             })
     }
 }
@@ -172,7 +167,7 @@ impl Store for Option<CheckpointFile> {
 /// # Errors
 /// [`Error::Locked`] if a run holds the lock, [`Error::Checkpoint`] if it cannot be opened.
 pub fn is_unlocked(place: &CheckpointPlace) -> Result<(), Error> {
-    let path = lock_path(&place.path);
+    let path = lock_path(place);
     match fs::open_to_append(&path) {
         Ok(lock) => try_lock(&lock, &path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -182,38 +177,40 @@ pub fn is_unlocked(place: &CheckpointPlace) -> Result<(), Error> {
 
 /// The lock is a file of its own, which is never renamed or deleted: a lock on the checkpoint, which
 /// each commit replaces, could have two owners.
-fn lock_path(checkpoint: &Path) -> PathBuf {
-    fs::with_suffix(checkpoint, ".lock")
+fn lock_path(place: &CheckpointPlace) -> PathBuf {
+    fs::with_suffix(&place.path, ".lock")
 }
 
 fn no_lock(place: &CheckpointPlace, error: &io::Error) -> Error {
-    Error::Checkpoint(format!(
-        "cannot open the lock {}: {error}; {}",
-        lock_path(&place.path).display(),
-        remedy(place, error)
-    ))
+    let what = format!("cannot open the lock {}", lock_path(place).display());
+    unusable(place, &what, error)
 }
 
-/// Returns the remedy where a file of the checkpoint cannot be opened or created. Without a home
+/// The error where a file of the checkpoint cannot be opened or created, with a remedy. Without a home
 /// directory, as in a container, the default place is below `/`, which nobody should make writable.
-pub fn remedy(place: &CheckpointPlace, error: &io::Error) -> String {
-    if place.create_parents && !fs::directory(&place.path).exists() {
-        "set XDG_STATE_HOME or HOME to a directory that this user can write, or name a file with --checkpoint".to_owned()
-    } else {
-        let first = fs::remedy(error);
-        format!("{first}name another file with --checkpoint")
-    }
+pub fn unusable(place: &CheckpointPlace, what: &str, error: &io::Error) -> Error {
+    let remedy = match error.kind() {
+        _ if place.create_parents && !fs::directory(&place.path).exists() => {
+            "set XDG_STATE_HOME or HOME to a directory that this user can write, or name a file with --checkpoint"
+        }
+        ErrorKind::NotFound => "create the directory, or name another file with --checkpoint",
+        ErrorKind::PermissionDenied => {
+            "let this user read and write there, or name another file with --checkpoint"
+        }
+        _ => "name another file with --checkpoint",
+    };
+    Error::Checkpoint(format!("{what}: {error}; {remedy}"))
 }
 
 /// Takes the lock unless another run holds it. The lock lasts until the file is closed.
 fn try_lock(lock: &File, path: &Path) -> Result<(), Error> {
-    match fs2::FileExt::try_lock_exclusive(lock) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::Interrupted => try_lock(lock, path),
-        Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
-            Err(Error::Locked(path.to_owned()))
-        }
-        Err(error) => Err(Error::Checkpoint(format!(
+    let Err(error) = fs2::FileExt::try_lock_exclusive(lock) else {
+        return Ok(());
+    };
+    match error.kind() {
+        ErrorKind::Interrupted => try_lock(lock, path),
+        ErrorKind::WouldBlock => Err(Error::Locked(path.to_owned())),
+        _ => Err(Error::Checkpoint(format!(
             "cannot take the lock {}: {error}; keep the checkpoint on a file system that supports locks",
             path.display()
         ))),
@@ -241,10 +238,10 @@ pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint
             )))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::Checkpoint(format!(
-            "the checkpoint {shown} cannot be read: {error}; nothing was done; {}",
-            remedy(place, &error)
-        ))),
+        Err(error) => {
+            let what = format!("the checkpoint {shown} cannot be read");
+            Err(unusable(place, &what, &error))
+        }
         Ok(_) if json.len() as u64 > LARGEST => Err(untrusted("it is larger than 64 MiB")),
         Ok(_) => Checkpoint::parse(&json, endpoint)
             .map(Some)
