@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ::time::OffsetDateTime;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::config::url::Url;
 use crate::delivery::Acknowledged;
@@ -36,48 +36,43 @@ use crate::walk::identities::IdentitySet;
 /// The version of the file's format.
 const VERSION: u64 = 1;
 
-/// What earlier runs delivered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What earlier runs delivered, with the names that it has in its file. A missing field is an error,
+/// unlike `null`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Checkpoint {
+    version: u64,
     /// The address of the service, as [`Url`] spells it.
     pub endpoint: String,
     /// The organization of the delivered events; `None` until an event names it.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub organization_id: Option<String>,
+    /// Where the events went, as [`crate::config::Destination`] names it; `None` in older files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
     /// The largest timestamp of a delivered event; `None` before the first one.
+    #[serde(serialize_with = "write_time", deserialize_with = "read_time")]
     pub last_timestamp: Option<OffsetDateTime>,
     /// Everything before this time, a whole second, is settled. `None`: nothing is settled.
+    #[serde(serialize_with = "write_time", deserialize_with = "read_time")]
     pub boundary_start: Option<OffsetDateTime>,
     /// The IDs of all delivered events at or after `boundary_start`.
-    pub boundary: BTreeMap<OffsetDateTime, Vec<EventId>>,
-    /// Where the events went, as [`crate::config::Destination`] names it; `None` in older files.
-    pub destination: Option<String>,
+    #[serde(rename = "boundary_ids")]
+    #[serde(serialize_with = "write_ids", deserialize_with = "read_ids")]
+    pub boundary: Boundary,
     /// When a run last delivered everything that the service listed.
+    #[serde(serialize_with = "write_time", deserialize_with = "read_time")]
     pub completed_at: Option<OffsetDateTime>,
 }
 
-/// The file's content. A missing field is an error, unlike `null`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Content {
-    version: u64,
-    endpoint: String,
-    #[serde(deserialize_with = "Option::deserialize")]
-    organization_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    destination: Option<String>,
-    #[serde(deserialize_with = "Option::deserialize")]
-    last_timestamp: Option<String>,
-    #[serde(deserialize_with = "Option::deserialize")]
-    boundary_start: Option<String>,
-    boundary_ids: BTreeMap<String, Vec<EventId>>,
-    #[serde(deserialize_with = "Option::deserialize")]
-    completed_at: Option<String>,
-}
+/// IDs of events under their timestamps.
+pub type Boundary = BTreeMap<OffsetDateTime, Vec<EventId>>;
 
 impl Checkpoint {
     /// Returns the checkpoint of a first run, which starts with everything retained.
     pub fn new(endpoint: String) -> Self {
         Self {
+            version: VERSION,
             endpoint,
             ..Self::default()
         }
@@ -100,81 +95,49 @@ impl Checkpoint {
                 "it has version {version}, and this program knows version {VERSION} only"
             ));
         }
-        let Object(mut content): Object<Content> =
+        let Object(mut checkpoint): Object<Self> =
             serde_json::from_slice(json).map_err(|error| {
-                let error = error.to_string();
-                format!("it is damaged ({})", excerpt(error.as_bytes()))
+                format!("it is damaged ({})", excerpt(error.to_string().as_bytes()))
             })?;
-        let theirs = Url::parse_endpoint(&content.endpoint).ok();
+        let theirs = Url::parse_endpoint(&checkpoint.endpoint).ok();
         let is_theirs = theirs.is_some_and(|theirs| theirs.to_string() == endpoint);
         // Before the first event the checkpoint holds nothing of a service. A wrong address in the
         // first run should not stop the next run.
-        if !is_theirs && content.last_timestamp.is_some() {
+        if !is_theirs && checkpoint.last_timestamp.is_some() {
             return Err(format!(
                 "it belongs to {}, not to {endpoint}",
-                excerpt(content.endpoint.as_bytes())
+                excerpt(checkpoint.endpoint.as_bytes())
             ));
         }
-        let time = |name: &str, text: &str| {
-            time::parse(text)
-                .ok_or_else(|| format!("its {name} is not a time: {}", excerpt(text.as_bytes())))
-        };
-        let optional = |name, text: Option<String>| text.map(|text| time(name, &text)).transpose();
-        let last_timestamp = optional("last_timestamp", content.last_timestamp)?;
-        let boundary_start = optional("boundary_start", content.boundary_start)?;
-        let completed_at = optional("completed_at", content.completed_at)?;
-        if boundary_start.is_some_and(|start| start != time::floor_second(start)) {
-            return Err("its boundary_start is not a whole second".to_owned());
+        endpoint.clone_into(&mut checkpoint.endpoint);
+        match checkpoint.contradiction() {
+            Some(fault) => Err(fault.to_owned()),
+            None => Ok(checkpoint),
         }
-        let mut boundary: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (text, ids) in &mut content.boundary_ids {
-            let time = time("boundary_ids", text)?;
-            if Some(time) > last_timestamp || boundary_start.is_some_and(|start| time < start) {
-                let text = excerpt(text.as_bytes());
-                return Err(format!(
-                    "its boundary_ids at {text} lie outside of boundary_start to last_timestamp"
-                ));
-            }
-            if ids.is_empty() || ids.contains(&EventId::new("")) {
-                let text = excerpt(text.as_bytes());
-                return Err(format!(
-                    "its boundary_ids at {text} hold no id or an empty one"
-                ));
-            }
-            boundary.entry(time).or_default().append(ids);
+    }
+
+    /// Describes how fields contradict each other, if they do.
+    fn contradiction(&self) -> Option<&'static str> {
+        let (last, start) = (self.last_timestamp, self.boundary_start);
+        let is_outside = |&time| Some(time) > last || start.is_some_and(|start| time < start);
+        let lacks_id = |ids: &Vec<EventId>| ids.is_empty() || ids.contains(&EventId::new(""));
+        let lacks = |last| start.is_none() || !self.boundary.contains_key(&last);
+        if start != start.map(time::floor_second) {
+            Some("its boundary_start is not a whole second")
+        } else if self.boundary.keys().any(is_outside) {
+            Some("its boundary_ids lie outside of boundary_start to last_timestamp")
+        } else if self.boundary.values().any(lacks_id) {
+            Some("its boundary_ids hold no id or an empty one")
+        } else if last.is_some_and(lacks) {
+            Some("its boundary_ids lack the event of last_timestamp")
+        } else {
+            None
         }
-        if last_timestamp
-            .is_some_and(|last| boundary_start.is_none() || !boundary.contains_key(&last))
-        {
-            return Err("its boundary_ids lack the event of last_timestamp".to_owned());
-        }
-        let endpoint = endpoint.to_owned();
-        Ok(Self {
-            endpoint,
-            organization_id: content.organization_id,
-            destination: content.destination,
-            last_timestamp,
-            boundary_start,
-            boundary,
-            completed_at,
-        })
     }
 
     /// Returns the content of the checkpoint's file.
     pub fn to_json(&self) -> Vec<u8> {
-        let ids =
-            |(&time, ids): (&OffsetDateTime, &Vec<EventId>)| (time::format(time), ids.clone());
-        let content = Content {
-            version: VERSION,
-            endpoint: self.endpoint.clone(),
-            organization_id: self.organization_id.clone(),
-            destination: self.destination.clone(),
-            last_timestamp: self.last_timestamp.map(time::format),
-            boundary_start: self.boundary_start.map(time::format),
-            boundary_ids: self.boundary.iter().map(ids).collect(),
-            completed_at: self.completed_at.map(time::format),
-        };
-        let mut json = serde_json::to_vec(&content).unwrap_or_default();
+        let mut json = serde_json::to_vec(self).unwrap_or_default();
         json.push(b'\n');
         json
     }
@@ -235,7 +198,7 @@ impl Checkpoint {
     fn forget(&mut self, most: usize, settled: OffsetDateTime) {
         let mut count = 0;
         let mut newest_first = self.boundary.iter().rev();
-        let is_too_much = |(_, ids): &(&OffsetDateTime, &Vec<EventId>)| {
+        let is_too_much = |(_, ids): &(_, &Vec<EventId>)| {
             count += ids.len();
             count > most
         };
@@ -278,6 +241,39 @@ impl Checkpoint {
             self.boundary = self.boundary.split_off(&start);
         }
     }
+}
+
+#[expect(clippy::ref_option, reason = "serde passes the field by reference")]
+fn write_time<S: Serializer>(
+    time: &Option<OffsetDateTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    time.map(time::format).serialize(serializer)
+}
+
+fn read_time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<OffsetDateTime>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| parse_time(&text)).transpose()
+}
+
+fn write_ids<S: Serializer>(ids: &Boundary, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(ids.iter().map(|(&time, ids)| (time::format(time), ids)))
+}
+
+fn read_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Boundary, D::Error> {
+    let mut boundary = Boundary::new();
+    for (text, mut ids) in BTreeMap::<String, Vec<_>>::deserialize(deserializer)? {
+        // The same time may be written in two ways.
+        let same_time = boundary.entry(parse_time(&text)?).or_default();
+        same_time.append(&mut ids);
+    }
+    Ok(boundary)
+}
+
+fn parse_time<E: de::Error>(text: &str) -> Result<OffsetDateTime, E> {
+    time::parse(text).ok_or_else(|| E::custom(format!("this is not a time: {text}")))
 }
 
 #[cfg(test)]

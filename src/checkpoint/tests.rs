@@ -76,7 +76,7 @@ const FAULTS: &str = r#"
     app.terraform.io                       | tfe.example.com             | belongs to https://tfe.example.com
     https://app.terraform.io               | \u001b[2J                   | belongs to \u{1b}[2J
     "organization_id":null                 | "organization_id":7         | damaged
-    "2026-01-02T03:00:01Z"                 | "now"                       | last_timestamp is not a time
+    "2026-01-02T03:00:01Z"                 | "now"                       | not a time: now
     "2026-01-02T03:00:01Z"                 | 1767322801                  | damaged
     "2026-01-02T03:00:01Z"                 | null                        | lie outside
     02:50:01.000Z                          | 02:50:01.500Z               | not a whole second
@@ -84,12 +84,12 @@ const FAULTS: &str = r#"
     "2026-01-02T02:50:01.000Z"             | null                        | lack the event of last_timestamp
     {"2026-01-02T03:00:01.000Z":["a"]}     | {}                          | lack the event of last_timestamp
     {"2026-01-02T03:00:01.000Z":["a"]}     | []                          | damaged
-    2026-01-02T03:00:01.000Z               | noon                        | boundary_ids is not a time
+    2026-01-02T03:00:01.000Z               | noon                        | not a time: noon
     ["a"]                                  | [""]                        | no id or an empty one
     ["a"]                                  | []                          | no id or an empty one
     ["a"]                                  | [7]                         | damaged
     "completed_at":null                    | "completed_at":null,"x":1   | unknown field
-    "completed_at":null                    | "completed_at":"soon"       | completed_at is not a time
+    "completed_at":null                    | "completed_at":"soon"       | not a time: soon
     null}                                  | null}{}                     | damaged
     null}                                  | null                        | damaged
 "#;

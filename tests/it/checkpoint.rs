@@ -213,7 +213,7 @@ fn a_huge_checkpoint_is_refused_in_a_short_message() {
                 "\"boundary_ids\":{",
                 &format!("\"boundary_ids\":{{\"{long}\":[],"),
             ),
-            "is not a time",
+            "is not a time: xxx",
         ),
     ] {
         fs::write(bench.path("checkpoint.json"), content).unwrap();
