@@ -3,7 +3,6 @@
 //! `GET /api/v2/organization/audit-trail`, documented at
 //! <https://developer.hashicorp.com/terraform/cloud-docs/api-docs/audit-trails>.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ureq::Body;
@@ -33,8 +32,6 @@ pub struct Client {
     connection: Connection,
     url: String,
     authorization: Secret,
-    /// How many requests a second the service allows; 0 until an answer says it.
-    limit: AtomicU32,
 }
 
 impl Client {
@@ -46,7 +43,6 @@ impl Client {
             connection: Connection::new(proxy, None, config.patience.timeout, secrets),
             url: format!("{}/api/v2/organization/audit-trail", config.endpoint),
             authorization,
-            limit: AtomicU32::new(0),
         }
     }
 
@@ -115,14 +111,12 @@ impl Source for Client {
             self.connection.limit(call, timeout).call()
         });
         let response = answer.map_err(|error| self.broken(request, &error))?;
-        if let Some(limit) = http::limit(response.headers()) {
-            self.limit.store(limit, Ordering::Relaxed);
-        }
         if response.status() != StatusCode::OK {
             return self.refused(request, response);
         }
         let date = http::header(response.headers(), "date").and_then(time::parse_http_date);
         let pause = http::spent(response.headers());
+        let limit = http::limit(response.headers());
         let mut body = spare::take();
         http::read_body(response, LARGEST_BODY, &mut body)
             .map_err(|error| self.broken(request, &error))?;
@@ -130,6 +124,7 @@ impl Source for Client {
             Ok(page) => Ok(Answer::Page(Page {
                 date,
                 pause,
+                limit,
                 ..page
             })),
             Err(malformed) => {
@@ -142,9 +137,5 @@ impl Source for Client {
                 })
             }
         }
-    }
-
-    fn limit(&self) -> Option<u32> {
-        Some(self.limit.load(Ordering::Relaxed)).filter(|&limit| limit > 0)
     }
 }

@@ -44,11 +44,6 @@ pub trait Source {
     /// # Errors
     /// The fault, and whether a retry may succeed.
     fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Answer, Failure>;
-
-    /// How many requests a second the service allows, if an answer has said it.
-    fn limit(&self) -> Option<u32> {
-        None
-    }
 }
 
 /// Events that the service counts but did not list.

@@ -49,6 +49,8 @@ pub struct Page {
     pub date: Option<OffsetDateTime>,
     /// How long the service asks all requests to wait after this answer.
     pub pause: Option<Duration>,
+    /// How many requests a second the service allows, if the answer says it.
+    pub limit: Option<u32>,
     /// The length of the body in bytes, decompressed.
     pub bytes: u64,
 }
@@ -115,6 +117,7 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
             .filter(|size| (1..=LARGEST_PAGE).contains(size)),
         date: None,
         pause: None,
+        limit: None,
         bytes,
     })
 }
