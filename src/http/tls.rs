@@ -8,9 +8,7 @@
 //! client certificate and a key that do not belong together, so both are tried before. And only
 //! rustls's error types tell what is wrong with a certificate.
 
-use std::fmt::Display;
 use std::fs;
-use std::path::Path;
 
 use ::time::OffsetDateTime;
 use rustls::crypto::ring;
@@ -28,32 +26,26 @@ impl ClientFiles {
     /// # Errors
     /// A message that names the file and its fault, and shows nothing of its content.
     pub fn read(&self) -> Result<ClientCert, String> {
-        let wrong = |option: &str, path: &Path, fault: &dyn Display| {
-            format!("--{option}: {}: {fault}", path.display())
-        };
-        let wrong_certificate =
-            |fault: &dyn Display| wrong("client-cert", &self.certificate, fault);
-        let wrong_key = |fault: &dyn Display| wrong("client-key", &self.key, fault);
-        let pem = fs::read(&self.certificate).map_err(|error| wrong_certificate(&error))?;
-        let chain = CertificateDer::pem_slice_iter(&pem)
-            .collect::<Result<Vec<_>, _>>()
-            .ok()
-            .filter(|chain| !chain.is_empty())
-            .ok_or_else(|| wrong_certificate(&"holds no certificate as PEM"))?;
-        let pem = fs::read(&self.key).map_err(|error| wrong_key(&error))?;
-        let no_key = || wrong_key(&"holds no private key as PEM (an encrypted one cannot be used)");
-        let key = PrivateKey::from_pem(&pem).map_err(|_| no_key())?;
-        let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| no_key())?;
+        let (certificate, key) = (self.certificate.display(), self.key.display());
+        let wrong_certificate = |fault: &str| format!("--client-cert: {certificate}: {fault}");
+        let wrong_key = |fault: &str| format!("--client-key: {key}: {fault}");
+        let pem = fs::read(&self.certificate).map_err(|e| wrong_certificate(&e.to_string()))?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let chain = chain.unwrap_or_default();
+        if chain.is_empty() {
+            return Err(wrong_certificate("holds no certificate as PEM"));
+        }
+        let pem = fs::read(&self.key).map_err(|e| wrong_key(&e.to_string()))?;
+        let no_key = "holds no private key as PEM (an encrypted one cannot be used)";
+        let key = PrivateKey::from_pem(&pem).map_err(|_| wrong_key(no_key))?;
+        let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| wrong_key(no_key))?;
         let provider = ring::default_provider();
         CertifiedKey::from_der(chain.clone(), der, &provider).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => wrong_key(&format_args!(
-                "is not the key of the certificate in {}",
-                self.certificate.display()
+            rustls::Error::InconsistentKeys(_) => wrong_key(&format!(
+                "is not the key of the certificate in {certificate}"
             )),
-            rustls::Error::InvalidCertificate(_) => {
-                wrong_certificate(&"holds no valid certificate")
-            }
-            _ => wrong_key(&"holds a key of a kind that is not supported"),
+            rustls::Error::InvalidCertificate(_) => wrong_certificate("holds no valid certificate"),
+            _ => wrong_key("holds a key of a kind that is not supported"),
         })?;
         let chain: Vec<_> = chain
             .iter()
@@ -96,6 +88,13 @@ pub fn is_permanent(fault: &rustls::Error) -> bool {
     }
 }
 
+/// The alerts that a client certificate does not cause. Servers send many others where they want one.
+const OF_OTHER_CAUSE: [AlertDescription; 3] = [
+    AlertDescription::InternalError,
+    AlertDescription::ProtocolVersion,
+    AlertDescription::UnrecognisedName,
+];
+
 /// The error for an answer that does not begin as TLS does.
 const NO_TLS: InvalidMessage = InvalidMessage::InvalidContentType;
 
@@ -113,17 +112,7 @@ pub fn describe(fault: &rustls::Error) -> String {
         rustls::Error::General(_) => format!(
             "{text}: is the trust store empty (install ca-certificates; in a container, mount the host's /etc/ssl/certs), or do SSL_CERT_FILE or SSL_CERT_DIR, which replace it, name no certificate?"
         ),
-        rustls::Error::AlertReceived(
-            AlertDescription::CertificateRequired
-            | AlertDescription::HandshakeFailure
-            | AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied,
-        ) => format!(
+        rustls::Error::AlertReceived(alert) if !OF_OTHER_CAUSE.contains(alert) => format!(
             "{text}: does the server ask for a client certificate (--client-cert and --client-key, for --post), and is it one that the server trusts and that has not expired?"
         ),
         _ => text,
@@ -133,10 +122,8 @@ pub fn describe(fault: &rustls::Error) -> String {
 /// What is wrong with the certificate of a server.
 fn certificate(fault: &CertificateError) -> String {
     let at = |time: &UnixTime| {
-        i64::try_from(time.as_secs())
-            .ok()
-            .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-            .map_or_else(|| "an unknown time".to_owned(), time::format)
+        let since = ::time::Duration::seconds(time.as_secs().try_into().unwrap_or(i64::MAX));
+        time::format(OffsetDateTime::UNIX_EPOCH.saturating_add(since))
     };
     match fault {
         CertificateError::UnknownIssuer => {
