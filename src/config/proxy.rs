@@ -46,15 +46,13 @@ impl Proxy {
         } else {
             ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
         };
-        let Some((variable, value)) = first(&names) else {
-            return Ok(None);
-        };
-        let is_exempt = first(&["no_proxy", "NO_PROXY"])
-            .is_some_and(|(_, list)| is_listed(&list, &url.host, url.port));
-        if is_exempt || url.is_loopback() {
-            return Ok(None);
+        let exempt = first(&["no_proxy", "NO_PROXY"]);
+        match first(&names) {
+            _ if url.is_loopback() => Ok(None),
+            _ if exempt.is_some_and(|(_, list)| is_listed(&list, url)) => Ok(None),
+            Some((variable, value)) => Self::new(variable, &value).map(Some),
+            None => Ok(None),
         }
-        Self::new(variable, &value).map(Some)
     }
 
     fn new(variable: &'static str, value: &str) -> Result<Self, String> {
@@ -95,40 +93,34 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// Tells if a `no_proxy` list names this host.
+/// Tells if a `no_proxy` list names the host of an address.
 ///
 /// An entry is a name, which includes what is under it (`example.com`, `.example.com` and
 /// `*.example.com` are the same), an address (`192.0.2.7`), a network (`192.0.2.0/24`), or `*` for
 /// every host. Each may end in a port (`example.com:8088`).
-fn is_listed(list: &str, host: &str, port: u16) -> bool {
-    let host = host.trim_matches(['[', ']']);
+fn is_listed(list: &str, url: &Url) -> bool {
+    let host = url.host.trim_matches(['[', ']']);
     let address: Option<IpAddr> = host.parse().ok();
-    list.split(|c: char| c == ',' || c.is_whitespace())
+    let is_host = |name: &str| match address {
+        _ if name == "*" => true,
+        Some(address) => is_in_network(address, name.trim_matches(['[', ']'])),
+        None => is_under(host, name.trim_start_matches("*.").trim_start_matches('.')),
+    };
+    let port = format!(":{}", url.port);
+    // The last group of an IPv6 address is not a port.
+    let has_port = |name: &str| !name.contains(':') || name.ends_with(']');
+    list.to_ascii_lowercase()
+        .split(|c: char| c == ',' || c.is_whitespace())
         .any(|entry| {
-            let entry = entry.to_ascii_lowercase();
-            let (name, for_port) = match entry.rsplit_once(':') {
-                // The last group of an IPv6 address is not a port.
-                Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
-                    (name, Some(port))
-                }
-                _ => (entry.as_str(), None),
-            };
-            let name = name.trim_matches(['[', ']']);
-            let is_host = match address {
-                Some(address) => name == "*" || is_in_network(address, name),
-                None => is_under(host, name),
-            };
-            is_host && for_port.is_none_or(|for_port| for_port == port.to_string())
+            let name = entry.strip_suffix(&port).filter(|name| has_port(name));
+            is_host(entry) || name.is_some_and(is_host)
         })
 }
 
-/// Tells if `host` is `name`, or is under it.
-fn is_under(host: &str, name: &str) -> bool {
-    let domain = name.trim_start_matches("*.").trim_start_matches('.');
-    name == "*"
-        || host
-            .strip_suffix(domain)
-            .is_some_and(|rest| !domain.is_empty() && (rest.is_empty() || rest.ends_with('.')))
+/// Tells if `host` is `domain`, or is under it.
+fn is_under(host: &str, domain: &str) -> bool {
+    let prefix = host.strip_suffix(domain);
+    !domain.is_empty() && prefix.is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
 }
 
 /// Tells if an address is in a network; a network without a length is a single address.
