@@ -5,7 +5,6 @@ pub mod url;
 pub mod values;
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -109,7 +108,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Decides what arguments and environment mean together. Spans count back from `now`.
+    /// Decides what arguments and environment mean together. Spans count back from `now`, and an empty
+    /// variable counts as unset.
     ///
     /// # Errors
     /// One line that names the option or variable and the fault.
@@ -117,6 +117,7 @@ impl Config {
         if args.check && args.dry_run {
             return Err("--check and --dry-run exclude each other".to_owned());
         }
+        let environment = &|name: &str| environment(name).filter(|value| !value.is_empty());
         let [since, until] = [args.since, args.until].map(|when| Some(when?.resolve(now)));
         if until.is_some() && !args.no_checkpoint {
             return Err("--until goes with --no-checkpoint: a later run with the checkpoint would skip the events after it".to_owned());
@@ -127,9 +128,8 @@ impl Config {
         if since.is_some() && until.is_some() && since >= until {
             return Err("--until is not after --since".to_owned());
         }
-        let endpoint = Url::parse_endpoint(&args.endpoint)
-            .and_then(Url::check_localhost)
-            .map_err(|fault| format!("--endpoint {fault}"))?;
+        let endpoint =
+            Url::parse_endpoint(&args.endpoint).map_err(|fault| format!("--endpoint {fault}"))?;
         if endpoint.is_exposed() {
             return Err(
                 "--endpoint: the token goes over https only, except to a loopback address"
@@ -165,7 +165,7 @@ impl Config {
             normalize: args.normalize,
             metrics: args.metrics.clone(),
             verbose: args.verbose,
-            clears_lines: variable(environment, "TERM").is_some_and(|term| term != "dumb"),
+            clears_lines: environment("TERM").is_some_and(|term| term != "dumb"),
         };
         config.refuse_shared_files()?;
         Ok(config)
@@ -173,14 +173,14 @@ impl Config {
 
     /// Refuses a file that has two purposes: one would replace what the other keeps in it.
     fn refuse_shared_files(&self) -> Result<(), String> {
-        let checkpoint = self.checkpoint.as_ref().map(|place| place.path.clone());
-        let beside = |suffix| Some(fs::with_suffix(checkpoint.as_ref()?, suffix));
+        let checkpoint = self.checkpoint.as_ref().map(|place| &place.path);
+        let beside = |suffix| checkpoint.map(|path| fs::with_suffix(path, suffix));
         let token = match &self.token {
             TokenSource::File(path) => Some(path.clone()),
             _ => None,
         };
         let files = [
-            ("the checkpoint", checkpoint.clone()),
+            ("the checkpoint", beside("")),
             ("the checkpoint's lock", beside(".lock")),
             ("the checkpoint's temporary file", beside(".tmp")),
             ("--token-file", token),
@@ -190,12 +190,10 @@ impl Config {
         let mut seen: HashMap<PathBuf, &str> = HashMap::new();
         for (name, path) in files {
             let Some(path) = path else { continue };
-            // The same file may be named in other ways.
-            let directory = fs::directory(&path).canonicalize();
-            let place = directory.map_or_else(
-                |_| path.clone(),
-                |directory| directory.join(path.file_name().unwrap_or_default()),
-            );
+            // The same directory may be named in other ways.
+            let directory = fs::directory(&path);
+            let directory = directory.canonicalize().unwrap_or(directory.to_owned());
+            let place = directory.join(path.file_name().unwrap_or_default());
             if let Some(other) = seen.insert(place, name) {
                 let shown = path.display();
                 return Err(format!("{name} names the same file as {other}: {shown}"));
@@ -203,11 +201,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-/// The value of a variable; an empty one counts as unset.
-fn variable(environment: Environment, name: &str) -> Option<OsString> {
-    environment(name).filter(|value| !value.is_empty())
 }
 
 /// Refuses the first of these options that is given, for this reason.
@@ -219,7 +212,7 @@ fn refuse(options: &[(&str, bool)], reason: &str) -> Result<(), String> {
 }
 
 fn token_source(args: &Args, environment: Environment) -> Result<TokenSource, String> {
-    // A token that is not UTF-8 fails the check. An empty variable counts as not set.
+    // A token that is not UTF-8 fails the check. A variable with white space only counts as unset.
     let token = environment("TFC_ORG_TOKEN").map(|token| token.to_string_lossy().into_owned());
     let token = token.filter(|token| !token.trim().is_empty());
     match (&args.token_file, token) {
@@ -265,14 +258,14 @@ fn checkpoint_place(
 fn default_checkpoint(environment: Environment) -> Option<PathBuf> {
     // systemd sets it for a unit with `StateDirectory=`. Several are separated by a colon; the first
     // is the unit's main one.
-    if let Some(directories) = variable(environment, "STATE_DIRECTORY") {
+    if let Some(directories) = environment("STATE_DIRECTORY") {
         let first = std::env::split_paths(&directories).next()?;
         return Some(first.join("checkpoint.json"));
     }
     // The XDG Base Directory Specification has relative paths ignored.
-    let state = variable(environment, "XDG_STATE_HOME").map(PathBuf::from);
+    let state = environment("XDG_STATE_HOME").map(PathBuf::from);
     let state = state.filter(|path| path.is_absolute());
-    let home = || variable(environment, "HOME").map(PathBuf::from);
+    let home = || environment("HOME").map(PathBuf::from);
     let state = state.or_else(|| Some(home()?.join(".local/state")))?;
     Some(state.join("tfc-audit/checkpoint.json"))
 }
@@ -311,9 +304,7 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
     if args.exec.is_some() {
         return Err("--post and --exec exclude each other".to_owned());
     }
-    let mut url = Url::parse(address)
-        .and_then(Url::check_localhost)
-        .map_err(|fault| format!("--post {fault}"))?;
+    let mut url = Url::parse(address).map_err(|fault| format!("--post {fault}"))?;
     let headers = args.header.iter().map(|text| Header::parse(text));
     let headers: Vec<_> = headers
         .collect::<Result<_, _>>()

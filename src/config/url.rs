@@ -42,7 +42,8 @@ impl Url {
             Some("http") => ("http", 80),
             _ => return Err(NO_ADDRESS),
         };
-        let authority = uri.authority().ok_or("has no host")?;
+        let authority = uri.authority().filter(|it| !it.host().is_empty());
+        let authority = authority.ok_or("has no host")?;
         if authority.as_str().contains('@') {
             return Err("holds a user name; credentials are never part of an address");
         }
@@ -50,9 +51,6 @@ impl Url {
             return Err("has a fragment");
         }
         let host = authority.host().to_ascii_lowercase();
-        if host.is_empty() {
-            return Err("has no host");
-        }
         let port = port(authority)?.unwrap_or(default);
         let origin = if port == default {
             format!("{scheme}://{host}")
@@ -99,28 +97,14 @@ impl Url {
         self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     }
 
-    /// Checks that `localhost` is this machine where a request to it is not encrypted: a name
-    /// service may know another one.
-    ///
-    /// # Errors
-    /// The fault, as the rest of a sentence.
-    pub fn check_localhost(self) -> Result<Self, &'static str> {
-        if self.is_https || self.host != "localhost" {
-            return Ok(self);
-        }
-        let addresses = ("localhost", self.port).to_socket_addrs();
-        match addresses.map(|mut all| all.all(|address| address.ip().is_loopback())) {
-            Ok(false) => Err(
-                "is localhost, which is another machine by this one's name service: use 127.0.0.1",
-            ),
-            // Without an address there is no connection either.
-            _ => Ok(self),
-        }
-    }
-
-    /// Tells if others on the way can read requests.
+    /// Tells if others on the way can read requests. A name service may know another `localhost`.
     pub fn is_exposed(&self) -> bool {
-        !self.is_https && !self.is_loopback()
+        if self.is_https || self.host != "localhost" {
+            return !self.is_https && !self.is_loopback();
+        }
+        let addresses = (self.host.as_str(), self.port).to_socket_addrs();
+        // Without an address there is no connection either.
+        addresses.is_ok_and(|mut all| all.any(|address| !address.ip().is_loopback()))
     }
 }
 
