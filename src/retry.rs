@@ -20,6 +20,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// ends, and the next run retries.
 pub(crate) const LONGEST_NAMED_WAIT: Duration = Duration::from_secs(15 * 60);
 
+/// From here on, seconds are a time since 1970 (2001), and no span.
+const FIRST_TIME: Duration = Duration::from_secs(1_000_000_000);
+
 /// The time and the retries that one side is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
@@ -143,38 +146,26 @@ pub fn is_retryable(status: u16) -> bool {
 /// with the `Date` of the answer, so that the clocks need not agree. Otherwise it is
 /// `x-ratelimit-reset`, which HCP Terraform documents for its 429 as seconds with a fraction.
 ///
-/// Other services send the time as seconds or milliseconds since 1970, in either header. A time that
-/// is more than a day away is nonsense and ignored, as any other text is.
+/// Other services send the seconds since 1970 in either header. A time that is more than a day away
+/// is nonsense and ignored, as any other text is.
 pub fn named_wait<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
     let until = |time: OffsetDateTime| {
         let wait = time - header("date").and_then(time::parse_http_date)?;
         (wait.abs() <= ::time::Duration::DAY).then(|| Duration::try_from(wait).unwrap_or_default())
     };
-    let wait = |text: &str| {
-        let text = text.trim();
-        let Ok(seconds) = text.parse::<f64>() else {
+    let wait = |name| {
+        let text = header(name)?.trim();
+        let Ok(seconds) = text.parse() else {
             return until(time::parse_http_date(text)?);
         };
-        let seconds = if seconds < FIRST_MILLISECONDS {
-            seconds
-        } else {
-            seconds / 1000.0
-        };
         let span = Duration::try_from_secs_f64(seconds).ok()?;
-        if seconds < FIRST_TIME {
+        if span < FIRST_TIME {
             return Some(span);
         }
         until(OffsetDateTime::UNIX_EPOCH.checked_add(span.try_into().ok()?)?)
     };
-    ["retry-after", "x-ratelimit-reset"]
-        .into_iter()
-        .find_map(|name| header(name).and_then(wait))
+    wait("retry-after").or_else(|| wait("x-ratelimit-reset"))
 }
-
-/// The numbers from which on seconds are a time since 1970 (here 2001), and such a time is in
-/// milliseconds (here 2001 again).
-const FIRST_TIME: f64 = 1e9;
-const FIRST_MILLISECONDS: f64 = 1e12;
 
 #[cfg(test)]
 mod tests {
@@ -316,7 +307,7 @@ mod tests {
             Some(2 * SECOND)
         );
         // 03:04:05 is 1767323045.
-        for time in ["1767323055", "1767323055.0", "1767323055000"] {
+        for time in ["1767323055", "1767323055.0"] {
             for name in ["retry-after", "x-ratelimit-reset"] {
                 assert_eq!(wait(&[(name, time), date]), Some(10 * SECOND), "{time}");
             }
