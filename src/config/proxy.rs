@@ -56,17 +56,15 @@ impl Proxy {
     }
 
     fn new(variable: &'static str, value: &str) -> Result<Self, String> {
-        let proxy = ureq::Proxy::new(value)
-            .ok()
-            .filter(|proxy| !proxy.host().is_empty())
-            .filter(|proxy| proxy.uri().authority().is_some_and(|it| port(it).is_ok()))
-            .ok_or_else(|| {
-                format!("${variable} does not name a proxy, such as http://proxy.example.com:3128 or http://USER:PASSWORD@proxy.example.com:3128 (special characters percent-encoded)")
-            })?;
-        match proxy.protocol() {
-            ProxyProtocol::Http | ProxyProtocol::Https => Ok(Self { variable, proxy }),
-            other => Err(format!(
-                "${variable} names a {other} proxy; only http and https proxies are supported"
+        let is_supported = |proxy: &ureq::Proxy| {
+            matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https)
+                && !proxy.host().is_empty()
+                && proxy.uri().authority().is_some_and(|it| port(it).is_ok())
+        };
+        match ureq::Proxy::new(value).ok().filter(is_supported) {
+            Some(proxy) => Ok(Self { variable, proxy }),
+            None => Err(format!(
+                "${variable} does not name an http or https proxy, such as http://proxy.example.com:3128 or http://USER:PASSWORD@proxy.example.com:3128 (special characters percent-encoded)"
             )),
         }
     }
