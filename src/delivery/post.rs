@@ -146,7 +146,7 @@ impl<'a> Receiver<'a> {
         };
         let status = response.status().as_u16();
         let wait = http::wait(response.headers());
-        let redirect = http::redirect(&response);
+        let redirect = self.connection.redirect(&response);
         let mut said = Vec::new();
         let broken = http::read_body(response, LARGEST_BODY, &mut said).err();
         let answer = Answer {
@@ -155,9 +155,7 @@ impl<'a> Receiver<'a> {
             body: broken.is_none().then_some(&said),
             said: &match redirect {
                 None => self.connection.show(self.post.format.said(&said)),
-                Some(address) => {
-                    format!("it leads to {}", self.connection.show(address.as_bytes()))
-                }
+                Some(address) => format!("it leads to {address}"),
             },
             show: &|text| self.connection.show(text),
         };

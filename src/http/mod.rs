@@ -156,6 +156,15 @@ impl Connection {
         secret::excerpt(&self.secrets, text)
     }
 
+    /// The address that a redirect names, safe to show; `None` for any other answer. User name,
+    /// password, query and fragment are left out, because they may be secret.
+    pub fn redirect(&self, response: &Response<Body>) -> Option<String> {
+        let location = response.headers().get("location");
+        let location = location.filter(|_| response.status().is_redirection())?;
+        let address = public(&String::from_utf8_lossy(location.as_bytes()));
+        Some(self.show(address.as_bytes()))
+    }
+
     fn words(&self, error: &Error) -> String {
         match error {
             Error::BodyExceedsLimit(limit) => {
@@ -263,7 +272,6 @@ pub fn wait(headers: &HeaderMap) -> Option<Duration> {
 
 /// How many requests a second the service allows. HCP Terraform sends `x-ratelimit-limit`, and the
 /// vendor's own client paces itself by it.
-#[must_use]
 pub fn limit(headers: &HeaderMap) -> Option<u32> {
     let limit = header(headers, "x-ratelimit-limit")?.trim().parse().ok();
     limit.filter(|limit| (1..=MOST_ALLOWED).contains(limit))
@@ -274,14 +282,6 @@ pub fn limit(headers: &HeaderMap) -> Option<u32> {
 pub fn spent(headers: &HeaderMap) -> Option<Duration> {
     let is_spent = header(headers, "x-ratelimit-remaining").is_some_and(|left| left.trim() == "0");
     is_spent.then(|| wait(headers)).flatten()
-}
-
-/// The address that a redirect names; `None` for any other answer. User name, password, query and
-/// fragment are left out, because they may be secret. The rest is foreign text.
-pub fn redirect(response: &Response<Body>) -> Option<String> {
-    let location = response.headers().get("location");
-    let location = location.filter(|_| response.status().is_redirection())?;
-    Some(public(&String::from_utf8_lossy(location.as_bytes())))
 }
 
 /// An address without the parts that may be secret.

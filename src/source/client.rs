@@ -51,12 +51,12 @@ impl Client {
         format!("{} (page {})", self.url, request.number)
     }
 
-    /// The failure of a request without a complete answer.
-    fn broken(&self, request: &PageRequest, error: &ureq::Error) -> Failure {
-        let message = format!("{}: {}", self.at(request), self.connection.describe(error));
+    /// The failure of a request that has no complete answer, or whose answer is not a page.
+    fn failure(&self, request: &PageRequest, fault: &str, retryable: bool) -> Failure {
+        let error = Error::Source(format!("{}: {fault}", self.at(request)));
         Failure {
-            retryable: http::is_retryable(error),
-            ..Failure::permanent(Error::Source(message))
+            retryable,
+            ..Failure::permanent(error)
         }
     }
 
@@ -64,9 +64,8 @@ impl Client {
     fn refused(&self, request: &PageRequest, response: Response<Body>) -> Result<Answer, Failure> {
         let code = response.status().as_u16();
         let wait = http::wait(response.headers()).or((code == 429).then_some(UNNAMED_WAIT));
-        let redirect = http::redirect(&response)
-            .map(|address| format!(" to {}", self.connection.show(address.as_bytes())))
-            .unwrap_or_default();
+        let redirect = self.connection.redirect(&response);
+        let redirect = redirect.map_or(String::new(), |address| format!(" to {address}"));
         let mut body = Vec::new();
         // The body is only shown, so a part of it is enough.
         let _ = http::read_body(response, LARGEST_ERROR_BODY, &mut body);
@@ -75,18 +74,20 @@ impl Client {
         if !body.is_empty() {
             message = format!("{message}: {body}");
         }
-        let error = match code {
+        let hint = match code {
             400 | 404 | 422 if request.number > 1 => return Ok(Answer::Missing(message)),
-            401 => Error::TokenRefused(format!(
-                "{message}; the token is not valid, or no longer: replace it with a new organization or audit-trail token"
-            )),
-            403 | 404 => Error::TokenRefused(format!(
-                "{message}; the token is neither an organization nor an audit-trail token, the plan of its organization has no audit trails, or --endpoint is not HCP Terraform"
-            )),
-            300..400 => Error::Source(format!(
-                "{message}; redirects are not followed: is --endpoint right?"
-            )),
-            _ => Error::Source(message),
+            401 => {
+                "; the token is not valid, or no longer: replace it with a new organization or audit-trail token"
+            }
+            403 | 404 => {
+                "; the token is neither an organization nor an audit-trail token, the plan of its organization has no audit trails, or --endpoint is not HCP Terraform"
+            }
+            300..400 => "; redirects are not followed: is --endpoint right?",
+            _ => "",
+        };
+        let error = match code {
+            401 | 403 | 404 => Error::TokenRefused(message + hint),
+            _ => Error::Source(message + hint),
         };
         Err(Failure {
             retryable: retry::is_retryable(code),
@@ -110,7 +111,11 @@ impl Source for Client {
             }
             self.connection.limit(call, timeout).call()
         });
-        let response = answer.map_err(|error| self.broken(request, &error))?;
+        let broken = |error: ureq::Error| {
+            let fault = self.connection.describe(&error);
+            self.failure(request, &fault, http::is_retryable(&error))
+        };
+        let response = answer.map_err(broken)?;
         if response.status() != StatusCode::OK {
             return self.refused(request, response);
         }
@@ -118,24 +123,18 @@ impl Source for Client {
         let pause = http::spent(response.headers());
         let limit = http::limit(response.headers());
         let mut body = spare::take();
-        http::read_body(response, LARGEST_BODY, &mut body)
-            .map_err(|error| self.broken(request, &error))?;
-        match page::parse(body) {
-            Ok(page) => Ok(Answer::Page(Page {
-                date,
-                pause,
-                limit,
-                ..page
-            })),
-            Err(malformed) => {
-                let fault = self.connection.show(malformed.fault.as_bytes());
-                let found = self.connection.show(malformed.found.as_bytes());
-                let message = format!("{}: {fault}: {found}", self.at(request));
-                Err(Failure {
-                    retryable: malformed.is_retryable,
-                    ..Failure::permanent(Error::Source(message))
-                })
-            }
-        }
+        http::read_body(response, LARGEST_BODY, &mut body).map_err(broken)?;
+        let page = page::parse(body).map_err(|malformed| {
+            let fault = self.connection.show(malformed.fault.as_bytes());
+            let found = self.connection.show(malformed.found.as_bytes());
+            let fault = format!("{fault}: {found}");
+            self.failure(request, &fault, malformed.is_retryable)
+        })?;
+        Ok(Answer::Page(Page {
+            date,
+            pause,
+            limit,
+            ..page
+        }))
     }
 }
