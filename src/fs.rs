@@ -18,7 +18,7 @@
 //! the way are checked first and used afterwards.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -31,18 +31,25 @@ pub const PRIVATE: u32 = 0o600;
 /// No link is followed, and a FIFO without a reader or writer does not block.
 const NO_LINK_NO_WAIT: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
-/// Opens a file that exists for reading, by the rules above.
+/// Reads the beginning of a file by the rules above, at most this many bytes. Returns `None` if there
+/// is no file.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] if there is no file, the system's error, or the rule that is broken.
-pub fn open_to_read(path: &Path) -> io::Result<File> {
-    open(path, OpenOptions::new().read(true))
+/// The system's error, or the rule that is broken.
+pub fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match open(path, OpenOptions::new().read(true)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 /// Opens a file that exists for appending, by the rules above.
 ///
 /// # Errors
-/// As of [`open_to_read`].
+/// [`ErrorKind::NotFound`] if there is no file, the system's error, or the rule that is broken.
 pub fn open_to_append(path: &Path) -> io::Result<File> {
     open(path, OpenOptions::new().append(true))
 }
@@ -226,10 +233,10 @@ mod tests {
         fs::hard_link(&file, &other).unwrap();
         for (mode, is_refused) in [(0o755, false), (0o1777, true)] {
             fs::set_permissions(place.path(), fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(open_to_read(&file).is_err(), is_refused, "{mode:o}");
+            assert_eq!(read(&file, 1).is_err(), is_refused, "{mode:o}");
         }
         fs::remove_file(&other).unwrap();
-        assert!(open_to_read(&file).is_ok());
+        assert!(read(&file, 1).is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The checkpoint's file: its lock, how it is read and how it is replaced.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -229,22 +229,18 @@ pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint
             "the checkpoint {shown} cannot be trusted: {fault}; nothing was done. Restore it, name another with --checkpoint, or remove it and run once with --since and the time of the newest event that arrived (without --since, everything retained is delivered again)"
         ))
     };
-    let mut json = Vec::new();
-    let file = fs::open_to_read(&place.path);
-    match file.and_then(|file| file.take(LARGEST + 1).read_to_end(&mut json)) {
-        Err(error) if error.kind() == ErrorKind::NotFound && place.required => {
-            Err(Error::Checkpoint(format!(
-                "there is no checkpoint {shown}, and --require-checkpoint is given; to start afresh, run once without it"
-            )))
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+    match fs::read(&place.path, LARGEST + 1) {
+        Ok(None) if place.required => Err(Error::Checkpoint(format!(
+            "there is no checkpoint {shown}, and --require-checkpoint is given; to start afresh, run once without it"
+        ))),
+        Ok(None) => Ok(None),
+        Ok(Some(json)) if json.len() as u64 > LARGEST => Err(untrusted("it is larger than 64 MiB")),
+        Ok(Some(json)) => Checkpoint::parse(&json, endpoint)
+            .map(Some)
+            .map_err(|fault| untrusted(&fault)),
         Err(error) => {
             let what = format!("the checkpoint {shown} cannot be read");
             Err(unusable(place, &what, &error))
         }
-        Ok(_) if json.len() as u64 > LARGEST => Err(untrusted("it is larger than 64 MiB")),
-        Ok(_) => Checkpoint::parse(&json, endpoint)
-            .map(Some)
-            .map_err(|fault| untrusted(&fault)),
     }
 }

@@ -11,7 +11,7 @@
 //!   the collector does not tell its files apart.
 
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Read};
+use std::io;
 use std::path::Path;
 
 use ::time::OffsetDateTime;
@@ -64,17 +64,11 @@ pub fn write(path: &Path, report: &Report, ending: &Ending) -> Result<(), String
 /// # Errors
 /// If the file cannot be read or is not a metrics file.
 pub fn read(path: &Path) -> io::Result<String> {
-    let file = match fs::open_to_read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
-        file => file?,
-    };
-    let mut text = String::new();
-    file.take(MOST_READ)
-        .read_to_string(&mut text)
+    let bytes = fs::read(path, MOST_READ)?.unwrap_or_default();
+    String::from_utf8(bytes)
         .ok()
-        .filter(|_| text.is_empty() || text.starts_with(START))
-        .ok_or_else(|| io::Error::other("it holds something else; name a file of its own"))?;
-    Ok(text)
+        .filter(|text| text.is_empty() || text.starts_with(START))
+        .ok_or_else(|| io::Error::other("it holds something else; name a file of its own"))
 }
 
 /// Returns the content of a file of this name that held `before`.
