@@ -396,14 +396,3 @@ fn what_does_not_fit_into_a_request_is_refused() {
     let header = |length| parse_header(&format!("A: {}", text(length)));
     assert!(header(8192).is_ok() && header(8193).is_err());
 }
-
-#[test]
-fn a_run_without_a_token_is_refused() {
-    let args = match cli::parse([]).unwrap() {
-        cli::Command::Run(args) => args,
-        cli::Command::Print(text) => panic!("{text}"),
-    };
-    let environment = |name: &str| (name == "HOME").then(|| "/home/ann".into());
-    let message = Config::new(&args, &environment, OffsetDateTime::UNIX_EPOCH).unwrap_err();
-    assert!(message.starts_with("no token"), "{message}");
-}
