@@ -99,24 +99,24 @@ pub fn retry<T>(
         if !failure.retryable {
             return Err(failure.error);
         }
-        let gave_up = |why: &str| Err(with_reason(failure.error, why));
         let left = time_left()?;
-        if attempts > patience.retries {
-            let plural = if attempts == 1 { "" } else { "s" };
-            return gave_up(&format!("after {attempts} attempt{plural}"));
-        }
         // Never less than our own wait: some answers name one of 0 seconds.
         let own = backoff(attempts).mul_f64(clock.chance());
         let wait = failure.wait.map_or(own, |named| named.max(own));
-        if wait > LONGEST_NAMED_WAIT {
+        let why = if attempts > patience.retries {
+            let plural = if attempts == 1 { "" } else { "s" };
+            format!("after {attempts} attempt{plural}")
+        } else if wait > LONGEST_NAMED_WAIT {
             let seconds = wait.as_secs();
-            return gave_up(&format!("because the answer asks to wait {seconds} s"));
-        }
-        if left <= wait {
-            return gave_up("because --max-time leaves no time for a retry");
-        }
-        clock.sleep(wait);
-        *retried += 1;
+            format!("because the answer asks to wait {seconds} s")
+        } else if left <= wait {
+            "because --max-time leaves no time for a retry".to_owned()
+        } else {
+            clock.sleep(wait);
+            *retried += 1;
+            continue;
+        };
+        return Err(with_reason(failure.error, &why));
     }
 }
 
