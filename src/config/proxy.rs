@@ -123,22 +123,17 @@ fn is_under(host: &str, domain: &str) -> bool {
 
 /// Tells if an address is in a network; a network without a length is a single address.
 fn is_in_network(address: IpAddr, network: &str) -> bool {
-    let (base, length) = match network.split_once('/') {
-        Some((base, length)) => (base, length.parse().ok()),
-        None => (network, Some(128)),
+    let (base, length) = network.split_once('/').unwrap_or((network, "128"));
+    let (Ok(base), Ok(length)) = (base.parse::<IpAddr>(), length.parse()) else {
+        return false;
     };
     // Both as 128 bits, the significant ones first.
     let bits = |address: IpAddr| match address {
         IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
         IpAddr::V6(address) => address.to_bits(),
     };
-    match (base.parse::<IpAddr>(), length) {
-        (Ok(base), Some(length)) if base.is_ipv4() == address.is_ipv4() => {
-            let differing = bits(base) ^ bits(address);
-            differing.leading_zeros() >= length
-        }
-        _ => false,
-    }
+    let differing = bits(base) ^ bits(address);
+    base.is_ipv4() == address.is_ipv4() && differing.leading_zeros() >= length
 }
 
 #[cfg(test)]
