@@ -125,26 +125,22 @@ pub fn parse_header(text: &str) -> Result<(String, Secret), &'static str> {
         .split_once(':')
         .ok_or("is not of the form 'NAME: VALUE'")?;
     let value = value.trim();
-    if HeaderName::try_from(name).is_err() {
-        return Err("has a name that is not allowed in HTTP");
-    }
-    if OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
-        return Err("is set by the program itself");
-    }
-    if value.is_empty() {
-        return Err("has no value");
-    }
-    if value.len() > LONGEST_VALUE {
-        return Err("has a value longer than 8 KiB");
-    }
     let is_credential = name.to_ascii_lowercase().ends_with("authorization");
-    if is_credential && SCHEMES.contains(&value.to_ascii_lowercase().as_str()) {
-        return Err("has no credential behind the word that names its kind");
+    if HeaderName::try_from(name).is_err() {
+        Err("has a name that is not allowed in HTTP")
+    } else if OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+        Err("is set by the program itself")
+    } else if value.is_empty() {
+        Err("has no value")
+    } else if value.len() > LONGEST_VALUE {
+        Err("has a value longer than 8 KiB")
+    } else if is_credential && SCHEMES.contains(&value.to_ascii_lowercase().as_str()) {
+        Err("has no credential behind the word that names its kind")
+    } else if HeaderValue::try_from(value).is_err() {
+        Err("has a value with a character that is not allowed in HTTP")
+    } else {
+        Ok((name.to_owned(), Secret::new(value.to_owned())))
     }
-    if HeaderValue::try_from(value).is_err() {
-        return Err("has a value with a character that is not allowed in HTTP");
-    }
-    Ok((name.to_owned(), Secret::new(value.to_owned())))
 }
 
 /// The files of a client certificate, both PEM.
