@@ -119,7 +119,7 @@ impl Checkpoint {
     /// Describes how fields contradict each other, if they do.
     fn contradiction(&self) -> Option<&'static str> {
         let (last, start) = (self.last_timestamp, self.boundary_start);
-        let is_outside = |&time| Some(time) > last || start.is_some_and(|start| time < start);
+        let is_outside = |&time| Some(time) > last || Some(time) < start;
         let lacks_id = |ids: &Vec<EventId>| ids.is_empty() || ids.contains(&EventId::new(""));
         let lacks = |last| start.is_none() || !self.boundary.contains_key(&last);
         if start != start.map(time::floor_second) {
@@ -182,10 +182,8 @@ impl Checkpoint {
             self.organization_id = events.iter().find_map(Event::organization);
         }
         let settled = self.move_boundary(rest, settled_by, overlap);
-        for event in events
-            .iter()
-            .filter(|event| self.boundary_start.is_none_or(|start| event.time >= start))
-        {
+        let start = self.boundary_start;
+        for event in events.iter().filter(|event| Some(event.time) >= start) {
             let ids = self.boundary.entry(event.time).or_default();
             ids.push(event.id.clone());
         }
@@ -236,10 +234,9 @@ impl Checkpoint {
     }
 
     fn start_boundary(&mut self, start: OffsetDateTime) {
-        self.boundary_start = self.boundary_start.max(Some(start));
-        if let Some(start) = self.boundary_start {
-            self.boundary = self.boundary.split_off(&start);
-        }
+        let start = self.boundary_start.map_or(start, |old| old.max(start));
+        self.boundary_start = Some(start);
+        self.boundary = self.boundary.split_off(&start);
     }
 }
 
