@@ -114,20 +114,16 @@ impl Config {
     /// # Errors
     /// One line that names the option or variable and the fault.
     pub fn new(args: &Args, environment: Environment, now: OffsetDateTime) -> Result<Self, String> {
-        if args.check && args.dry_run {
-            return Err("--check and --dry-run exclude each other".to_owned());
-        }
+        let is_both = [("check", args.check && args.dry_run)];
+        refuse(&is_both, "and --dry-run exclude each other")?;
         let environment = &|name: &str| environment(name).filter(|value| !value.is_empty());
         let [since, until] = [args.since, args.until].map(|when| Some(when?.resolve(now)));
         if until.is_some() && !args.no_checkpoint {
             return Err("--until goes with --no-checkpoint: a later run with the checkpoint would skip the events after it".to_owned());
         }
-        if since.is_some_and(|since| since > now) {
-            return Err("--since lies in the future".to_owned());
-        }
-        if since.is_some() && until.is_some() && since >= until {
-            return Err("--until is not after --since".to_owned());
-        }
+        refuse(&[("since", since > Some(now))], "lies in the future")?;
+        let is_empty = until.is_some() && until <= since;
+        refuse(&[("until", is_empty)], "is not after --since")?;
         let endpoint =
             Url::parse_endpoint(&args.endpoint).map_err(|fault| format!("--endpoint {fault}"))?;
         if endpoint.is_exposed() {
@@ -203,9 +199,9 @@ impl Config {
     }
 }
 
-/// Refuses the first of these options that is given, for this reason.
+/// Refuses the first of these options for which the condition holds, for this reason.
 fn refuse(options: &[(&str, bool)], reason: &str) -> Result<(), String> {
-    match options.iter().find(|(_, is_given)| *is_given) {
+    match options.iter().find(|(_, is_wrong)| *is_wrong) {
         Some((name, _)) => Err(format!("--{name} {reason}")),
         None => Ok(()),
     }
@@ -301,9 +297,8 @@ fn destination(args: &Args, environment: Environment) -> Result<Destination, Str
 }
 
 fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, String> {
-    if args.exec.is_some() {
-        return Err("--post and --exec exclude each other".to_owned());
-    }
+    let is_both = [("post", args.exec.is_some())];
+    refuse(&is_both, "and --exec exclude each other")?;
     let mut url = Url::parse(address).map_err(|fault| format!("--post {fault}"))?;
     let headers = args.header.iter().map(|text| Header::parse(text));
     let headers: Vec<_> = headers
@@ -337,11 +332,9 @@ fn post(args: &Args, address: &str, environment: Environment) -> Result<Post, St
 /// Refuses labels that the format cannot take. Loki's names are documented at
 /// <https://grafana.com/docs/loki/latest/get-started/labels/>.
 fn check_labels(labels: &[Label], format: Format) -> Result<(), String> {
-    let has_labels = matches!(format, Format::Loki | Format::SplunkHec | Format::Otlp);
-    if !has_labels {
-        let given = [("label", !labels.is_empty())];
-        return refuse(&given, "goes with --format splunk-hec, loki or otlp");
-    }
+    let takes_some = matches!(format, Format::Loki | Format::SplunkHec | Format::Otlp);
+    let is_wrong = [("label", !takes_some && !labels.is_empty())];
+    refuse(&is_wrong, "goes with --format splunk-hec, loki or otlp")?;
     let mut names = HashSet::new();
     if let Some((name, _)) = labels.iter().find(|(name, _)| !names.insert(name)) {
         return Err(format!("--label: {name:?} is given more than once"));
