@@ -75,16 +75,11 @@ fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
         },
     };
     if !there.is_file() {
-        let kind = match there.file_type() {
-            kind if kind.is_dir() => "directory",
-            kind if kind.is_symlink() => "symbolic link",
-            _ => "special file",
-        };
-        let fault = format!("it is a {kind}, not a regular file");
+        let fault = "it is a directory, a link or a special file, not a regular file";
         return Err(io::Error::other(fault));
     }
-    let file = opened?;
     refuse_planted("it", path, &there)?;
+    let file = opened?;
     // Where everybody can write, another user may have given one of our files this name, too.
     let everybody_writes = fs::metadata(directory(path))?.mode() & 0o002 != 0;
     if there.nlink() > 1 && everybody_writes {
