@@ -139,22 +139,10 @@ fn certificate(fault: &CertificateError) -> String {
             at(not_before),
             at(time)
         ),
-        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            "it names no host or address in a subjectAltName: issue it again with one for this address".to_owned()
-        }
-        CertificateError::NotValidForNameContext {
-            expected,
-            presented,
-        } => {
-            // Each is written as `DnsName("a.example.com")`.
-            let names = presented.iter().filter_map(|name| name.split(['(', ')']).nth(1));
-            let names: Vec<_> = names.map(|name| name.trim_matches('"')).collect();
-            format!(
-                "it is valid for {}, not for {}: use a name that it is valid for, or have one issued for this name",
-                excerpt(names.join(", ").as_bytes()),
-                expected.to_str()
-            )
-        }
+        CertificateError::NotValidForNameContext { .. } => format!(
+            "{}: use a name that it is valid for, or have it issued again with a subjectAltName for this one",
+            excerpt(fault.to_string().as_bytes())
+        ),
         CertificateError::Other(other) => match other.0.downcast_ref() {
             Some(webpki::Error::UnsupportedCertVersion) => {
                 "it is of X.509 version 1, as `openssl x509 -req` makes it: issue it again as version 3, with -extfile and a subjectAltName".to_owned()
