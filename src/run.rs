@@ -302,7 +302,7 @@ impl Drain<'_> {
                 if !delivery.put_aside(&unreadable, &window.events, &mut commit, warn)? {
                     exit = Exit::SourceFailed;
                 }
-                let result = delivery.deliver(&window.events, &mut commit, warn);
+                let result = delivery.deliver(window.events, &mut commit, warn);
                 report.delivery = delivery.figures();
                 result?;
             }

@@ -20,19 +20,17 @@ pub mod post;
 pub mod split;
 pub mod stdout;
 
-use std::borrow::Cow;
-use std::slice;
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::delivery::dead_letters::DeadLetters;
-use crate::delivery::ledger::{Fate, Ledger};
+use crate::delivery::ledger::Ledger;
 use crate::delivery::numbering::Numbering;
-use crate::delivery::split::{BodySizes, halves, split_at};
+use crate::delivery::split::BodySizes;
 use crate::error::Error;
 use crate::event::Event;
 use crate::format::Limits;
-use crate::format::verdict::{Item, Rest, Taken, Verdict};
+use crate::format::verdict::{Fate, Rest, Taken, Verdict};
 use crate::retry::{Failure, Patience, retry};
 use crate::text::excerpt;
 use crate::time;
@@ -97,22 +95,11 @@ pub struct Delivery<'a> {
     commit_every: usize,
     /// The receiver has taken an event, in this run or in an earlier one.
     is_proven: bool,
-    /// Events that were refused before the receiver was proven, and why.
-    held: Vec<(Event, String)>,
+    /// Events that were refused before the receiver was proven, and their fates.
+    held: (Vec<Event>, Vec<Fate>),
     sizes: BodySizes,
     numbering: Numbering,
     figures: Figures,
-}
-
-/// The events of a part that are left after all retries, and why.
-struct Left {
-    part: Vec<usize>,
-    rest: Rest,
-    message: String,
-    /// The size of the last body.
-    size: usize,
-    /// The answer had an event's number: the first of these events goes alone.
-    is_numbered: bool,
 }
 
 impl<'a> Delivery<'a> {
@@ -134,7 +121,7 @@ impl<'a> Delivery<'a> {
             dead_letters,
             commit_every,
             is_proven,
-            held: Vec::new(),
+            held: Default::default(),
             sizes: BodySizes::default(),
             numbering: Numbering::default(),
             figures: Figures::default(),
@@ -153,40 +140,36 @@ impl<'a> Delivery<'a> {
     /// If some events could not be delivered. The events acknowledged before are committed.
     pub fn deliver(
         &mut self,
-        events: &[Event],
+        events: Vec<Event>,
         commit: Commit,
         warn: &mut dyn FnMut(&str),
     ) -> Result<(), Error> {
-        let held = std::mem::take(&mut self.held);
-        let mut all = Cow::Borrowed(events);
-        if !held.is_empty() {
-            let held = held.iter().map(|(event, _)| event);
-            all = held.chain(events).cloned().collect();
-        }
+        let (mut all, mut fates) = std::mem::take(&mut self.held);
+        let held = all.len();
+        all.extend(events);
+        fates.resize(all.len(), Fate::Open);
         let mut ledger = Ledger {
             events: &all,
-            fates: vec![Fate::Open; all.len()],
+            fates,
             committed: 0,
-            settled: 0,
-            row: 0,
+            settled: held,
+            row: held,
             commit,
             warn,
         };
-        for (place, (_, why)) in held.into_iter().enumerate() {
-            ledger.fates[place] = Fate::Refused(why);
-        }
-        let settled = self.settle(&mut ledger);
-        let sent = settled.and_then(|()| self.send_all(&mut ledger));
+        let sent = self.send_all(&mut ledger);
         if let Err(Error::NotCommitted { .. } | Error::DeadLetter(_)) = sent {
             return sent;
         }
+        let settled = ledger.settled;
         if !self.is_proven {
-            let held = ledger.refused(ledger.settled).into_iter();
-            self.held = held.map(|(event, why)| (event.clone(), why)).collect();
+            let mut fates = ledger.fates;
+            fates.truncate(settled);
+            all.truncate(settled);
+            self.held = (all, fates);
             return sent;
         }
-        let until = ledger.settled;
-        let committed = self.commit(&mut ledger, until);
+        let committed = self.commit(&mut ledger, settled);
         // A failed commit is the worse of two errors: the next run repeats events.
         committed.and(sent)
     }
@@ -224,9 +207,10 @@ impl<'a> Delivery<'a> {
         if self.dead_letters.is_none() {
             return Ok(false);
         }
-        let held = self.held.first().map(|(event, _)| slice::from_ref(event));
+        let (held, _) = &self.held;
         let events = unreadable;
-        commit(Acknowledged { events }, held.unwrap_or(following))?;
+        let following = if held.is_empty() { following } else { held };
+        commit(Acknowledged { events }, following)?;
         Ok(true)
     }
 
@@ -235,124 +219,70 @@ impl<'a> Delivery<'a> {
     /// # Errors
     /// If the receiver has refused every event of the run.
     pub fn finish(&mut self) -> Result<(), Error> {
-        match self.held.last() {
-            None => Ok(()),
-            Some((_, why)) => Err(refuses("every event", why)),
+        match self.held.1.last() {
+            Some(Fate::Refused(why)) => Err(refuses("every event", why)),
+            _ => Ok(()),
         }
     }
 
     /// Sends batch after batch.
     fn send_all(&mut self, ledger: &mut Ledger) -> Result<(), Error> {
-        while ledger.settled < ledger.events.len() {
-            let bytes = self.sizes.most_bytes(self.limits.bytes);
-            let limits = Limits {
-                bytes,
-                ..self.limits
-            };
-            let (body, count) = self.target.encode(&ledger.events[ledger.settled..], limits);
-            let batch = (ledger.settled..ledger.settled + count).collect();
-            self.send_batch(ledger, batch, body)?;
-        }
-        Ok(())
-    }
-
-    /// Sends a batch, in as many parts as the receiver requires.
-    fn send_batch(
-        &mut self,
-        ledger: &mut Ledger,
-        batch: Vec<usize>,
-        body: Vec<u8>,
-    ) -> Result<(), Error> {
-        // The parts that are still to be sent, the oldest one on top.
-        let mut parts = vec![batch];
-        let mut whole = Some(body);
-        while let Some(part) = parts.pop() {
+        // Where batches have to end, since the receiver refused longer ones: the oldest on top.
+        let mut ends = vec![ledger.events.len()];
+        while let Some(&end) = ends.last() {
+            if end <= ledger.settled {
+                ends.pop();
+                continue;
+            }
             let is_probe = !self.is_proven && ledger.row > 0;
-            if is_probe && part.len() > 1 {
-                whole = None;
-                parts.extend(split_at(part, 1));
-                continue;
-            }
-            let encode = || self.target.encode(&ledger.pick(&part), Limits::NONE).0;
-            let body = whole.take().unwrap_or_else(encode);
-            if part.len() > 1 && self.sizes.is_too_large(body.len()) {
-                parts.extend(halves(part));
-                continue;
-            }
-            let Some(left) = self.request(ledger, part, body)? else {
-                continue;
-            };
-            if matches!(left.rest, Rest::TooLarge | Rest::Reset) {
-                self.sizes.refuse(left.size);
-            }
-            let is_alone = left.part.len() == 1;
-            let is_refused = is_alone || left.rest == Rest::RefusedEvents && !left.is_numbered;
-            if is_refused && self.dead_letters.is_none() {
-                return Err(refused(&left.message));
-            }
-            if is_alone {
-                self.numbering.told(1);
-                ledger.fates[left.part[0]] = Fate::Refused(left.message);
-                self.settle(ledger)?;
-            } else if left.is_numbered {
-                parts.extend(split_at(left.part, 1));
-            } else {
-                parts.extend(halves(left.part));
-            }
+            let end = if is_probe { ledger.settled + 1 } else { end };
+            ends.extend(self.send_batch(ledger, end)?);
         }
         Ok(())
     }
 
-    /// Sends a part, and retries it. Notes at once which events were taken. Returns the events that
-    /// have to be sent in another way; `None` if there are none.
-    fn request(
-        &mut self,
-        ledger: &mut Ledger,
-        mut part: Vec<usize>,
-        mut body: Vec<u8>,
-    ) -> Result<Option<Left>, Error> {
+    /// Sends the open events before `end`, as many as the limits allow, and retries them. Notes at
+    /// once which events were taken. If the others cannot go together, this returns where the next
+    /// batches have to end, the later end first.
+    fn send_batch(&mut self, ledger: &mut Ledger, end: usize) -> Result<Vec<usize>, Error> {
         let (clock, patience) = (self.clock, self.patience);
+        let limits = Limits {
+            bytes: self.sizes.most_bytes(self.limits.bytes),
+            ..self.limits
+        };
+        let mut batch = ledger.open(end);
         let (mut retries, mut resets, mut unanswered) = (0, 0, 0);
         let result = retry(clock, &patience, &mut retries, |timeout| {
-            let size = body.len();
-            let verdict = self.target.send(&ledger.pick(&part), &body, timeout);
+            let (body, count) = self.target.encode(&ledger.pick(&batch), limits);
+            batch.truncate(count);
+            let verdict = self.target.send(&ledger.pick(&batch), &body, timeout);
             self.figures.requests += 1;
-            self.figures.bytes += size as u64;
-            let verdict = verdict.map_err(Failure::permanent)?;
-            let (rest, message, count) = (verdict.rest, verdict.message, part.len());
+            self.figures.bytes += body.len() as u64;
+            let verdict = verdict?;
+            let (rest, message) = (verdict.rest, verdict.message);
             let is_numbered = matches!(verdict.taken, Taken::Before { .. });
-            let noted = self.note(ledger, &mut part, verdict.taken, rest);
-            noted.map_err(Failure::permanent)?;
-            if part.len() < count {
-                self.sizes.accept(size);
-                if part.is_empty() {
-                    return Ok(None);
-                }
-                body = self.target.encode(&ledger.pick(&part), Limits::NONE).0;
+            self.note(ledger, &mut batch, verdict.taken, rest)?;
+            if batch.len() < count {
+                self.sizes.accept(body.len());
+            }
+            if batch.is_empty() {
+                return Ok(None);
             }
             resets += u32::from(rest == Rest::Reset);
             unanswered += u32::from(rest == Rest::Unanswered);
             match rest {
-                Rest::Reset if resets < 2 || part.len() == 1 => {}
+                Rest::Reset if resets < 2 || batch.len() == 1 => {}
                 Rest::TooLarge | Rest::RefusedEvents | Rest::Reset => {
-                    return Ok(Some(Left {
-                        part: std::mem::take(&mut part),
-                        rest,
-                        message,
-                        size,
-                        is_numbered,
-                    }));
+                    return Ok(Some((rest, message, body.len(), is_numbered)));
                 }
-                Rest::Refused => return Err(Failure::permanent(Error::EventsRefused(message))),
+                Rest::Refused => return Err(Error::EventsRefused(message).into()),
                 Rest::Unanswered if unanswered >= MOST_UNANSWERED => {
-                    return Err(Failure::permanent(Error::Receiver(format!(
+                    return Err(Error::Receiver(format!(
                         "{message}; gave up after {unanswered} such tries, since it may have taken the events each time"
-                    ))));
+                    )).into());
                 }
                 Rest::Retry | Rest::Unanswered => {}
-                Rest::Failed | Rest::Nothing => {
-                    return Err(Failure::permanent(Error::Receiver(message)));
-                }
+                Rest::Failed | Rest::Nothing => return Err(Error::Receiver(message).into()),
             }
             Err(Failure {
                 wait: verdict.wait,
@@ -360,48 +290,66 @@ impl<'a> Delivery<'a> {
             })
         });
         self.figures.retries += retries;
-        result
+        let Some((rest, message, size, is_numbered)) = result? else {
+            return Ok(Vec::new());
+        };
+        let is_too_large = rest != Rest::RefusedEvents;
+        if is_too_large {
+            self.sizes.refuse(size);
+        }
+        let is_alone = batch.len() == 1;
+        let is_refused = is_alone || !is_too_large && !is_numbered;
+        if is_refused && self.dead_letters.is_none() {
+            return Err(refused(&message));
+        }
+        if is_alone {
+            self.numbering.told(1);
+            ledger.fates[batch[0]] = Fate::Refused(message);
+            self.settle(ledger)?;
+            return Ok(Vec::new());
+        }
+        // The next batch has fewer bytes, unless larger ones were accepted.
+        if is_too_large && self.sizes.most_bytes(size) < size {
+            return Ok(Vec::new());
+        }
+        let place = if is_numbered { 1 } else { batch.len() / 2 };
+        Ok(vec![batch[batch.len() - 1] + 1, batch[place]])
     }
 
-    /// Notes which events of a part were taken, and which were refused. The others stay in the part.
+    /// Notes which events of a batch were taken, and which were refused. The others stay in the batch.
     /// Commits as far as all events are settled.
     fn note(
         &mut self,
         ledger: &mut Ledger,
-        part: &mut Vec<usize>,
+        batch: &mut Vec<usize>,
         taken: Taken,
         rest: Rest,
     ) -> Result<(), Error> {
-        let mut refusal = None;
-        let mut items = match taken {
+        let count = batch.len();
+        let fates = match taken {
             Taken::None => return Ok(()),
-            Taken::Items(items) => items,
+            Taken::Items(fates) => fates,
             Taken::All => {
                 self.numbering.told(0);
-                part.iter().map(|_| Item::Taken).collect()
+                vec![Fate::Taken; count]
             }
             Taken::Before { number, code } => {
-                let certain = self.numbering.certain(number, code, rest, part.len());
-                (0..certain).map(|_| Item::Taken).collect()
+                vec![Fate::Taken; self.numbering.certain(number, code, rest, count)]
+            }
+        };
+        let mut refusal = None;
+        for (&place, fate) in batch.iter().zip(fates) {
+            match fate {
+                Fate::Refused(why) if self.dead_letters.is_none() => {
+                    refusal.get_or_insert(why);
+                }
+                fate => {
+                    self.is_proven |= fate == Fate::Taken;
+                    ledger.fates[place] = fate;
+                }
             }
         }
-        .into_iter();
-        part.retain(|&place| match items.next() {
-            Some(Item::Taken) => {
-                self.is_proven = true;
-                ledger.fates[place] = Fate::Taken;
-                false
-            }
-            Some(Item::Refused(why)) if self.dead_letters.is_some() => {
-                ledger.fates[place] = Fate::Refused(why);
-                false
-            }
-            Some(Item::Refused(why)) => {
-                refusal.get_or_insert(why);
-                true
-            }
-            Some(Item::Open) | None => true,
-        });
+        batch.retain(|&place| ledger.fates[place] == Fate::Open);
         self.settle(ledger)?;
         refusal.map_or(Ok(()), |why| Err(refused(&why)))
     }
@@ -414,9 +362,7 @@ impl<'a> Delivery<'a> {
         } else {
             (MOST_PROBES, "every event")
         };
-        if !ledger.settle(most) {
-            return Err(refuses(what, ledger.last_refusal()));
-        }
+        ledger.settle(most).map_err(|why| refuses(what, &why))?;
         let until = ledger.settled - ledger.row;
         if until - ledger.committed >= self.commit_every {
             self.commit(ledger, until)?;
@@ -429,25 +375,37 @@ impl<'a> Delivery<'a> {
         if until <= ledger.committed {
             return Ok(());
         }
-        let refused = ledger.refused(until);
+        let (settled, following) = ledger.events.split_at(until);
+        let events = &settled[ledger.committed..];
+        let fates = events.iter().zip(&ledger.fates[ledger.committed..]);
+        let refused = fates.filter_map(|(event, fate)| match fate {
+            Fate::Refused(why) => Some((event, why)),
+            _ => None,
+        });
+        let refused: Vec<_> = refused.collect();
         if let Some(dead_letters) = &mut self.dead_letters
             && !refused.is_empty()
         {
             let path = dead_letters.shown();
             dead_letters.append(refused.iter().map(|&(event, _)| event))?;
+            self.figures.dead_letters += refused.len() as u64;
             for (event, why) in refused {
-                self.figures.dead_letters += 1;
                 let id = excerpt(event.id.to_string().as_bytes());
                 (ledger.warn)(&format!(
                     "the event {id} was refused and is now in {path}: {why}"
                 ));
             }
         }
-        let (settled, following) = ledger.events.split_at(until);
-        let events = &settled[ledger.committed..];
         (ledger.commit)(Acknowledged { events }, following)?;
         ledger.committed = until;
         Ok(())
+    }
+}
+
+/// An error that is not the receiver's own ends all tries.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::permanent(error)
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::event::Event;
 use crate::format::quoted;
-use crate::format::verdict::{Answer, Item, Rest, Taken, Verdict};
+use crate::format::verdict::{Answer, Fate, Rest, Taken, Verdict};
 use crate::json::{self, Object};
 use crate::time;
 
@@ -103,13 +103,13 @@ fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
             _ => Rest::Refused,
         };
         items.push(match rest {
-            Rest::Nothing => Item::Taken,
-            Rest::RefusedEvents => Item::Refused(message),
+            Rest::Nothing => Fate::Taken,
+            Rest::RefusedEvents => Fate::Refused(message),
             _ => {
                 if verdict.rest == Rest::Nothing || rest == Rest::Refused {
                     (verdict.rest, verdict.message) = (rest, message);
                 }
-                Item::Open
+                Fate::Open
             }
         });
     }
@@ -161,11 +161,11 @@ mod tests {
             panic!("{verdict:?}")
         };
         let [
-            Item::Taken,
-            Item::Taken,
-            Item::Open,
-            Item::Refused(d),
-            Item::Open,
+            Fate::Taken,
+            Fate::Taken,
+            Fate::Open,
+            Fate::Refused(d),
+            Fate::Open,
         ] = &items[..]
         else {
             panic!("{items:?}")

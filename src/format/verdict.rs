@@ -115,17 +115,17 @@ pub enum Taken {
         code: u64,
     },
     /// Each event has an outcome of its own, in their order.
-    Items(Vec<Item>),
+    Items(Vec<Fate>),
 }
 
-/// The outcome for one event of a request.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Item {
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
     /// The receiver took it.
     Taken,
-    /// The receiver refused it because of its content.
+    /// The receiver refused it because of its content, and why.
     Refused(String),
-    /// The receiver did not take it; [`Verdict::rest`] says why.
+    /// The receiver has neither taken nor refused it.
     Open,
 }
 

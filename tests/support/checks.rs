@@ -19,7 +19,7 @@ use time::{OffsetDateTime, UtcOffset};
 use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::event::EventId;
 use tfc_audit::format::normalize::normalize;
-use tfc_audit::format::verdict::{Answer, Item, Taken};
+use tfc_audit::format::verdict::{Answer, Fate, Taken};
 use tfc_audit::format::{FORMATS, Format};
 use tfc_audit::retry::named_wait;
 use tfc_audit::source::page;

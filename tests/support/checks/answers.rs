@@ -46,7 +46,7 @@ pub fn answer(body: &[u8]) -> bool {
                     if let Taken::Items(fates) = &verdict.taken {
                         let (_, items) = bulk.as_ref().expect("a bulk answer");
                         let taken = |status: &u64| matches!(status, 200..300 | 409);
-                        let fates = fates.iter().map(|fate| *fate == Item::Taken);
+                        let fates = fates.iter().map(|fate| *fate == Fate::Taken);
                         assert!(success && format == Format::Elasticsearch && count == items.len());
                         assert!(fates.eq(items.iter().map(taken)), "{verdict:?}");
                     }
