@@ -25,9 +25,6 @@ pub const NOTHING: &[u8] = br#"{"streams":[]}"#;
 /// How far events of one body are apart, at most.
 const SPAN: Duration = Duration::HOUR;
 
-/// What is before the entries of a body, between two, and behind them.
-pub(super) const FRAME: (&str, &str, &str) = (r#"{"streams":["#, "", "]}]}");
-
 /// Whether an event cannot be in one body with the first one.
 pub(super) fn is_apart(first: &Event, event: &Event) -> bool {
     (event.time - first.time).abs() >= SPAN

@@ -12,8 +12,6 @@ pub mod protobuf;
 pub mod splunk;
 pub mod verdict;
 
-use std::borrow::Cow;
-
 use ::time::OffsetDateTime;
 
 use crate::event::Event;
@@ -70,6 +68,9 @@ impl Limits {
     };
 }
 
+/// How much longer the lengths in front of OTLP's records can get with them, in bytes.
+const LENGTHS: usize = 8;
+
 /// Makes bodies of one format.
 #[derive(Clone, Debug)]
 pub struct Encoder {
@@ -78,7 +79,6 @@ pub struct Encoder {
     labels: Vec<Label>,
     /// The end of each of Splunk's envelopes, which has the labels.
     envelope_end: String,
-    otlp: Option<otlp::Head>,
 }
 
 impl Encoder {
@@ -89,7 +89,6 @@ impl Encoder {
             format,
             normalize: normalize || format == Format::Elasticsearch,
             envelope_end: splunk::envelope_end(labels),
-            otlp: (format == Format::Otlp).then(|| otlp::Head::new(labels)),
             labels: labels.to_vec(),
         }
     }
@@ -106,35 +105,20 @@ impl Encoder {
             Format::Json => 1,
             _ => limits.events,
         };
-        let (start, separator, end) = match self.format {
-            Format::JsonArray => ("[", ",", "]"),
-            Format::Loki => loki::FRAME,
-            _ => ("", "", ""),
-        };
-        let start = |length| match &self.otlp {
-            Some(head) => Cow::from(head.before(length)),
-            None => Cow::from(start.as_bytes()),
-        };
+        let frame = self.frame(Vec::new()).len() + LENGTHS;
         let mut records = Vec::new();
         let mut count = 0;
         for event in events.iter().take(most_events) {
-            if self.format == Format::Loki && loki::is_apart(&events[0], event) {
-                break;
-            }
             let length = records.len();
-            if count > 0 {
-                records.extend(separator.as_bytes());
-            }
             self.push(&mut records, events[..count].last(), event, now);
-            let body = start(records.len()).len() + records.len() + end.len();
-            if count > 0 && body > limits.bytes {
+            let is_apart = self.format == Format::Loki && loki::is_apart(&events[0], event);
+            if count > 0 && (is_apart || frame + records.len() > limits.bytes) {
                 records.truncate(length);
                 break;
             }
             count += 1;
         }
-        let start = start(records.len());
-        ([&*start, &records, end.as_bytes()].concat(), count)
+        (self.frame(records), count)
     }
 
     /// Appends an event. `before` is the one before it in the body.
@@ -145,11 +129,24 @@ impl Encoder {
                 body.extend(json.as_bytes());
                 body.push(b'\n');
             }
-            Format::JsonArray | Format::Json => body.extend(json.as_bytes()),
+            Format::JsonArray | Format::Json => {
+                body.extend(before.map(|_| b','));
+                body.extend(json.as_bytes());
+            }
             Format::SplunkHec => splunk::push(body, event, &json, &self.envelope_end),
             Format::Elasticsearch => elasticsearch::push(body, event, &json),
             Format::Loki => loki::push(body, &self.labels, before, event, &json),
             Format::Otlp => otlp::push(body, event, &json, now),
+        }
+    }
+
+    /// Makes a body of records that are complete.
+    fn frame(&self, records: Vec<u8>) -> Vec<u8> {
+        match self.format {
+            Format::JsonArray => [b"[", &records[..], b"]"].concat(),
+            Format::Loki => [br#"{"streams":["#, &records[..], b"]}]}"].concat(),
+            Format::Otlp => otlp::frame(&self.labels, &records),
+            _ => records,
         }
     }
 }
@@ -338,8 +335,8 @@ mod tests {
             }
             assert_eq!(count, 10, "{name}");
             assert_eq!(encode(3, usize::MAX).1, 3, "{name}");
-            assert_eq!(encode(10, all), (all, 10), "{name}");
-            let (less, count) = encode(10, all - 1);
+            assert_eq!(encode(10, all + LENGTHS), (all, 10), "{name}");
+            let (less, count) = encode(10, all + LENGTHS - 1);
             assert_eq!(count, 9, "{name}");
             assert!(one < less && less < all, "{name}");
         }

@@ -38,41 +38,31 @@ const ATTRIBUTES: [(&str, &str); 9] = [
     ("hcp_terraform.resource.action", "resource.action"),
 ];
 
-/// The fields before the records: the resource with the labels, and the scope.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Head {
-    resource: Vec<u8>,
-    scope: Vec<u8>,
-}
-
-impl Head {
-    /// Labels replace attributes of the same name.
-    pub(super) fn new(labels: &[Label]) -> Self {
-        let attributes = [("service.name", "hcp-terraform")];
-        let attributes: BTreeMap<_, _> = attributes.into_iter().chain(pairs(labels)).collect();
-        let mut resource = Vec::new();
-        for (name, value) in attributes {
-            push_attribute(&mut resource, 1, name, value);
-        }
-        let mut scope = Vec::new();
-        push_bytes(&mut scope, 1, env!("CARGO_PKG_NAME").as_bytes());
-        push_bytes(&mut scope, 2, env!("CARGO_PKG_VERSION").as_bytes());
-        let mut head = Self::default();
-        push_bytes(&mut head.resource, 1, &resource);
-        push_bytes(&mut head.scope, 1, &scope);
-        head
+/// Makes a body of records: before them are the resource, which has the labels, and the scope.
+/// Labels replace attributes of the same name.
+pub(super) fn frame(labels: &[Label], records: &[u8]) -> Vec<u8> {
+    let mut attributes = BTreeMap::from([("service.name", "hcp-terraform")]);
+    attributes.extend(pairs(labels));
+    let mut resource = Vec::new();
+    for (name, value) in attributes {
+        push_attribute(&mut resource, 1, name, value);
     }
-
-    /// The beginning of a body whose records have this length.
-    pub(super) fn before(&self, records: usize) -> Vec<u8> {
-        let mut logs = self.resource.clone();
-        push_head(&mut logs, 2, self.scope.len() + records);
-        logs.extend(&self.scope);
-        let mut body = Vec::new();
-        push_head(&mut body, 1, logs.len() + records);
-        body.extend(logs);
-        body
-    }
+    let mut name_and_version = Vec::new();
+    push_bytes(&mut name_and_version, 1, env!("CARGO_PKG_NAME").as_bytes());
+    push_bytes(
+        &mut name_and_version,
+        2,
+        env!("CARGO_PKG_VERSION").as_bytes(),
+    );
+    let mut scope = Vec::new();
+    push_bytes(&mut scope, 1, &name_and_version);
+    let mut logs = Vec::new();
+    push_bytes(&mut logs, 1, &resource);
+    push_head(&mut logs, 2, scope.len() + records.len());
+    logs.extend(scope);
+    let mut body = Vec::new();
+    push_head(&mut body, 1, logs.len() + records.len());
+    [&body, &logs, records].concat()
 }
 
 /// Appends a record. `observed` is the time at which this program has the event.
