@@ -48,12 +48,14 @@ pub(super) fn health(path: &str) -> Option<String> {
 /// The verdict on a 2xx, item by item; `None` for any other answer.
 pub(super) fn judge(answer: &Answer, count: usize) -> Option<Verdict> {
     answer.is_success().then(|| {
-        by_items(answer, count)
-            .unwrap_or_else(|| answer.without_acknowledgement("is no answer to a bulk request"))
+        by_items(answer, count).unwrap_or_else(|| {
+            answer.without_acknowledgement("does not tell which events failed (filter_path has to include errors, items.*.status and items.*.error)")
+        })
     })
 }
 
-/// Reads the answer to a bulk request of `count` events; `None` if it is something else.
+/// Reads the answer to a bulk request of `count` events; `None` if it does not tell what became of
+/// each.
 ///
 /// The query option `filter_path` may leave out `items`, which are of no use if there are no errors,
 /// or `errors`, which are not if there are items.
@@ -79,41 +81,32 @@ fn by_items(answer: &Answer, count: usize) -> Option<Verdict> {
     if bulk.errors == Some(false) {
         return Some(Verdict::accepted());
     }
-    let outcomes = bulk.items.map(RawValue::get);
-    let outcomes = outcomes.and_then(|items| serde_json::from_str::<Vec<_>>(items).ok());
-    let outcomes = outcomes.filter(|outcomes| outcomes.len() == count);
-    let Some(outcomes): Option<Vec<Object<Created>>> = outcomes else {
-        bulk.errors?;
-        let remedy = "it does not tell which events failed: let filter_path include errors, items.*.status and items.*.error";
-        let message = format!("{}; {remedy}", answer.message());
-        return Some(Verdict::new(Rest::Refused, message));
-    };
+    let outcomes: Vec<Object<Created>> = serde_json::from_str(bulk.items?.get()).ok()?;
+    if outcomes.len() != count {
+        return None;
+    }
     let mut verdict = Verdict::accepted();
-    let mut items = Vec::with_capacity(count);
-    for Object(Created { create }) in &outcomes {
+    let fate = |Object(Created { create })| {
         let Object(Outcome { status, error }) = create;
-        let said = (answer.show)(error.map_or("", RawValue::get).as_bytes());
-        let message = format!("{}: answered {status}: {said}", answer.origin);
+        let message = || {
+            let said = (answer.show)(error.map_or("", RawValue::get).as_bytes());
+            format!("{}: answered {status}: {said}", answer.origin)
+        };
         let rest = match status {
             // Created now, or by an earlier request.
-            200..300 | 409 => Rest::Nothing,
+            200..300 | 409 => return Fate::Taken,
+            400 | 413 | 422 => return Fate::Refused(message()),
             429 | 500..600 => Rest::Retry,
-            400 | 413 | 422 => Rest::RefusedEvents,
             // A missing privilege or index, an index that takes no more writes.
             _ => Rest::Refused,
         };
-        items.push(match rest {
-            Rest::Nothing => Fate::Taken,
-            Rest::RefusedEvents => Fate::Refused(message),
-            _ => {
-                if verdict.rest == Rest::Nothing || rest == Rest::Refused {
-                    (verdict.rest, verdict.message) = (rest, message);
-                }
-                Fate::Open
-            }
-        });
-    }
-    verdict.taken = Taken::Items(items);
+        if verdict.rest != Rest::Refused {
+            (verdict.rest, verdict.message) = (rest, message());
+        }
+        Fate::Open
+    };
+    let fates = outcomes.into_iter().map(fate).collect();
+    verdict.taken = Taken::Items(fates);
     Some(verdict)
 }
 
@@ -190,6 +183,7 @@ mod tests {
         let verdict = super::judge(&answer(200, filtered), 2).unwrap();
         assert_eq!(verdict.rest, Rest::Nothing);
         for filtered in [
+            "{}",
             r#"{"errors":true}"#,
             r#"{"errors":true,"items":[{"create":{}}]}"#,
         ] {
