@@ -6,36 +6,17 @@
 //! else stays as it was, large numbers and the order of keys included.
 
 use std::borrow::Cow;
-
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use std::ops::Range;
 
 use crate::event::Event;
-use crate::json;
+use crate::format::quoted;
+use crate::source::scan;
 
-#[derive(Deserialize)]
-struct EventFields<'a> {
-    #[serde(borrow)]
-    version: Option<&'a RawValue>,
-    #[serde(borrow)]
-    resource: Option<&'a RawValue>,
-}
+/// Values to be replaced, each by its place in the text and with its replacement.
+type Changes = Vec<(Range<usize>, String)>;
 
-#[derive(Deserialize)]
-struct Resource<'a> {
-    #[serde(borrow)]
-    meta: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Meta<'a> {
-    #[serde(borrow)]
-    workspace: Option<&'a RawValue>,
-    #[serde(borrow)]
-    workspace_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    payload: Option<&'a RawValue>,
-}
+/// The event itself, which is no member of another object.
+const EVENT: &str = "";
 
 /// Returns an event's JSON with `version` as a string, and with `resource.meta.workspace` and
 /// `resource.meta.payload.workspace` as objects that have `id` and `name`.
@@ -43,19 +24,17 @@ struct Meta<'a> {
 /// A workspace that is a string becomes the name, and the `workspace_id` beside it the ID. A value
 /// that is missing or null stays so, and so does an object.
 pub fn normalize(json: &str) -> Cow<'_, str> {
-    let mut changes = changes(json);
-    if changes.is_empty() {
+    let mut changes = Changes::new();
+    if read(json, 0, EVENT, &mut changes).is_err() || changes.is_empty() {
         return json.into();
     }
-    // Each old value is a part of `json`.
-    changes.sort_unstable_by_key(|(old, _)| old.as_ptr());
+    changes.sort_unstable_by_key(|(old, _)| old.start);
     let mut normalized = String::with_capacity(json.len() + 64);
     let mut copied = 0;
     for (old, new) in changes {
-        let start = old.as_ptr().addr() - json.as_ptr().addr();
-        normalized.push_str(&json[copied..start]);
+        normalized.push_str(&json[copied..old.start]);
         normalized.push_str(&new);
-        copied = start + old.len();
+        copied = old.end;
     }
     normalized.push_str(&json[copied..]);
     normalized.into()
@@ -70,42 +49,42 @@ pub fn line(event: &Event, normalized: bool) -> Cow<'_, str> {
     }
 }
 
-/// The values to be replaced, each with its replacement.
-fn changes(json: &str) -> Vec<(&str, String)> {
-    let Some(event) = json::object::<EventFields>(json.as_bytes()) else {
-        return Vec::new();
-    };
-    let resource = event
-        .resource
-        .and_then(|it| json::object::<Resource>(it.get().as_bytes()));
-    let meta = resource.and_then(|it| json::object::<Meta>(it.meta?.get().as_bytes()));
-    let payload = meta
-        .as_ref()
-        .and_then(|it| json::object(it.payload?.get().as_bytes()));
-    let version = event.version.map(RawValue::get);
-    let version = version.and_then(|old| Some((old, as_string(old)?)));
-    let workspaces = [meta, payload].map(|it| workspace_as_object(&it?));
-    version
-        .into_iter()
-        .chain(workspaces.into_iter().flatten())
-        .collect()
-}
-
-/// A value's JSON text as a string; `None` if the value is a string.
-fn as_string(value: &str) -> Option<String> {
-    (!value.starts_with('"')).then(|| serde_json::Value::from(value).to_string())
-}
-
-/// The workspace and its replacement; `None` if it is missing or an object.
-fn workspace_as_object<'a>(meta: &Meta<'a>) -> Option<(&'a str, String)> {
-    let old = meta.workspace?.get();
-    if old.starts_with('{') {
-        return None;
+/// Reads the object that is a member `within` another one, and notes what is to be replaced. Returns
+/// where the object ends.
+fn read(json: &str, at: usize, within: &str, changes: &mut Changes) -> Result<usize, &'static str> {
+    let (mut workspace, mut id) = (None, "null");
+    let end = scan::object(json, at, |key, at| {
+        let (start, kind) = first(json, at);
+        if let (EVENT, "resource", b'{') | ("resource", "meta", b'{') | ("meta", "payload", b'{') =
+            (within, key, kind)
+        {
+            return read(json, at, key, changes);
+        }
+        let end = scan::value(json, at)?;
+        match (within, key, kind) {
+            (EVENT, "version", b'"' | b'n') => {}
+            (EVENT, "version", _) => changes.push((start..end, quoted(&json[start..end]))),
+            ("meta" | "payload", "workspace", _) => workspace = Some((start..end, kind)),
+            ("meta" | "payload", "workspace_id", b'"') => id = &json[start..end],
+            _ => {}
+        }
+        Ok(end)
+    })?;
+    if let Some((place, kind)) = workspace {
+        let old = &json[place.clone()];
+        let name = match kind {
+            b'{' | b'n' => return Ok(end),
+            b'"' => old.to_owned(),
+            _ => quoted(old),
+        };
+        changes.push((place, format!(r#"{{"id":{id},"name":{name}}}"#)));
     }
-    let name = as_string(old).unwrap_or_else(|| old.to_owned());
-    let id = meta.workspace_id.map(RawValue::get);
-    let id = id.filter(|id| id.starts_with('"')).unwrap_or("null");
-    Some((old, format!(r#"{{"id":{id},"name":{name}}}"#)))
+    Ok(end)
+}
+
+/// Where a value begins, and its first byte, which tells its type.
+fn first(json: &str, at: usize) -> (usize, u8) {
+    scan::token(json.as_bytes(), at).map_or((at, 0), |(byte, start)| (start, byte))
 }
 
 #[cfg(test)]
