@@ -6,18 +6,19 @@
 //! its numbers, and some receivers find no message in it. The records share a resource, which has
 //! `service.name` and the labels, and a scope, which is this program.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::event::Event;
+use crate::format::Label;
 use crate::format::protobuf::{
     bytes, is_message, number, push_bytes, push_fixed, push_head, push_number,
 };
 use crate::format::verdict::{Answer, Rest, Verdict};
-use crate::format::{Label, pairs};
 use crate::retry;
+use crate::source::scan;
 
 /// The path for events
 /// (<https://opentelemetry.io/docs/specs/otlp/#otlphttp-request>).
@@ -42,20 +43,18 @@ const ATTRIBUTES: [(&str, &str); 9] = [
 /// Labels replace attributes of the same name.
 pub(super) fn frame(labels: &[Label], records: &[u8]) -> Vec<u8> {
     let mut attributes = BTreeMap::from([("service.name", "hcp-terraform")]);
-    attributes.extend(pairs(labels));
+    for (name, value) in labels {
+        attributes.insert(name, value);
+    }
     let mut resource = Vec::new();
     for (name, value) in attributes {
         push_attribute(&mut resource, 1, name, value);
     }
-    let mut name_and_version = Vec::new();
-    push_bytes(&mut name_and_version, 1, env!("CARGO_PKG_NAME").as_bytes());
-    push_bytes(
-        &mut name_and_version,
-        2,
-        env!("CARGO_PKG_VERSION").as_bytes(),
-    );
+    let mut own = Vec::new();
+    push_bytes(&mut own, 1, env!("CARGO_PKG_NAME").as_bytes());
+    push_bytes(&mut own, 2, env!("CARGO_PKG_VERSION").as_bytes());
     let mut scope = Vec::new();
-    push_bytes(&mut scope, 1, &name_and_version);
+    push_bytes(&mut scope, 1, &own);
     let mut logs = Vec::new();
     push_bytes(&mut logs, 1, &resource);
     push_head(&mut logs, 2, scope.len() + records.len());
@@ -74,9 +73,9 @@ pub(super) fn frame(labels: &[Label], records: &[u8]) -> Vec<u8> {
 /// (<https://opentelemetry.io/docs/specs/semconv/registry/attributes/event/>).
 pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str, observed: OffsetDateTime) {
     const INFO: u64 = 9;
-    let members = Members::of(json);
-    let kind = members.text("resource.type");
-    let name = kind.zip(members.text("resource.action"));
+    let texts = texts(json);
+    let kind = texts.get("resource.type");
+    let name = kind.zip(texts.get("resource.action"));
     let name = name.map(|(kind, action)| format!("hcp_terraform.{kind}.{action}"));
     let mut record = Vec::new();
     push_fixed(&mut record, 1, nanoseconds(event.time));
@@ -91,7 +90,7 @@ pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str, observed: Offs
     attribute("log.record.uid", Some(&event.id.to_string()));
     attribute("event.name", name.as_deref());
     for (name, place) in ATTRIBUTES {
-        attribute(name, members.text(place).as_deref());
+        attribute(name, texts.get(place).map(Cow::as_ref));
     }
     push_fixed(&mut record, 11, nanoseconds(observed));
     if let Some(name) = name {
@@ -120,23 +119,20 @@ fn push_text_value(message: &mut Vec<u8>, field: u64, text: &str) {
     push_bytes(message, field, &value);
 }
 
-/// The members of an event's objects.
-struct Members<'a>(BTreeMap<String, BTreeMap<String, &'a RawValue>>);
-
-impl<'a> Members<'a> {
-    fn of(json: &'a str) -> Self {
-        let object = |json: &'a str| serde_json::from_str::<BTreeMap<String, &'a RawValue>>(json);
-        let members = object(json).unwrap_or_default().into_iter();
-        let objects = members.filter_map(|(name, value)| Some((name, object(value.get()).ok()?)));
-        Self(objects.collect())
-    }
-
-    /// A member of an object of the event, such as `resource.type`, if it is text.
-    fn text(&self, place: &str) -> Option<String> {
-        let (object, member) = place.split_once('.')?;
-        let value = self.0.get(object)?.get(member)?;
-        serde_json::from_str(value.get()).ok()
-    }
+/// The texts in an event's objects, by their places such as `resource.type`.
+fn texts(json: &str) -> BTreeMap<String, Cow<'_, str>> {
+    let mut texts = BTreeMap::new();
+    // Nothing is left out of an event, which is an object.
+    let _ = scan::object(json, 0, |object, at| {
+        let members = scan::object(json, at, |member, at| {
+            if let Some((text, _)) = scan::string(json, at) {
+                texts.insert(format!("{object}.{member}"), text);
+            }
+            scan::value(json, at)
+        });
+        members.or_else(|_: &str| scan::value(json, at))
+    });
+    texts
 }
 
 /// The verdict on a 2xx, and on failures that OTLP forbids to retry; `None` for the rest
