@@ -1,9 +1,7 @@
 //! Delivery by HTTP POST.
 
-use std::fmt::Display;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use flate2::Compression;
@@ -17,7 +15,7 @@ use crate::config::values::{ClientFiles, Header, parse_headers};
 use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::splunk::{CHANNEL, Receipt, channel};
+use crate::format::splunk::{self, CHANNEL};
 use crate::format::verdict::{Answer, Rest, Taken, Verdict};
 use crate::format::{Encoder, Format, Limits};
 use crate::http::{self, Connection};
@@ -68,7 +66,7 @@ impl<'a> Receiver<'a> {
         let read = read.map_err(|error| Error::Usage(format!("cannot read {what}: {error}")))?;
         let (mut headers, client) = read.ok_or_else(|| Error::Stuck(what.to_owned()))??;
         if post.format == Format::SplunkHec && value(&headers, CHANNEL).is_none() {
-            headers.push((CHANNEL.to_owned(), Secret::new(channel(random()))));
+            headers.push((CHANNEL.to_owned(), Secret::new(splunk::channel(random()))));
         }
         // Some receivers repeat what they were sent. A path may be a secret as a whole.
         let mut secrets = vec![Secret::new(post.url.path.clone())];
@@ -128,14 +126,16 @@ impl<'a> Receiver<'a> {
         &self,
         url: &str,
         body: &[u8],
-        is_gzip: bool,
         count: usize,
         timeout: Duration,
     ) -> (Verdict, Vec<u8>) {
+        // A request without events has to stay empty: Fluent Bit would read what it decompresses.
+        let compressed = (self.post.gzip && count > 0).then(|| compress(body));
+        let body = compressed.as_deref().unwrap_or(body);
         let answer = self.connection.send(timeout, |agent| {
             let call = self.with_headers(agent.post(url));
             let mut call = self.connection.limit(call, timeout);
-            if is_gzip {
+            if compressed.is_some() {
                 call = call.header("content-encoding", "gzip");
             }
             call.send(body)
@@ -184,12 +184,12 @@ impl<'a> Receiver<'a> {
         Verdict::new(rest, message)
     }
 
-    /// Asks until the receiver has stored what it received, at most until `end`.
-    fn confirmed(&self, receipt: &Receipt, end: Duration) -> Verdict {
+    /// Asks Splunk's indexer until it has acknowledged a delivery, at most until `end`.
+    fn indexed(&self, id: u64, end: Duration) -> Verdict {
         let origin = &self.post.url.origin;
         let channel = value(&self.headers, CHANNEL).map_or("", Secret::expose);
-        let url = receipt.address(&self.post.url, channel);
-        let question = receipt.question();
+        let url = splunk::ack_address(&self.post.url, channel);
+        let question = format!(r#"{{"acks":[{id}]}}"#);
         let mut wait = FIRST_POLL;
         loop {
             let left = end.saturating_sub(self.clock.elapsed() + wait);
@@ -198,9 +198,9 @@ impl<'a> Receiver<'a> {
                 return Verdict::new(Rest::Unanswered, format!("{origin}: {late}"));
             }
             self.clock.sleep(wait);
-            let (verdict, said) = self.request(&url, question.as_bytes(), false, 0, left);
+            let (verdict, said) = self.request(&url, question.as_bytes(), 0, left);
             wait = (wait * 2).min(LONGEST_POLL);
-            match (receipt.is_stored(&said), verdict.rest) {
+            match (splunk::is_indexed(id, &said), verdict.rest) {
                 (Some(true), _) => return Verdict::accepted(),
                 (None, Rest::Refused | Rest::RefusedEvents | Rest::Failed) => {
                     return Verdict::new(Rest::Refused, verdict.message);
@@ -218,16 +218,15 @@ impl Target for Receiver<'_> {
 
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let end = self.clock.elapsed().saturating_add(timeout);
-        // A request without events has to stay empty: Fluent Bit would read what it decompresses.
-        let is_gzip = self.post.gzip && !body.is_empty();
-        let compressed = is_gzip.then(|| compress(body));
-        let body = compressed.as_deref().unwrap_or(body);
         let url = self.post.url.expose();
-        let (verdict, said) = self.request(&url, body, is_gzip, events.len(), timeout);
-        Ok(match self.post.format.receipt(&said) {
-            Some(receipt) if verdict.taken == Taken::All => self.confirmed(&receipt, end),
-            _ => verdict,
-        })
+        let (verdict, said) = self.request(&url, body, events.len(), timeout);
+        if self.post.format == Format::SplunkHec
+            && verdict.taken == Taken::All
+            && let Some(id) = splunk::ack_id(&said)
+        {
+            return Ok(self.indexed(id, end));
+        }
+        Ok(verdict)
     }
 }
 
@@ -248,19 +247,16 @@ fn read_files(
     for header in headers {
         match header {
             Header::Given(name, value) => all.push((name.clone(), value.clone())),
-            Header::File(path) => all.extend(read_headers(path)?),
+            Header::File(path) => {
+                let text = fs::read_to_string(path).map_err(|error| error.to_string());
+                let read = text.and_then(|text| parse_headers(&text));
+                let shown = path.display();
+                all.extend(read.map_err(|it| Error::Usage(format!("--header: {shown}: {it}")))?);
+            }
         }
     }
     let client = client.map(ClientFiles::read).transpose();
     Ok((all, client.map_err(Error::Usage)?))
-}
-
-/// Reads a file with a header on each line.
-fn read_headers(path: &Path) -> Result<Headers, Error> {
-    let fault =
-        |fault: &dyn Display| Error::Usage(format!("--header: {}: {fault}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| fault(&error))?;
-    parse_headers(&text).map_err(|error| fault(&error))
 }
 
 fn compress(body: &[u8]) -> Vec<u8> {

@@ -11,13 +11,17 @@
 use std::io::Write;
 
 use ::time::Duration;
+use serde_json::json;
 
 use crate::event::Event;
 use crate::format::verdict::{Answer, Rest, Verdict};
-use crate::format::{Label, object, pairs, quoted};
+use crate::format::{Label, quoted};
 
 /// The path for events.
-pub const PATH: &str = "/loki/api/v1/push";
+pub(super) const PATH: &str = "/loki/api/v1/push";
+
+/// The path at which Loki reports its health.
+pub(super) const HEALTH: &str = "/ready";
 
 /// A body without events.
 pub const NOTHING: &[u8] = br#"{"streams":[]}"#;
@@ -44,20 +48,18 @@ pub(super) fn push(
         body.push(b',');
     } else {
         let end = if before.is_some() { "]}," } else { "" };
-        let own = [("job", "tfc-audit")].into_iter();
-        let own = own.chain(organization.as_deref().map(|id| ("organization_id", id)));
-        let labels = object(own.chain(pairs(labels)));
+        let mut stream = json!({"job": "tfc-audit"});
+        if let Some(id) = organization {
+            stream["organization_id"] = id.into();
+        }
+        for (name, value) in labels {
+            stream[name] = value.as_str().into();
+        }
         // Writing to memory cannot fail.
-        let _ = write!(body, r#"{end}{{"stream":{labels},"values":["#);
+        let _ = write!(body, r#"{end}{{"stream":{stream},"values":["#);
     }
     let time = event.time.unix_timestamp_nanos();
     let _ = write!(body, r#"["{time}",{}]"#, quoted(json));
-}
-
-/// The path at which Loki reports its health.
-pub(super) fn health(path: &str) -> Option<String> {
-    let before = path.strip_suffix(PATH)?;
-    Some(format!("{before}/ready"))
 }
 
 /// Whether the answer about its health says that Loki has just started.
@@ -90,19 +92,18 @@ const WAYS_OUT: [(&str, &str); 4] = [
 /// Only 204 acknowledges: Loki answers 260 if its configuration blocks a tenant's writes
 /// (<https://grafana.com/docs/loki/latest/configure/#limits_config>, `block_ingestion_status_code`).
 pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
-    let message = answer.message();
-    let text = answer.text();
+    let refused = |rest, way_out| {
+        let message = format!("{}; {way_out}", answer.message());
+        Some(Verdict::new(rest, message))
+    };
     match answer.status {
         204 => Some(Verdict::accepted()),
-        200..300 => Some(Verdict::new(
-            Rest::Refused,
-            format!("{message}; Loki acknowledges by 204 only"),
-        )),
-        400 => WAYS_OUT.iter().find_map(|(reason, way_out)| {
-            let message = || format!("{message}; {way_out}");
-            let is_known = text.contains(reason);
-            is_known.then(|| Verdict::new(Rest::RefusedEvents, message()))
-        }),
+        200..300 => refused(Rest::Refused, "Loki acknowledges by 204 only"),
+        400 => {
+            let text = answer.text();
+            let (_, way_out) = WAYS_OUT.iter().find(|(reason, _)| text.contains(reason))?;
+            refused(Rest::RefusedEvents, way_out)
+        }
         _ => None,
     }
 }
@@ -158,6 +159,7 @@ mod tests {
     fn paths_are_those_of_the_push_api() {
         assert_eq!(Format::Loki.path("/"), "/loki/api/v1/push");
         assert_eq!(Format::Loki.path("/x"), "/x");
+        let health = |path| Format::Loki.health(path);
         assert_eq!(health("/a/loki/api/v1/push").as_deref(), Some("/a/ready"));
         assert_eq!(health("/x"), None);
     }

@@ -11,18 +11,23 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::config::url::Url;
 use crate::event::Event;
+use crate::format::Label;
 use crate::format::verdict::{Answer, CREDENTIAL, Rest, Taken, Verdict};
-use crate::format::{Label, object, pairs};
 use crate::json;
 
 /// What all paths of the collector begin with.
-const COLLECTOR: &str = "/services/collector";
+pub(super) const COLLECTOR: &str = "/services/collector";
 
 /// The path for events.
-pub const PATH: &str = "/services/collector/event";
+pub(super) const PATH: &str = "/services/collector/event";
+
+/// The path at which the collector reports its health
+/// (<https://docs.splunk.com/Documentation/Splunk/latest/RESTREF/RESTinput>).
+pub(super) const HEALTH: &str = "/services/collector/health";
 
 /// The header that names the channel of a client. A token with indexer acknowledgement requires it.
 pub const CHANNEL: &str = "x-splunk-request-channel";
@@ -32,15 +37,16 @@ const METADATA: [&str; 4] = ["index", "source", "sourcetype", "host"];
 
 /// The end of an envelope, behind the event: the labels.
 pub(super) fn envelope_end(labels: &[Label]) -> String {
-    let is_metadata = |(name, _): &(&str, &str)| METADATA.contains(name);
-    let sourcetype = [("sourcetype", "hcp_terraform:audit")].into_iter();
-    let metadata = object(sourcetype.chain(pairs(labels).filter(is_metadata)));
-    let metadata = metadata.trim_matches(['{', '}']);
-    let fields = match object(pairs(labels).filter(|label| !is_metadata(label))) {
-        none if none == "{}" => String::new(),
-        fields => format!(r#","fields":{fields}"#),
-    };
-    format!(",{metadata}{fields}}}")
+    let mut end = json!({"sourcetype": "hcp_terraform:audit"});
+    for (name, value) in labels {
+        if METADATA.contains(&name.as_str()) {
+            end[name] = value.as_str().into();
+        } else {
+            end["fields"][name] = value.as_str().into();
+        }
+    }
+    // Other members are in place of the brace.
+    end.to_string().replacen('{', ",", 1)
 }
 
 /// Appends an envelope.
@@ -52,13 +58,6 @@ pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str, end: &str) {
         body,
         r#"{{"time":{seconds}.{milliseconds:03},"event":{json}{end}"#
     );
-}
-
-/// The path at which the collector reports its health
-/// (<https://docs.splunk.com/Documentation/Splunk/latest/RESTREF/RESTinput>).
-pub(super) fn health(path: &str) -> Option<String> {
-    let (before, _) = path.split_once(COLLECTOR)?;
-    Some(format!("{before}{COLLECTOR}/health"))
 }
 
 /// The verdict by the answer's `code`
@@ -108,44 +107,37 @@ pub fn channel(bits: u128) -> String {
     format!("{a}-{b}-4{c}-8{d}-{}", &digits[20..])
 }
 
-/// The promise of an acknowledgement by the indexer
-/// (<https://docs.splunk.com/Documentation/Splunk/latest/Data/AboutHECIDXAck>).
-#[derive(Deserialize)]
-pub struct Receipt {
-    #[serde(rename = "ackId")]
-    id: u64,
+/// The number by which to ask the indexer for its acknowledgement, from the answer to a delivery
+/// (<https://docs.splunk.com/Documentation/Splunk/latest/Data/AboutHECIDXAck>). `None` if the token has
+/// no indexer acknowledgement.
+pub fn ack_id(body: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Reply {
+        #[serde(rename = "ackId")]
+        id: u64,
+    }
+    json::object(body).map(|Reply { id }| id)
 }
 
-impl Receipt {
-    /// Reads the answer to a delivery. `None` if the token has no indexer acknowledgement.
-    pub(super) fn read(body: &[u8]) -> Option<Self> {
-        json::object(body)
+/// The address at which the indexer is asked, made from that for events.
+pub fn ack_address(events: &Url, channel: &str) -> String {
+    let (before, _) = events.path.split_once(COLLECTOR).unwrap_or_default();
+    let address = format!("{}{before}{COLLECTOR}/ack?channel={channel}", events.origin);
+    match &events.query {
+        Some(query) => format!("{address}&{}", query.expose()),
+        None => address,
     }
+}
 
-    /// The address at which this is asked for, made from that for events.
-    pub fn address(&self, events: &Url, channel: &str) -> String {
-        let (before, _) = events.path.split_once(COLLECTOR).unwrap_or_default();
-        let address = format!("{}{before}{COLLECTOR}/ack?channel={channel}", events.origin);
-        match &events.query {
-            Some(query) => format!("{address}&{}", query.expose()),
-            None => address,
-        }
+/// Reads the answer to `{"acks":[ID]}`: whether the indexer has the events. `None` if it is something
+/// else.
+pub fn is_indexed(id: u64, body: &[u8]) -> Option<bool> {
+    #[derive(Deserialize)]
+    struct Reply {
+        acks: BTreeMap<u64, bool>,
     }
-
-    /// The body of the question.
-    pub fn question(&self) -> String {
-        format!("{{\"acks\":[{}]}}", self.id)
-    }
-
-    /// Reads the answer: whether the indexer has the events. `None` if it is something else.
-    pub fn is_stored(&self, body: &[u8]) -> Option<bool> {
-        #[derive(Deserialize)]
-        struct Reply {
-            acks: BTreeMap<String, bool>,
-        }
-        let Reply { acks } = json::object(body)?;
-        Some(acks.get(&self.id.to_string()) == Some(&true))
-    }
+    let Reply { acks } = json::object(body)?;
+    Some(acks.get(&id) == Some(&true))
 }
 
 #[cfg(test)]
@@ -165,7 +157,7 @@ mod tests {
             )
         );
         let labels = [("index", "main"), ("sourcetype", "x"), ("team", "a\"b")];
-        let ends = r#""event":{"b":2},"index":"main","sourcetype":"x","fields":{"team":"a\"b"}}"#;
+        let ends = r#""event":{"b":2},"fields":{"team":"a\"b"},"index":"main","sourcetype":"x"}"#;
         assert!(body(Format::SplunkHec, &labels).ends_with(ends));
     }
 
@@ -173,7 +165,7 @@ mod tests {
     fn paths_are_those_of_the_collector() {
         assert_eq!(Format::SplunkHec.path("/"), "/services/collector/event");
         assert_eq!(Format::SplunkHec.path("/x"), "/x");
-        let at = |path| health(path);
+        let at = |path| Format::SplunkHec.health(path);
         let usual = "/services/collector/health";
         assert_eq!(at("/services/collector/event").as_deref(), Some(usual));
         let behind = "/a/services/collector/health";
@@ -225,8 +217,9 @@ mod tests {
     fn an_acknowledgement_is_asked_for_on_the_channel() {
         let channel = channel(u128::MAX / 3);
         assert_eq!(channel, "55555555-5555-4555-8555-555555555555");
-        assert!(Receipt::read(br#"{"text":"Success","code":0}"#).is_none());
-        let receipt = Receipt::read(br#"{"text":"Success","code":0,"ackId":7}"#).unwrap();
+        assert_eq!(ack_id(br#"{"text":"Success","code":0}"#), None);
+        let id = ack_id(br#"{"text":"Success","code":0,"ackId":7}"#);
+        assert_eq!(id, Some(7));
         for (events, place) in [
             (PATH, "/services/collector/ack?channel=c"),
             ("/x", "/services/collector/ack?channel=c"),
@@ -237,16 +230,15 @@ mod tests {
         ] {
             let url = Url::parse(&format!("https://splunk.example.com{events}")).unwrap();
             let address = format!("https://splunk.example.com{place}");
-            assert_eq!(receipt.address(&url, "c"), address);
+            assert_eq!(ack_address(&url, "c"), address);
         }
-        assert_eq!(receipt.question(), r#"{"acks":[7]}"#);
-        for (body, stored) in [
+        for (body, indexed) in [
             (r#"{"acks":{"7":true}}"#, Some(true)),
             (r#"{"acks":{"7":false}}"#, Some(false)),
             (r#"{"acks":{"6":true}}"#, Some(false)),
             (r#"{"code":14}"#, None),
         ] {
-            assert_eq!(receipt.is_stored(body.as_bytes()), stored, "{body}");
+            assert_eq!(is_indexed(7, body.as_bytes()), indexed, "{body}");
         }
     }
 
