@@ -145,10 +145,10 @@ fn target<'a>(
     Ok(match &config.destination {
         Destination::Post(post) if config.dry_run && post.format == Format::Otlp => {
             warn("--dry-run prints the events as ndjson, since otlp is binary");
-            Box::new(Stdout::of_process(normalize, *clock)?)
+            Box::new(Stdout::new(None, normalize, *clock)?)
         }
         Destination::Post(post) if config.dry_run => {
-            Box::new(Stdout::preview(post, normalize, *clock)?)
+            Box::new(Stdout::new(Some(post), normalize, *clock)?)
         }
         Destination::Post(post) => {
             let (timeout, limit) = (config.patience.timeout, config.patience.left(clock));
@@ -158,7 +158,7 @@ fn target<'a>(
             Box::new(Exec::new(command.clone(), normalize, *clock))
         }
         Destination::Stdout | Destination::Exec(_) => {
-            Box::new(Stdout::of_process(normalize, *clock)?)
+            Box::new(Stdout::new(None, normalize, *clock)?)
         }
     })
 }
@@ -303,7 +303,7 @@ impl Drain<'_> {
                     exit = Exit::SourceFailed;
                 }
                 let result = delivery.deliver(window.events, &mut commit, warn);
-                report.delivery = delivery.figures();
+                report.delivery = delivery.figures;
                 result?;
             }
         }

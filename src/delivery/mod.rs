@@ -99,7 +99,8 @@ pub struct Delivery<'a> {
     held: (Vec<Event>, Vec<Fate>),
     sizes: BodySizes,
     numbering: Numbering,
-    figures: Figures,
+    /// The numbers so far.
+    pub figures: Figures,
 }
 
 impl<'a> Delivery<'a> {
@@ -126,11 +127,6 @@ impl<'a> Delivery<'a> {
             numbering: Numbering::default(),
             figures: Figures::default(),
         }
-    }
-
-    /// The numbers so far.
-    pub fn figures(&self) -> Figures {
-        self.figures
     }
 
     /// Delivers events in their order. Commits after each acknowledged request, or after

@@ -36,30 +36,22 @@ pub struct Stdout {
 }
 
 impl Stdout {
-    /// Takes this process's standard output.
+    /// Takes this process's standard output. In the place of an HTTP receiver it shows the bodies of
+    /// `post` before compression, each ending in a line feed. Every format stays a sequence of JSON
+    /// values that way.
     ///
     /// # Errors
     /// If there is none.
-    pub fn of_process(normalize: bool, clock: SystemClock) -> Result<Self, Error> {
+    pub fn new(post: Option<&Post>, normalize: bool, clock: SystemClock) -> Result<Self, Error> {
         let lines = LineFile::new(open()?, "/dev/stdout".into(), clock);
         Ok(Self {
             lines: Some(lines.map_err(Error::Stdout)?),
-            encoder: Encoder::new(Format::Ndjson, normalize, &[]),
-            limits: Some(BATCH),
+            encoder: match post {
+                None => Encoder::new(Format::Ndjson, normalize, &[]),
+                Some(post) => Encoder::new(post.format, normalize, &post.labels),
+            },
+            limits: post.is_none().then_some(BATCH),
             clock,
-        })
-    }
-
-    /// Takes it in the place of an HTTP receiver: it shows the bodies before compression, each ending
-    /// in a line feed. Every format stays a sequence of JSON values that way.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub fn preview(post: &Post, normalize: bool, clock: SystemClock) -> Result<Self, Error> {
-        Ok(Self {
-            encoder: Encoder::new(post.format, normalize, &post.labels),
-            limits: None,
-            ..Self::of_process(normalize, clock)?
         })
     }
 }
