@@ -82,9 +82,7 @@ impl Event {
         Self {
             extent: 0..json.len(),
             page: Arc::new(json.into()),
-            id: self.id.clone(),
-            time: self.time,
-            fault: self.fault,
+            ..self.clone()
         }
     }
 }

@@ -45,13 +45,10 @@ impl Target for Exec {
     /// The exit code 0 acknowledges, whatever the command has read. Only `--max-time` limits the
     /// time of a command: without it, `timeout` is [`Duration::MAX`].
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
-        let failed = |fault: String| Ok(Verdict::new(Rest::Failed, format!("--exec: {fault}")));
-        let time = |event: Option<&Event>| event.map_or(String::new(), |it| time::format(it.time));
+        let failed = |fault| Ok(Verdict::new(Rest::Failed, fault));
         let file = match unnamed(body) {
             Ok(file) => file,
-            Err(error) => {
-                return Ok(Verdict::new(Rest::Failed, no_batch(&error)));
-            }
+            Err(error) => return failed(no_batch(&error)),
         };
         let mut command = Command::new("sh");
         command
@@ -60,15 +57,15 @@ impl Target for Exec {
             .envs([
                 ("TFC_AUDIT_BATCH_ID", batch_id(events)),
                 ("TFC_AUDIT_COUNT", events.len().to_string()),
-                ("TFC_AUDIT_FIRST_TIMESTAMP", time(events.first())),
-                ("TFC_AUDIT_LAST_TIMESTAMP", time(events.last())),
+                ("TFC_AUDIT_FIRST_TIMESTAMP", time_of(events.first())),
+                ("TFC_AUDIT_LAST_TIMESTAMP", time_of(events.last())),
             ])
             .stdin(file);
         match signals::run(&mut command, timeout, self.clock) {
             Ok(Some(status)) if status.success() => Ok(Verdict::accepted()),
-            Ok(Some(status)) => failed(format!("the command ended with {status}")),
+            Ok(Some(status)) => failed(format!("--exec: the command ended with {status}")),
             Ok(None) => Err(Error::Stuck("the command of --exec".to_owned())),
-            Err(error) => failed(format!("cannot run sh: {error}")),
+            Err(error) => failed(format!("--exec: cannot run sh: {error}")),
         }
     }
 }
@@ -97,6 +94,11 @@ pub fn unnamed(body: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
+/// An event's time as the service writes it; empty if there is no event.
+fn time_of(event: Option<&Event>) -> String {
+    event.map_or_else(String::new, |event| time::format(event.time))
+}
+
 /// A name for exactly these events: the time of the first one, so that names sort, and a hash of
 /// all IDs, which is the same in every version.
 fn batch_id(events: &[Event]) -> String {
@@ -105,9 +107,8 @@ fn batch_id(events: &[Event]) -> String {
         id.into_iter().chain([b'\n'])
     });
     let hash = fnv1a(ids);
-    let first = events.first().map(|event| time::format(event.time));
-    let time = first.unwrap_or_default().replace(['-', ':'], "");
-    let (seconds, _) = time.split_once('.').unwrap_or_default();
+    let first = time_of(events.first()).replace(['-', ':'], "");
+    let (seconds, _) = first.split_once('.').unwrap_or_default();
     format!("{seconds}Z-{hash:032x}")
 }
 

@@ -31,11 +31,8 @@ pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str) {
 
 /// The path of the bulk API: of the index in the address, else of the cluster.
 pub(super) fn path(given: &str) -> String {
-    if given.ends_with("/_bulk") {
-        given.to_owned()
-    } else {
-        format!("{}/_bulk", given.trim_end_matches('/'))
-    }
+    let index = given.strip_suffix("/_bulk").unwrap_or(given);
+    format!("{}/_bulk", index.trim_end_matches('/'))
 }
 
 /// The root of the cluster, which names its version.

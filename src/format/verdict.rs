@@ -56,11 +56,9 @@ impl Answer<'_> {
     /// Whether a 2xx is an HTML page.
     pub(super) fn is_login_page(&self) -> bool {
         let text = self.body.unwrap_or_default().trim_ascii_start();
-        let begins = |tag: &str| {
-            let start = text.get(..tag.len());
-            start.is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
-        };
-        self.is_success() && (begins("<!doctype html") || begins("<html"))
+        let start = text[..text.len().min(16)].to_ascii_lowercase();
+        let is_page = start.starts_with(b"<!doctype html") || start.starts_with(b"<html");
+        self.is_success() && is_page
     }
 
     /// The answer in words: `https://siem.example.com: answered 503: busy`.
