@@ -296,8 +296,7 @@ fn receiver(check: &mut Check) -> Finding {
     };
     let timeout = check.config.patience.timeout;
     let limit = check.config.patience.left(check.clock);
-    let normalize = check.config.normalize;
-    let mut receiver = Receiver::new(post, normalize, timeout, limit, check.clock)?;
+    let mut receiver = Receiver::new(post, timeout, limit, check.clock)?;
     // OTLP has no path for health, and a request without records is an ordinary one.
     if post.format == Format::Otlp {
         let answered = format!("{} answered", post.url.origin);

@@ -15,11 +15,11 @@ use crate::config::{Config, Destination};
 use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::exec::Exec;
 use crate::delivery::post::Receiver;
-use crate::delivery::stdout::Stdout;
+use crate::delivery::stdout::{self, Stdout};
 use crate::delivery::{Acknowledged, Delivery, Target};
 use crate::error::{Error, Exit};
 use crate::event::Event;
-use crate::format::Format;
+use crate::format::{Encoder, Format};
 use crate::report::Report;
 use crate::retry::Patience;
 use crate::secret::Secret;
@@ -65,7 +65,8 @@ pub fn run(
     let destination = config.destination.to_string();
     let former = checkpoint.destination.clone();
     let is_proven = former.as_ref() == Some(&destination) && checkpoint.last_timestamp.is_some();
-    let mut target = target(config, clock, warn)?;
+    let encoder = encoder(config, warn);
+    let mut target = target(config, clock)?;
     let dead_letters = config.dead_letter.as_deref().filter(|_| !config.dry_run);
     let dead_letters = dead_letters
         .map(|path| DeadLetters::open(path, *clock))
@@ -84,11 +85,14 @@ pub fn run(
     let pages = Threads::new(Client::new(config, &token), *clock, patience);
     let mut delivery = Delivery::new(
         &mut *target,
+        encoder,
         clock,
         patience_with_receiver(config, patience),
-        config.limits,
+        match config.destination {
+            Destination::Stdout => stdout::BATCH,
+            _ => config.limits,
+        },
         dead_letters,
-        commit_every(config),
         is_proven,
     );
     let drain = Drain {
@@ -135,40 +139,32 @@ fn changed_destination(former: &str, destination: &str, last: OffsetDateTime) ->
     )
 }
 
-/// The receiver's side of the run; a dry run prints instead.
-fn target<'a>(
-    config: &'a Config,
-    clock: &'a SystemClock,
-    warn: &mut dyn FnMut(&str),
-) -> Result<Box<dyn Target + 'a>, Error> {
-    let normalize = config.normalize;
-    Ok(match &config.destination {
+/// The encoder of the bodies.
+fn encoder(config: &Config, warn: &mut dyn FnMut(&str)) -> Encoder {
+    let (format, labels) = match &config.destination {
         Destination::Post(post) if config.dry_run && post.format == Format::Otlp => {
             warn("--dry-run prints the events as ndjson, since otlp is binary");
-            Box::new(Stdout::new(None, normalize, *clock)?)
+            (Format::Ndjson, &[][..])
         }
-        Destination::Post(post) if config.dry_run => {
-            Box::new(Stdout::new(Some(post), normalize, *clock)?)
-        }
-        Destination::Post(post) => {
-            let (timeout, limit) = (config.patience.timeout, config.patience.left(clock));
-            Box::new(Receiver::new(post, normalize, timeout, limit, clock)?)
-        }
-        Destination::Exec(command) if !config.dry_run => {
-            Box::new(Exec::new(command.clone(), normalize, *clock))
-        }
-        Destination::Stdout | Destination::Exec(_) => {
-            Box::new(Stdout::new(None, normalize, *clock)?)
-        }
-    })
+        Destination::Post(post) => (post.format, &post.labels[..]),
+        Destination::Stdout | Destination::Exec(_) => (Format::Ndjson, &[][..]),
+    };
+    Encoder::new(format, config.normalize, labels)
 }
 
-/// How many events are committed together: a commit after each one would cost more than delivery.
-fn commit_every(config: &Config) -> usize {
-    match &config.destination {
-        Destination::Post(post) if post.format == Format::Json => config.limits.events,
-        _ => 1,
-    }
+/// The receiver's side of the run; a dry run prints instead.
+fn target<'a>(config: &'a Config, clock: &'a SystemClock) -> Result<Box<dyn Target + 'a>, Error> {
+    Ok(match &config.destination {
+        Destination::Post(post) if !config.dry_run => {
+            let (timeout, limit) = (config.patience.timeout, config.patience.left(clock));
+            Box::new(Receiver::new(post, timeout, limit, clock)?)
+        }
+        Destination::Exec(command) if !config.dry_run => Box::new(Exec {
+            command,
+            clock: *clock,
+        }),
+        _ => Box::new(Stdout::of_process(*clock)?),
+    })
 }
 
 /// `--timeout` applies to HTTP only: a program, or the reader of standard output, may take as long as

@@ -8,40 +8,25 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::clock::{Clock, SystemClock, random};
+use crate::clock::{SystemClock, random};
 use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
 use crate::format::verdict::{Rest, Verdict};
-use crate::format::{Encoder, Format, Limits};
 use crate::fs::PRIVATE;
 use crate::signals;
 use crate::text::fnv1a;
 use crate::time;
 
 /// A shell command as a receiver.
-pub struct Exec {
-    command: String,
-    encoder: Encoder,
-    clock: SystemClock,
+pub struct Exec<'a> {
+    /// The command.
+    pub command: &'a str,
+    /// The clock.
+    pub clock: SystemClock,
 }
 
-impl Exec {
-    /// Prepares a command; nothing is started yet.
-    pub fn new(command: String, normalize: bool, clock: SystemClock) -> Self {
-        Self {
-            command,
-            encoder: Encoder::new(Format::Ndjson, normalize, &[]),
-            clock,
-        }
-    }
-}
-
-impl Target for Exec {
-    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        self.encoder.encode(events, limits, self.clock.now())
-    }
-
+impl Target for Exec<'_> {
     /// The exit code 0 acknowledges, whatever the command has read. Only `--max-time` limits the
     /// time of a command: without it, `timeout` is [`Duration::MAX`].
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
@@ -52,7 +37,7 @@ impl Target for Exec {
         };
         let mut command = Command::new("sh");
         command
-            .args(["-c", &self.command])
+            .args(["-c", self.command])
             .env_remove("TFC_ORG_TOKEN")
             .envs([
                 ("TFC_AUDIT_BATCH_ID", batch_id(events)),

@@ -29,8 +29,8 @@ use crate::delivery::numbering::Numbering;
 use crate::delivery::split::BodySizes;
 use crate::error::Error;
 use crate::event::Event;
-use crate::format::Limits;
 use crate::format::verdict::{Fate, Rest, Taken, Verdict};
+use crate::format::{Encoder, Format, Limits};
 use crate::retry::{Failure, Patience, retry};
 use crate::text::excerpt;
 use crate::time;
@@ -44,10 +44,6 @@ const MOST_UNANSWERED: u32 = 2;
 
 /// A way to hand events to a receiver.
 pub trait Target {
-    /// Makes a body of as many of the first events as the limits allow, but at least one. Returns
-    /// the body and the number of events in it.
-    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize);
-
     /// Hands over these events, with the body made of them, once and within `timeout`. Returns the
     /// receiver's verdict.
     ///
@@ -87,6 +83,7 @@ pub struct Figures {
 /// Delivers events to a receiver.
 pub struct Delivery<'a> {
     target: &'a mut dyn Target,
+    encoder: Encoder,
     clock: &'a dyn Clock,
     patience: Patience,
     limits: Limits,
@@ -107,20 +104,23 @@ impl<'a> Delivery<'a> {
     /// Prepares delivery; nothing is sent yet. `is_proven`: an earlier run's events were taken.
     pub fn new(
         target: &'a mut dyn Target,
+        encoder: Encoder,
         clock: &'a dyn Clock,
         patience: Patience,
         limits: Limits,
         dead_letters: Option<DeadLetters>,
-        commit_every: usize,
         is_proven: bool,
     ) -> Self {
+        let is_single = encoder.format == Format::Json;
         Self {
             target,
+            encoder,
             clock,
             patience,
             limits,
             dead_letters,
-            commit_every,
+            // A commit after each single event would cost more than its delivery.
+            commit_every: if is_single { limits.events } else { 1 },
             is_proven,
             held: Default::default(),
             sizes: BodySizes::default(),
@@ -249,9 +249,10 @@ impl<'a> Delivery<'a> {
         let mut batch = ledger.open(end);
         let (mut retries, mut resets, mut unanswered) = (0, 0, 0);
         let result = retry(clock, &patience, &mut retries, |timeout| {
-            let (body, count) = self.target.encode(&ledger.pick(&batch), limits);
+            let events = ledger.pick(&batch);
+            let (body, count) = self.encoder.encode(&events, limits, clock.now());
             batch.truncate(count);
-            let verdict = self.target.send(&ledger.pick(&batch), &body, timeout);
+            let verdict = self.target.send(&events[..count], &body, timeout);
             self.figures.requests += 1;
             self.figures.bytes += body.len() as u64;
             let verdict = verdict?;

@@ -15,9 +15,9 @@ use crate::config::values::{ClientFiles, Header, parse_headers};
 use crate::delivery::Target;
 use crate::error::Error;
 use crate::event::Event;
+use crate::format::Format;
 use crate::format::splunk::{self, CHANNEL};
 use crate::format::verdict::{Answer, Rest, Taken, Verdict};
-use crate::format::{Encoder, Format, Limits};
 use crate::http::{self, Connection};
 use crate::secret::Secret;
 
@@ -41,7 +41,6 @@ pub struct Receiver<'a> {
     post: &'a Post,
     clock: &'a dyn Clock,
     connection: Connection,
-    encoder: Encoder,
     headers: Headers,
 }
 
@@ -55,7 +54,6 @@ impl<'a> Receiver<'a> {
     /// content.
     pub fn new(
         post: &'a Post,
-        normalize: bool,
         timeout: Duration,
         limit: Duration,
         clock: &'a dyn Clock,
@@ -76,7 +74,6 @@ impl<'a> Receiver<'a> {
             post,
             clock,
             connection: Connection::new(post.proxy.as_ref(), client, timeout, secrets),
-            encoder: Encoder::new(post.format, normalize, &post.labels),
             headers,
         })
     }
@@ -212,10 +209,6 @@ impl<'a> Receiver<'a> {
 }
 
 impl Target for Receiver<'_> {
-    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        self.encoder.encode(events, limits, self.clock.now())
-    }
-
     fn send(&mut self, events: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
         let end = self.clock.elapsed().saturating_add(timeout);
         let url = self.post.url.expose();

@@ -2,6 +2,7 @@
 //!
 //! Events are acknowledged when they are written and, if standard output is a regular file, synced.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -10,49 +11,31 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::clock::{Clock, SystemClock, within};
-use crate::config::Post;
+use crate::clock::{SystemClock, within};
 use crate::delivery::Target;
 use crate::delivery::lines::LineFile;
 use crate::error::Error;
 use crate::event::Event;
+use crate::format::Limits;
 use crate::format::verdict::Verdict;
-use crate::format::{Encoder, Format, Limits};
 
 /// The events that are written and synced together: few syncs, and little memory.
-const BATCH: Limits = Limits {
+pub const BATCH: Limits = Limits {
     events: usize::MAX,
     bytes: 2 * 1024 * 1024,
 };
 
-/// Standard output as a receiver.
-pub struct Stdout {
-    /// `None` after a write that is stuck.
-    lines: Option<LineFile>,
-    encoder: Encoder,
-    /// The limits of a batch; `None` for those of the run.
-    limits: Option<Limits>,
-    clock: SystemClock,
-}
+/// Standard output as a receiver; `None` after a write that is stuck.
+pub struct Stdout(Option<LineFile>);
 
 impl Stdout {
-    /// Takes this process's standard output. In the place of an HTTP receiver it shows the bodies of
-    /// `post` before compression, each ending in a line feed. Every format stays a sequence of JSON
-    /// values that way.
+    /// Takes this process's standard output.
     ///
     /// # Errors
     /// If there is none.
-    pub fn new(post: Option<&Post>, normalize: bool, clock: SystemClock) -> Result<Self, Error> {
+    pub fn of_process(clock: SystemClock) -> Result<Self, Error> {
         let lines = LineFile::new(open()?, "/dev/stdout".into(), clock);
-        Ok(Self {
-            lines: Some(lines.map_err(Error::Stdout)?),
-            encoder: match post {
-                None => Encoder::new(Format::Ndjson, normalize, &[]),
-                Some(post) => Encoder::new(post.format, normalize, &post.labels),
-            },
-            limits: post.is_none().then_some(BATCH),
-            clock,
-        })
+        lines.map(|lines| Self(Some(lines))).map_err(Error::Stdout)
     }
 }
 
@@ -81,23 +64,20 @@ fn was_closed(stdout: &File) -> io::Result<bool> {
 }
 
 impl Target for Stdout {
-    fn encode(&self, events: &[Event], limits: Limits) -> (Vec<u8>, usize) {
-        let limits = self.limits.unwrap_or(limits);
-        let (mut body, count) = self.encoder.encode(events, limits, self.clock.now());
-        if !body.ends_with(b"\n") {
-            body.push(b'\n');
-        }
-        (body, count)
-    }
-
+    /// Each body ends in a line feed. In a preview, every format stays a sequence of JSON values that
+    /// way.
     fn send(&mut self, _: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
-        let mut lines = self.lines.take().ok_or_else(stuck)?;
+        let mut lines = self.0.take().ok_or_else(stuck)?;
+        let mut body = Cow::from(body);
+        if !body.ends_with(b"\n") {
+            body.to_mut().push(b'\n');
+        }
         // Half a line is cut off a regular file after a failed write, so that one is waited for.
         let (lines, appended) = if lines.is_regular || timeout == Duration::MAX {
-            let appended = lines.append(body);
+            let appended = lines.append(&body);
             (lines, appended)
         } else {
-            let body = body.to_vec();
+            let body = body.into_owned();
             let append = move || {
                 let appended = lines.append(&body);
                 (lines, appended)
@@ -105,7 +85,7 @@ impl Target for Stdout {
             let appended = within(timeout, append).map_err(Error::Stdout)?;
             appended.ok_or_else(stuck)?
         };
-        self.lines = Some(lines);
+        self.0 = Some(lines);
         appended.map_err(Error::of_stdout)?;
         Ok(Verdict::accepted())
     }

@@ -111,9 +111,9 @@ pub(super) fn judge(answer: &Answer) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::tests::{NOW, body, event};
+    use crate::format::tests::{NO_LIMITS, NOW, body, event};
     use crate::format::verdict::tests::{answer, judged};
-    use crate::format::{Encoder, Format, Limits};
+    use crate::format::{Encoder, Format};
 
     #[test]
     fn a_body_is_a_stream() {
@@ -131,7 +131,7 @@ mod tests {
             (&[label], &["mine", "mine"], &[2, 1]),
         ] {
             let encoder = Encoder::new(Format::Loki, false, labels);
-            let (body, count) = encoder.encode(&events, Limits::NONE, NOW);
+            let (body, count) = encoder.encode(&events, NO_LIMITS, NOW);
             assert_eq!(count, 3);
             let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
             let streams = body["streams"].as_array().unwrap();
@@ -150,9 +150,9 @@ mod tests {
             event
         });
         let encoder = Encoder::new(Format::Loki, false, &[]);
-        assert_eq!(encoder.encode(&events, Limits::NONE, NOW).1, 2);
+        assert_eq!(encoder.encode(&events, NO_LIMITS, NOW).1, 2);
         events[0].time += Duration::SECOND;
-        assert_eq!(encoder.encode(&events, Limits::NONE, NOW).1, 3);
+        assert_eq!(encoder.encode(&events, NO_LIMITS, NOW).1, 3);
     }
 
     #[test]

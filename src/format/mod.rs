@@ -59,21 +59,14 @@ pub struct Limits {
     pub bytes: usize,
 }
 
-impl Limits {
-    /// For events that go together, however many they are.
-    pub const NONE: Self = Self {
-        events: usize::MAX,
-        bytes: usize::MAX,
-    };
-}
-
 /// How much longer the lengths in front of OTLP's records can get with them, in bytes.
 const LENGTHS: usize = 8;
 
 /// Makes bodies of one format.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    format: Format,
+    /// The format of the bodies.
+    pub format: Format,
     normalize: bool,
     labels: Vec<Label>,
     /// The end of each of Splunk's envelopes, which has the labels.
@@ -264,6 +257,11 @@ mod tests {
     use crate::format::verdict::tests::answer;
     use crate::time;
 
+    /// For events that go together, however many they are.
+    pub(super) const NO_LIMITS: Limits = Limits {
+        events: usize::MAX,
+        bytes: usize::MAX,
+    };
     pub(super) const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
     pub(super) fn event(json: &str) -> Event {
@@ -282,7 +280,7 @@ mod tests {
             event(r#"{"a":"\u00e9","version":0}"#),
             event("{\n \"b\": 2}"),
         ];
-        let (body, _) = Encoder::new(format, false, &labels).encode(&events, Limits::NONE, NOW);
+        let (body, _) = Encoder::new(format, false, &labels).encode(&events, NO_LIMITS, NOW);
         String::from_utf8(body).unwrap()
     }
 

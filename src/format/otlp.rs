@@ -178,8 +178,9 @@ mod tests {
 
     use super::*;
     use crate::event::EventId;
+    use crate::format::tests::NO_LIMITS;
     use crate::format::verdict::tests::{answer, judged};
-    use crate::format::{Encoder, Format, Limits};
+    use crate::format::{Encoder, Format};
     use crate::time;
 
     const OBSERVED: &str = "2026-01-02T03:04:06Z";
@@ -198,7 +199,7 @@ mod tests {
         let events: Vec<_> = texts.iter().map(event).collect();
         let encoder = Encoder::new(Format::Otlp, false, labels);
         let observed = time::parse(OBSERVED).unwrap();
-        let (body, count) = encoder.encode(&events, Limits::NONE, observed);
+        let (body, count) = encoder.encode(&events, NO_LIMITS, observed);
         assert_eq!(count, texts.len());
         body
     }

@@ -14,8 +14,8 @@ use tfc_audit::config::Config;
 use tfc_audit::delivery::{Delivery, Target};
 use tfc_audit::error::{Error, Exit};
 use tfc_audit::event::Event;
-use tfc_audit::format::Limits;
 use tfc_audit::format::verdict::{Rest, Verdict};
+use tfc_audit::format::{Encoder, Format, Limits};
 use tfc_audit::report::Report;
 use tfc_audit::run::Drain;
 use tfc_audit::source::gate::Gate;
@@ -159,13 +159,9 @@ pub struct ModelTarget<'a> {
     pub executioner: &'a Executioner,
     pub calls: usize,
     pub fails_at: Option<usize>,
-    pub batch: usize,
 }
 
 impl Target for ModelTarget<'_> {
-    fn encode(&self, events: &[Event], _: Limits) -> (Vec<u8>, usize) {
-        (Vec::new(), events.len().min(self.batch))
-    }
     fn send(&mut self, events: &[Event], _: &[u8], _: Duration) -> Result<Verdict, Error> {
         self.executioner.at(Place::BeforeDelivery);
         self.clock.sleep(Duration::from_millis(100));
@@ -261,7 +257,6 @@ pub fn drive(
             executioner: &executioner,
             calls: 0,
             fails_at: run.failing_delivery,
-            batch: run.batch,
         };
         let mut store = ModelStore {
             disk,
@@ -274,7 +269,9 @@ pub fn drive(
             events: run.batch,
             bytes: usize::MAX,
         };
-        let mut delivery = Delivery::new(&mut target, &clock, patience, limits, None, 1, false);
+        let encoder = Encoder::new(Format::Ndjson, false, &[]);
+        let mut delivery =
+            Delivery::new(&mut target, encoder, &clock, patience, limits, None, false);
         let drain = Drain {
             config: &config,
             clock: &clock,
