@@ -26,11 +26,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let exit = match command {
         Ok(Command::Run(args)) if args.check => {
-            let config = configure(&args, &clock);
-            ended(
-                stdout::open().and_then(|mut out| check(config, &clock, &mut out)),
-                false,
-            )
+            ended(check(configure(&args, &clock), &clock), false)
         }
         Ok(Command::Run(args)) => deliver(&args, clock),
         Ok(Command::Print(text)) => ended(print(&text).map(|()| Exit::Success), false),

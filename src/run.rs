@@ -31,11 +31,11 @@ use crate::time;
 use crate::walk::{Scope, Walk};
 
 /// How long the service keeps events, by its documentation.
-pub const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Up to this age, a delivered event is expected to be listed still.
 pub const CERTAINLY_RETAINED: Duration = Duration::from_secs(13 * 24 * 60 * 60);
 /// Clocks that differ by no more agree.
-const CLOCKS_AGREE: Duration = Duration::from_secs(60);
+pub const CLOCKS_AGREE: Duration = Duration::from_secs(60);
 /// The most that the service's clock is believed to be ahead of this machine's.
 const LARGEST_LEAD: Duration = Duration::from_secs(24 * 60 * 60);
 /// How far `since` looks behind the boundary: the documentation does not say if it is inclusive.
@@ -72,7 +72,7 @@ pub fn run(
         .map(|path| DeadLetters::open(path, *clock))
         .transpose()?;
     let patience = config.patience;
-    let token = read_token(&config.token, patience.left(clock))?;
+    let token = read_token(config, clock)?;
     // Only events that can be committed may be delivered, so the first commit is tried before
     // anything is asked of the service. It does not name a new receiver yet, which has taken nothing.
     store.commit(&checkpoint).map_err(Error::Checkpoint)?;
@@ -156,8 +156,7 @@ fn encoder(config: &Config, warn: &mut dyn FnMut(&str)) -> Encoder {
 fn target<'a>(config: &'a Config, clock: &'a SystemClock) -> Result<Box<dyn Target + 'a>, Error> {
     Ok(match &config.destination {
         Destination::Post(post) if !config.dry_run => {
-            let (timeout, limit) = (config.patience.timeout, config.patience.left(clock));
-            Box::new(Receiver::new(post, timeout, limit, clock)?)
+            Box::new(Receiver::new(post, &config.patience, clock)?)
         }
         Destination::Exec(command) if !config.dry_run => Box::new(Exec {
             command,
@@ -263,7 +262,9 @@ impl Drain<'_> {
         // A clock that is ahead, here or there, must not hide the present.
         let settled_by = server_time.min(now);
         refuse_other_organization(walk.first_events(), checkpoint)?;
-        warn_of_gap(checkpoint, server_time, warn);
+        if let Some(gap) = gap(checkpoint, server_time) {
+            warn(&gap);
+        }
         let mut exit = Exit::Success;
         let mut is_empty = walk.first_events().is_empty();
         loop {
@@ -314,9 +315,7 @@ impl Drain<'_> {
         }
         let lists_nothing = is_empty && checkpoint.last_timestamp.is_none();
         if lists_nothing && !(scope(checkpoint).since.is_some() && has_events(pages)?) {
-            return Err(refused(
-                "the service lists no event at all, as it does for a user or team token: use an organization token or an audit-trail token, and an organization that has audit trails",
-            ));
+            return Err(no_event());
         }
         checkpoint.complete(server_time, settled_by, config.overlap);
         commits.commit(checkpoint)?;
@@ -342,16 +341,15 @@ impl Drain<'_> {
     }
 }
 
-/// Warns if no run was complete for longer than the service keeps events.
-fn warn_of_gap(checkpoint: &Checkpoint, server_time: OffsetDateTime, warn: &mut dyn FnMut(&str)) {
-    if let Some(completed) = checkpoint.completed_at
-        && completed < time::before(server_time, RETENTION)
-    {
-        warn(&format!(
+/// Returns the warning if no run was complete for longer than the service keeps events.
+pub fn gap(checkpoint: &Checkpoint, now: OffsetDateTime) -> Option<String> {
+    let completed = checkpoint.completed_at?;
+    (completed < time::before(now, RETENTION)).then(|| {
+        format!(
             "the last complete run was at {}, more than the 14 days ago that the service keeps events: events since then may be gone",
             time::format(completed)
-        ));
-    }
+        )
+    })
 }
 
 /// Asks for one event of everything retained: nothing since a time is not nothing at all.
@@ -369,6 +367,13 @@ fn has_events(pages: &dyn Pages) -> Result<bool, Error> {
         Answer::Page(page) => Ok(!page.events.is_empty()),
         Answer::Missing(_) => Ok(false),
     }
+}
+
+/// The error for a service that lists nothing of all that is retained.
+pub fn no_event() -> Error {
+    refused(
+        "the service lists no event at all, as it does for a user or team token: use an organization token or an audit-trail token, and an organization that has audit trails",
+    )
 }
 
 /// The error for a service that lists nothing where it must list something.
@@ -404,19 +409,19 @@ pub fn refuse_other_organization(events: &[Event], checkpoint: &Checkpoint) -> R
     }
 }
 
-/// Reads the token from its file, standard input or the environment, within `limit`: a pipe may have
-/// no writer. [`Duration::MAX`] is no limit.
+/// Reads the token from its file, standard input or the environment, within `--max-time`: a pipe may
+/// have no writer.
 ///
 /// # Errors
 /// [`Error::Usage`] if it cannot be read or is no token; the message does not repeat it.
 /// [`Error::Stuck`] if it takes too long.
-pub fn read_token(source: &TokenSource, limit: Duration) -> Result<Secret, Error> {
-    let (place, path) = match source {
+pub fn read_token(config: &Config, clock: &dyn Clock) -> Result<Secret, Error> {
+    let (place, path) = match &config.token {
         TokenSource::Environment(token) => return Ok(token.clone()),
         TokenSource::File(path) => (path.display().to_string(), Some(path.clone())),
         TokenSource::Stdin => ("standard input".to_owned(), None),
     };
-    let read = within(limit, || match path {
+    let read = within(config.patience.left(clock), || match path {
         Some(path) => File::open(path).and_then(read_short),
         None => read_short(io::stdin()),
     });

@@ -1,5 +1,6 @@
 //! Dead letters: the file for single events that the receiver refuses for good.
 
+use std::io;
 use std::path::Path;
 
 use crate::clock::SystemClock;
@@ -26,10 +27,7 @@ impl DeadLetters {
             }
             LineFile::new(file, path.into(), clock)
         });
-        let shown = path.display();
-        lines
-            .map(Self)
-            .map_err(|error| Error::Usage(format!("--dead-letter: cannot open {shown}: {error}")))
+        lines.map(Self).map_err(|error| unusable(path, &error))
     }
 
     /// Appends events, byte for byte as the service sent them, and syncs the file.
@@ -48,4 +46,12 @@ impl DeadLetters {
     pub fn shown(&self) -> String {
         self.0.path.display().to_string()
     }
+}
+
+/// The error for a file of dead letters that cannot be opened or written.
+pub fn unusable(path: &Path, error: &io::Error) -> Error {
+    let shown = path.display();
+    Error::Usage(format!(
+        "--dead-letter: cannot open {shown}: {error}; name another file"
+    ))
 }

@@ -19,6 +19,7 @@ use crate::format::Format;
 use crate::format::splunk::{self, CHANNEL};
 use crate::format::verdict::{Answer, Rest, Taken, Verdict};
 use crate::http::{self, Connection};
+use crate::retry::Patience;
 use crate::secret::Secret;
 
 /// The most bytes of an answer that are read, after decompression. Elasticsearch answers for each
@@ -46,21 +47,17 @@ pub struct Receiver<'a> {
 
 impl<'a> Receiver<'a> {
     /// Prepares a receiver, and reads the files with headers and certificates. Nothing is sent yet.
-    /// `timeout` is for one request, `limit` for reading the files: a pipe may have no writer.
-    /// [`Duration::MAX`] is no limit.
+    /// `--max-time` limits reading them, too: a pipe may have no writer.
     ///
     /// # Errors
     /// If such a file cannot be read or used, or takes too long. The message does not repeat its
     /// content.
-    pub fn new(
-        post: &'a Post,
-        timeout: Duration,
-        limit: Duration,
-        clock: &'a dyn Clock,
-    ) -> Result<Self, Error> {
+    pub fn new(post: &'a Post, patience: &Patience, clock: &'a dyn Clock) -> Result<Self, Error> {
         let what = "the files of --header, --client-cert and --client-key";
         let files = (post.headers.clone(), post.client.clone());
-        let read = within(limit, move || read_files(&files.0, files.1.as_ref()));
+        let read = within(patience.left(clock), move || {
+            read_files(&files.0, files.1.as_ref())
+        });
         let read = read.map_err(|error| Error::Usage(format!("cannot read {what}: {error}")))?;
         let (mut headers, client) = read.ok_or_else(|| Error::Stuck(what.to_owned()))??;
         if post.format == Format::SplunkHec && value(&headers, CHANNEL).is_none() {
@@ -73,7 +70,7 @@ impl<'a> Receiver<'a> {
         Ok(Self {
             post,
             clock,
-            connection: Connection::new(post.proxy.as_ref(), client, timeout, secrets),
+            connection: Connection::new(post.proxy.as_ref(), client, patience.timeout, secrets),
             headers,
         })
     }
@@ -84,7 +81,7 @@ impl<'a> Receiver<'a> {
     ///
     /// # Errors
     /// If there is no whole answer.
-    pub fn ask(&self, path: Option<&str>, timeout: Duration) -> Result<(u16, String), String> {
+    pub fn ask(&self, path: Option<&str>, timeout: Duration) -> Result<(u16, String), Error> {
         let answer = self.connection.send(timeout, |agent| {
             let call = match path {
                 Some(path) => agent.get(format!("{}{path}", self.post.url.origin)),
@@ -98,7 +95,7 @@ impl<'a> Receiver<'a> {
             http::read_body(response, LARGEST_BODY, &mut body)?;
             Ok((status, self.connection.show(&body)))
         });
-        answer.map_err(|error| self.describe(&error))
+        answer.map_err(|error| Error::Receiver(self.describe(&error)))
     }
 
     /// Sets the headers of a delivery, for a request without a body as well: Logstash takes any

@@ -109,12 +109,12 @@ fn the_checkpoint_line_says_how_far_earlier_runs_got() {
     bench.run(&[]).code(0).silent();
     let before = (bench.checkpoint(), bench.files());
     let run = bench.run(&["--check"]);
-    let text = " old; the last complete run was ";
+    let text = " ago; last complete run: ";
     finds(&run, "ok", "checkpoint", text).code(0);
     assert_eq!((bench.checkpoint(), bench.files()), before);
     bench.set_checkpoint_field("completed_at", json!(null));
     let run = bench.run(&["--check"]);
-    finds(&run, "ok", "checkpoint", "no run was complete yet").code(0);
+    finds(&run, "ok", "checkpoint", "last complete run: none").code(0);
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn a_checkpoint_that_cannot_be_trusted_fails_with_8() {
     bench.run(&[]).code(0).silent();
     bench.set_checkpoint_field("completed_at", json!("2026-01-02T03:04:05Z"));
     let run = bench.run(&["--check"]);
-    finds(&run, "warn", "checkpoint", "some may be gone").code(0);
+    finds(&run, "warn", "checkpoint", "may be gone").code(0);
     bench.set_checkpoint_field("organization_id", json!("org-CCCCCCCCCCCCCCCC"));
     let last = bench.checkpoint_field("last_timestamp");
     bench.set_checkpoint_field("boundary_ids", json!({last.as_str().unwrap(): ["gone"]}));
