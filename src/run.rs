@@ -1,6 +1,5 @@
 //! One run, from the lock to the last commit.
 
-use std::cell::LazyCell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::time::Duration;
@@ -71,7 +70,6 @@ pub fn run(
     let dead_letters = dead_letters
         .map(|path| DeadLetters::open(path, *clock))
         .transpose()?;
-    let patience = config.patience;
     let token = read_token(config, clock)?;
     // Only events that can be committed may be delivered, so the first commit is tried before
     // anything is asked of the service. It does not name a new receiver yet, which has taken nothing.
@@ -82,35 +80,29 @@ pub fn run(
     {
         warn(&changed_destination(&former, &destination, last));
     }
-    let pages = Threads::new(Client::new(config, &token), *clock, patience);
-    let mut delivery = Delivery::new(
-        &mut *target,
-        encoder,
-        clock,
-        patience_with_receiver(config, patience),
-        match config.destination {
-            Destination::Stdout => stdout::BATCH,
-            _ => config.limits,
-        },
-        dead_letters,
-        is_proven,
-    );
     let drain = Drain {
         config,
         clock,
-        watch,
-    };
-    report.newest = checkpoint.last_timestamp;
-    let result = drain.run(
-        &pages,
-        &mut delivery,
-        &mut checkpoint,
-        &mut store,
+        pages: &Threads::new(Client::new(config, &token), *clock, config.patience),
+        delivery: Delivery::new(
+            &mut *target,
+            encoder,
+            clock,
+            patience_with_receiver(config),
+            match config.destination {
+                Destination::Stdout => stdout::BATCH,
+                _ => config.limits,
+            },
+            dead_letters,
+            is_proven,
+        ),
+        checkpoint: &mut checkpoint,
+        commits: Commits::new(&mut store),
         report,
+        watch,
         warn,
-    );
-    report.newest = checkpoint.last_timestamp;
-    result
+    };
+    drain.run()
 }
 
 /// The checkpoint that the run continues from: the file's, or a new one.
@@ -168,24 +160,34 @@ fn target<'a>(config: &'a Config, clock: &'a SystemClock) -> Result<Box<dyn Targ
 
 /// `--timeout` applies to HTTP only: a program, or the reader of standard output, may take as long as
 /// the run.
-fn patience_with_receiver(config: &Config, patience: Patience) -> Patience {
-    match config.destination {
-        Destination::Post(_) if !config.dry_run => patience,
-        _ => Patience {
-            timeout: Duration::MAX,
-            ..patience
-        },
+fn patience_with_receiver(config: &Config) -> Patience {
+    let mut patience = config.patience;
+    if config.dry_run || !matches!(config.destination, Destination::Post(_)) {
+        patience.timeout = Duration::MAX;
     }
+    patience
 }
 
 /// The part of a run that tests drive in memory: from the first page to the last commit.
 pub struct Drain<'a> {
-    /// The options for reading; the receiver and the checkpoint are given to [`Drain::run`].
+    /// The options for reading and for the boundary.
     pub config: &'a Config,
     /// The clock.
     pub clock: &'a dyn Clock,
+    /// The pages of the service.
+    pub pages: &'a dyn Pages,
+    /// The receiver.
+    pub delivery: Delivery<'a>,
+    /// What was delivered before.
+    pub checkpoint: &'a mut Checkpoint,
+    /// The place for what is delivered now.
+    pub commits: Commits<'a>,
+    /// Hears of the run as it happens, whatever the outcome.
+    pub report: &'a mut Report,
     /// Sees the report whenever it changes.
     pub watch: &'a dyn Fn(&Report),
+    /// Is told what somebody should know.
+    pub warn: &'a mut dyn FnMut(&str),
 }
 
 impl Drain<'_> {
@@ -196,56 +198,41 @@ impl Drain<'_> {
     ///
     /// # Errors
     /// Why the run ended early. What was delivered until then is committed.
-    pub fn run(
-        &self,
-        pages: &dyn Pages,
-        delivery: &mut Delivery,
-        checkpoint: &mut Checkpoint,
-        store: &mut dyn Store,
-        report: &mut Report,
-        warn: &mut dyn FnMut(&str),
-    ) -> Result<Exit, Error> {
-        let mut commits = Commits::new(store);
-        let result = self.drain(pages, delivery, checkpoint, &mut commits, report, warn);
-        if let Some(missing) = report.missing.filter(|_| report.missing != report.told) {
-            warn(&missing.to_string());
+    pub fn run(mut self) -> Result<Exit, Error> {
+        let result = self.drain();
+        let Report { missing, told, .. } = *self.report;
+        if let Some(missing) = missing.filter(|_| missing != told) {
+            (self.warn)(&missing.to_string());
         }
         match result {
             Err(Error::NotCommitted { .. }) => result,
             // A failed commit is the worse of two errors: the next run repeats events.
-            result => commits.finish(checkpoint).and(result),
+            result => self.commits.finish(self.checkpoint).and(result),
         }
     }
 
-    fn drain(
-        &self,
-        pages: &dyn Pages,
-        delivery: &mut Delivery,
-        checkpoint: &mut Checkpoint,
-        commits: &mut Commits,
-        report: &mut Report,
-        warn: &mut dyn FnMut(&str),
-    ) -> Result<Exit, Error> {
-        let config = self.config;
-        let scope = |checkpoint: &Checkpoint| Scope {
-            since: checkpoint
-                .boundary_start
-                .map(|start| time::before(start, INCLUSIVE_EITHER_WAY)),
-            from: checkpoint.boundary_start,
-            until: config.until,
-            page_size: config.page_size,
-            connections: config.connections,
-        };
+    fn drain(&mut self) -> Result<Exit, Error> {
+        let (config, pages, clock) = (self.config, self.pages, self.clock);
+        let (checkpoint, commits) = (&mut *self.checkpoint, &mut self.commits);
+        let (report, watch, warn) = (&mut *self.report, self.watch, &mut *self.warn);
+        report.newest = checkpoint.last_timestamp;
         let mut start = |checkpoint: &Checkpoint| {
-            let scope = scope(checkpoint);
+            let from = checkpoint.boundary_start;
+            let scope = Scope {
+                since: from.map(|from| time::before(from, INCLUSIVE_EITHER_WAY)),
+                from,
+                until: config.until,
+                page_size: config.page_size,
+                connections: config.connections,
+            };
             let known = checkpoint.known();
-            let mut walk = Walk::new(pages, self.clock, config.patience, scope, known);
+            let mut walk = Walk::new(pages, clock, config.patience, scope, known);
             let started = walk.start();
             report.walk = walk.figures();
             started.map(|()| walk)
         };
         let mut walk = start(checkpoint)?;
-        let now = self.clock.now();
+        let now = clock.now();
         let server_time = walk.server_time().min(now + LARGEST_LEAD);
         // A span counts back from the service's time: this machine's clock may be ahead of it.
         if let Some(span) = config.since_span
@@ -254,11 +241,10 @@ impl Drain<'_> {
         {
             walk = start(checkpoint)?;
         }
-        (self.watch)(report);
+        watch(report);
         // An event that is stamped in the future says nothing about the present.
-        let newest_known = checkpoint.boundary.range(..=server_time).next_back();
-        let expects_known = newest_known
-            .is_some_and(|(&time, _)| time > time::before(server_time, CERTAINLY_RETAINED));
+        let retained = time::before(server_time, CERTAINLY_RETAINED)..=server_time;
+        let expects_known = checkpoint.boundary.range(retained).next().is_some();
         // A clock that is ahead, here or there, must not hide the present.
         let settled_by = server_time.min(now);
         refuse_other_organization(walk.first_events(), checkpoint)?;
@@ -270,10 +256,10 @@ impl Drain<'_> {
         loop {
             let window = walk.next_window(report.delivered > 0);
             report.walk = walk.figures();
-            (self.watch)(report);
+            watch(report);
             let Some(mut window) = window? else { break };
             is_empty = is_empty && window.events.is_empty();
-            let most_known = self.most_known(&walk);
+            let most_known = most_known(config, &walk);
             let unreadable = window.events.extract_if(.., |event| event.fault.is_some());
             let unreadable: Vec<Event> = unreadable.collect();
             if let Some(missing) = window.missing {
@@ -286,25 +272,24 @@ impl Drain<'_> {
                     report.told = Some(missing);
                 }
             }
-            if !window.events.is_empty() || !unreadable.is_empty() {
-                let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
-                    let next = following.first().map(|next| next.time);
-                    let rest = next.into_iter().chain(window.rest).min();
-                    let overlap = config.overlap;
-                    checkpoint.advance(&acknowledged, rest, settled_by, overlap, most_known);
-                    report.delivered += acknowledged.events().len() as u64;
-                    (self.watch)(report);
-                    commits.acknowledged(acknowledged.events(), checkpoint)
-                };
-                if !delivery.put_aside(&unreadable, &window.events, &mut commit, warn)? {
-                    exit = Exit::SourceFailed;
-                }
-                let result = delivery.deliver(window.events, &mut commit, warn);
-                report.delivery = delivery.figures;
-                result?;
+            let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
+                let next = following.first().map(|next| next.time);
+                let rest = next.into_iter().chain(window.rest).min();
+                checkpoint.advance(&acknowledged, rest, settled_by, config.overlap, most_known);
+                report.newest = checkpoint.last_timestamp;
+                report.delivered += acknowledged.events().len() as u64;
+                watch(report);
+                commits.acknowledged(acknowledged.events(), checkpoint)
+            };
+            let delivery = &mut self.delivery;
+            if !delivery.put_aside(&unreadable, &window.events, &mut commit, warn)? {
+                exit = Exit::SourceFailed;
             }
+            let result = delivery.deliver(window.events, &mut commit, warn);
+            report.delivery = delivery.figures;
+            result?;
         }
-        delivery.finish()?;
+        self.delivery.finish()?;
         if exit != Exit::Success {
             return Ok(exit);
         }
@@ -314,31 +299,26 @@ impl Drain<'_> {
             ));
         }
         let lists_nothing = is_empty && checkpoint.last_timestamp.is_none();
-        if lists_nothing && !(scope(checkpoint).since.is_some() && has_events(pages)?) {
+        if lists_nothing && !(checkpoint.boundary_start.is_some() && has_events(pages)?) {
             return Err(no_event());
         }
         checkpoint.complete(server_time, settled_by, config.overlap);
         commits.commit(checkpoint)?;
         Ok(exit)
     }
+}
 
-    /// How many delivered events the next run may list again: with a time limit, as many as can be
-    /// read in a third of it. Otherwise no run might get further. In a list that is not in the order
-    /// of its timestamps, as many as the overlap holds: what is not read yet may be as old.
-    fn most_known(&self, walk: &Walk) -> usize {
-        let figures = walk.figures();
-        let Some(limit) = self
-            .config
-            .patience
-            .deadline
-            .filter(|_| !walk.is_disordered())
-        else {
-            return usize::MAX;
-        };
-        let per_page = figures.reading.as_nanos() / u128::from(figures.pages.max(1));
-        let pages = (limit / 3).as_nanos() / per_page.max(1);
-        usize::try_from(pages.saturating_mul(self.config.page_size.into())).unwrap_or(usize::MAX)
-    }
+/// How many delivered events the next run may list again: with a time limit, as many as can be read
+/// in a third of it. Otherwise no run might get further. In a list that is not in the order of its
+/// timestamps, as many as the overlap holds: what is not read yet may be as old.
+fn most_known(config: &Config, walk: &Walk) -> usize {
+    let figures = walk.figures();
+    let Some(limit) = config.patience.deadline.filter(|_| !walk.is_disordered()) else {
+        return usize::MAX;
+    };
+    let per_page = figures.reading.as_nanos() / u128::from(figures.pages.max(1));
+    let pages = (limit / 3).as_nanos() / per_page.max(1);
+    usize::try_from(pages.saturating_mul(config.page_size.into())).unwrap_or(usize::MAX)
 }
 
 /// Returns the warning if no run was complete for longer than the service keeps events.
@@ -354,19 +334,16 @@ pub fn gap(checkpoint: &Checkpoint, now: OffsetDateTime) -> Option<String> {
 
 /// Asks for one event of everything retained: nothing since a time is not nothing at all.
 fn has_events(pages: &dyn Pages) -> Result<bool, Error> {
-    let request = PageRequest {
-        since: None,
-        number: 1,
-        size: 1,
-    };
-    let fetched = pages.get(Ask {
-        request,
+    let ask = Ask {
+        request: PageRequest {
+            since: None,
+            number: 1,
+            size: 1,
+        },
         is_promised: false,
-    });
-    match fetched.answer? {
-        Answer::Page(page) => Ok(!page.events.is_empty()),
-        Answer::Missing(_) => Ok(false),
-    }
+    };
+    let answer = pages.get(ask).answer?;
+    Ok(matches!(answer, Answer::Page(page) if !page.events.is_empty()))
 }
 
 /// The error for a service that lists nothing of all that is retained.
@@ -390,23 +367,22 @@ pub fn refuse_other_organization(events: &[Event], checkpoint: &Checkpoint) -> R
     let Some(own) = &checkpoint.organization_id else {
         return Ok(());
     };
-    let known = LazyCell::new(|| checkpoint.known());
-    let others: Option<Vec<_>> = events
-        .iter()
-        .map(|event| {
-            event
-                .organization()
-                .filter(|other| other != own && !known.contains(event.id.identity()))
-        })
-        .collect();
-    match others.as_ref().and_then(|others| others.first()) {
-        None => Ok(()),
-        Some(other) => Err(Error::Checkpoint(format!(
-            "the checkpoint belongs to the organization {}, and the token to {}; nothing was delivered. Give each organization a checkpoint of its own",
-            excerpt(own.as_bytes()),
-            excerpt(other.as_bytes())
-        ))),
+    let mut other = String::new();
+    for event in events {
+        match event.organization() {
+            Some(organization) if organization != *own => other = organization,
+            _ => return Ok(()),
+        }
     }
+    let known = checkpoint.known();
+    if events.is_empty() || events.iter().any(|it| known.contains(it.id.identity())) {
+        return Ok(());
+    }
+    Err(Error::Checkpoint(format!(
+        "the checkpoint belongs to the organization {}, and the token to {}; nothing was delivered. Give each organization a checkpoint of its own",
+        excerpt(own.as_bytes()),
+        excerpt(other.as_bytes())
+    )))
 }
 
 /// Reads the token from its file, standard input or the environment, within `--max-time`: a pipe may

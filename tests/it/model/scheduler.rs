@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ::time::OffsetDateTime;
 use tfc_audit::checkpoint::Checkpoint;
-use tfc_audit::checkpoint::file::Store;
+use tfc_audit::checkpoint::file::{Commits, Store};
 use tfc_audit::clock::Clock;
 use tfc_audit::config::Config;
 use tfc_audit::delivery::{Delivery, Target};
@@ -270,21 +270,18 @@ pub fn drive(
             bytes: usize::MAX,
         };
         let encoder = Encoder::new(Format::Ndjson, false, &[]);
-        let mut delivery =
-            Delivery::new(&mut target, encoder, &clock, patience, limits, None, false);
         let drain = Drain {
             config: &config,
             clock: &clock,
+            pages: &pages,
+            delivery: Delivery::new(&mut target, encoder, &clock, patience, limits, None, false),
+            checkpoint: &mut checkpoint,
+            commits: Commits::new(&mut store),
+            report: &mut report,
             watch: &|_| {},
-        };
-        drain.run(
-            &pages,
-            &mut delivery,
-            &mut checkpoint,
-            &mut store,
-            &mut report,
             warn,
-        )
+        };
+        drain.run()
     }));
     match result {
         Ok(Ok(Exit::Success))
