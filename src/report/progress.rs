@@ -1,10 +1,10 @@
 //! Standard error: lines that stay, and at a terminal one line that shows how far a backlog is.
 //!
 //! The progress line is drawn where figures change, at most four times a second, and is gone before
-//! any other line and at the end. No thread draws it, so it stands still while the run waits. A run
+//! any other line, after which it may be drawn at once, and at the end. No thread draws it, so it stands still while the run waits. A run
 //! that ends at once or has nothing to deliver draws nothing.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -21,16 +21,9 @@ const CLEAR: &str = "\x1b[K";
 /// Writes to standard error.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// The progress line; `None` if nobody could see it well.
-    line: Option<RefCell<Line>>,
-}
-
-/// The progress line as it is on the terminal.
-#[derive(Debug, Default)]
-struct Line {
-    is_drawn: bool,
-    /// The time of the last drawing, counted from the start of the program.
-    drawn_at: Duration,
+    /// When the progress line on the terminal was drawn, counted from the start of the program; zero
+    /// if it is not there. `None` if nobody could see it well.
+    drawn_at: Option<Cell<Duration>>,
 }
 
 impl Progress {
@@ -45,16 +38,27 @@ impl Progress {
         };
         let is_seen = is_alone && config.clears_lines && io::stderr().is_terminal();
         Self {
-            line: is_seen.then(RefCell::default),
+            drawn_at: is_seen.then(Cell::default),
         }
     }
 
     /// Draws the figures, unless the line was drawn just before. `elapsed` is the time since the
     /// program started.
     pub fn watch(&self, report: &Report, elapsed: Duration) {
-        if let Some(line) = &self.line {
-            write(&line.borrow_mut().draw(report, elapsed));
+        if let Some(line) = self.draw(report, elapsed) {
+            write(&line);
         }
+    }
+
+    /// Returns the bytes that draw this report over the line; `None` if it is too early.
+    fn draw(&self, report: &Report, elapsed: Duration) -> Option<String> {
+        let drawn_at = self.drawn_at.as_ref()?;
+        if elapsed.saturating_sub(drawn_at.get()) < INTERVAL {
+            return None;
+        }
+        let text = text(report, elapsed)?;
+        drawn_at.set(elapsed);
+        Some(format!("\rtfc-audit: {text}{CLEAR}"))
     }
 
     /// Writes a line that stays. If even that is not possible, the exit code has to do.
@@ -66,8 +70,10 @@ impl Progress {
 
     /// Clears the progress line.
     pub fn end(&self) {
-        if let Some(line) = &self.line {
-            write(&line.borrow_mut().clear());
+        if let Some(drawn_at) = &self.drawn_at
+            && !drawn_at.take().is_zero()
+        {
+            write(&format!("\r{CLEAR}"));
         }
     }
 }
@@ -75,27 +81,6 @@ impl Progress {
 /// Writes to standard error, if it can be written.
 fn write(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
-}
-
-impl Line {
-    /// Returns the bytes that draw this report over the line; empty if it is too early.
-    fn draw(&mut self, report: &Report, elapsed: Duration) -> String {
-        let is_due = elapsed.saturating_sub(self.drawn_at) >= INTERVAL;
-        let Some(text) = text(report, elapsed).filter(|_| is_due) else {
-            return String::new();
-        };
-        (self.is_drawn, self.drawn_at) = (true, elapsed);
-        format!("\rtfc-audit: {text}{CLEAR}")
-    }
-
-    /// Returns the bytes that clear the line; empty if nothing is drawn.
-    fn clear(&mut self) -> String {
-        if std::mem::take(&mut self.is_drawn) {
-            format!("\r{CLEAR}")
-        } else {
-            String::new()
-        }
-    }
 }
 
 /// Returns the progress line of a run after this time: events, their share of all, events in a
@@ -151,23 +136,14 @@ mod tests {
 
     #[test]
     fn a_line_is_drawn_four_times_a_second_at_most() {
-        let mut line = Line::default();
-        let times: Vec<u64> = (0..=10_000)
-            .step_by(10)
-            .filter(|&at| !line.draw(&report(at), Duration::from_millis(at)).is_empty())
-            .collect();
+        let progress = Progress {
+            drawn_at: Some(Cell::default()),
+        };
+        let draw = |at: &u64| progress.draw(&report(*at), Duration::from_millis(*at));
+        let times = (0..=10_000).step_by(10).filter(|at| draw(at).is_some());
+        let times: Vec<u64> = times.collect();
         assert_eq!((times[0], times.len()), (250, 40));
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 250));
-    }
-
-    #[test]
-    fn a_line_is_cleared_once_and_only_if_it_was_drawn() {
-        let mut line = Line::default();
-        assert_eq!(line.clear(), "");
-        let drawn = line.draw(&report(0), Duration::from_secs(1));
-        assert_eq!(drawn, "\rtfc-audit: 0 of 200000 events, 1s\x1b[K");
-        assert_eq!(line.clear(), "\r\x1b[K");
-        assert_eq!(line.clear(), "");
     }
 
     #[test]
