@@ -94,37 +94,32 @@ fn render(name: &str, before: &str, report: &Report, ending: &Ending) -> String 
 /// Returns a metric's value, if it is known. `before` is the content of the file so far.
 fn value(metric: &str, before: &str, report: &Report, ending: &Ending) -> Option<String> {
     let Report { walk, delivery, .. } = report;
+    let now = seconds(time::floor_second(ending.at)).to_string();
     let before = value_in(before, metric);
-    let now = seconds(time::floor_second(ending.at));
-    let count = match metric {
-        "tfc_audit_last_run_timestamp_seconds" => return Some(now.to_string()),
-        "tfc_audit_last_run_duration_seconds" => {
-            return Some(format!("{:.3}", ending.took.as_secs_f64()));
-        }
+    let count = |number: u64| Some(number.to_string());
+    let value = match metric {
+        "tfc_audit_last_run_timestamp_seconds" => Some(now),
+        "tfc_audit_last_run_duration_seconds" => Some(format!("{:.3}", ending.took.as_secs_f64())),
+        "tfc_audit_last_run_exit_code" => count(ending.exit as u64),
+        "tfc_audit_last_run_events_delivered" => count(report.accepted()),
+        "tfc_audit_last_run_dead_letters" => count(delivery.dead_letters),
+        "tfc_audit_last_run_service_pages" => count(walk.pages),
+        "tfc_audit_last_run_service_retries" => count(walk.retries),
+        "tfc_audit_last_run_service_bytes" => count(walk.bytes),
+        "tfc_audit_last_run_receiver_requests" => count(delivery.requests),
+        "tfc_audit_last_run_receiver_retries" => count(delivery.retries),
+        "tfc_audit_last_run_receiver_bytes" => count(delivery.bytes),
         "tfc_audit_last_success_timestamp_seconds" => {
-            let success = (ending.exit == Exit::Success).then_some(now);
-            return success.or(before).map(|time| time.to_string());
+            Some(now).filter(|_| ending.exit == Exit::Success)
         }
         "tfc_audit_newest_event_timestamp_seconds" => {
-            let newest = [report.newest.map(seconds), before].into_iter().flatten();
-            return newest.reduce(f64::max).map(|time| time.to_string());
+            let newest = report.newest.map(seconds).into_iter().chain(before);
+            newest.reduce(f64::max).map(|time| time.to_string())
         }
-        "tfc_audit_events_waiting" => match report.waiting() {
-            Some(waiting) => waiting,
-            None => return before.map(|waiting| waiting.to_string()),
-        },
-        "tfc_audit_last_run_exit_code" => ending.exit as u64,
-        "tfc_audit_last_run_events_delivered" => report.accepted(),
-        "tfc_audit_last_run_dead_letters" => delivery.dead_letters,
-        "tfc_audit_last_run_service_pages" => walk.pages,
-        "tfc_audit_last_run_service_retries" => walk.retries,
-        "tfc_audit_last_run_service_bytes" => walk.bytes,
-        "tfc_audit_last_run_receiver_requests" => delivery.requests,
-        "tfc_audit_last_run_receiver_retries" => delivery.retries,
-        "tfc_audit_last_run_receiver_bytes" => delivery.bytes,
-        _ => return None,
+        "tfc_audit_events_waiting" => report.waiting().and_then(count),
+        _ => None,
     };
-    Some(count.to_string())
+    value.or_else(|| before.map(|value| value.to_string()))
 }
 
 /// Seconds since 1970.
