@@ -1,5 +1,6 @@
 //! The command: what was typed, what was meant, one run, and how it ended.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -36,14 +37,9 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn arguments() -> Result<Vec<String>, Error> {
-    std::env::args_os()
-        .skip(1)
-        .map(|argument| {
-            argument
-                .into_string()
-                .map_err(|_| Error::Usage("an argument is not UTF-8".to_owned()))
-        })
-        .collect()
+    let words = std::env::args_os().skip(1).map(OsString::into_string);
+    let words: Result<_, _> = words.collect();
+    words.map_err(|_| Error::Usage("an argument is not UTF-8".to_owned()))
 }
 
 fn configure(args: &Args, clock: &SystemClock) -> Result<Config, Error> {
@@ -61,12 +57,12 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
         run::run(&config, &clock, &mut report, &watch, &mut warn)
     });
     progress.end();
+    let exit = ended(result, !args.no_checkpoint && !args.dry_run);
     let ending = Ending {
-        exit: result.as_ref().map_or_else(Error::exit, |exit| *exit),
+        exit,
         at: clock.now(),
         took: clock.elapsed(),
     };
-    let exit = ended(result, !args.no_checkpoint && !args.dry_run);
     if args.verbose
         && let Some(summary) = summary(&report, args.dry_run, &ending)
     {
