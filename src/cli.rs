@@ -19,6 +19,8 @@ use crate::format::{FORMATS, Format, Label};
 use crate::help;
 use crate::time;
 
+/// The service's address.
+const ENDPOINT: &str = "https://app.terraform.io";
 /// Seconds of a day, the longest that some spans may be.
 const DAY: u64 = 24 * 60 * 60;
 /// For spans without an upper limit, in seconds.
@@ -32,14 +34,9 @@ const MANUAL: &str = include_str!("../man/tfc-audit.1");
 /// so that each run continues where the last one ended.
 #[derive(ArgsInfo, FromArgs)]
 #[expect(clippy::doc_markdown, reason = "the help texts are not Markdown")]
-#[argh(help_triggers("-h", "--help"))]
 pub struct Args {
     /// the service's address (https://app.terraform.io)
-    #[argh(
-        option,
-        arg_name = "url",
-        default = "\"https://app.terraform.io\".to_owned()"
-    )]
+    #[argh(option, arg_name = "url", default = "ENDPOINT.to_owned()")]
     pub endpoint: String,
 
     /// read the organization's token from this file, - for standard input ($TFC_ORG_TOKEN)
@@ -188,7 +185,7 @@ pub enum Command {
 /// # Errors
 /// One line that names the wrong option, shows the value and says which values are possible.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, String> {
-    let parsed = split_values(arguments).and_then(|words| {
+    let parsed = spell_out(arguments).and_then(|words| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match Args::from_args(&["tfc-audit"], &words) {
             Ok(args) if args.version => Ok(Command::Print(
@@ -203,40 +200,39 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Str
     parsed.map_err(|fault| format!("{fault} (see tfc-audit --help)"))
 }
 
-/// Splits `--name=value`, which argh does not know, into the two words that it does. `-vv` is `-v`.
+/// Checks that each word is an option or an option's value, and writes all options in the way that
+/// argh knows: by their long names, with the value as the next word.
 ///
 /// # Errors
-/// If a switch has a value, or if an option follows where a value has to be. A script's unset
-/// variable leaves such a gap, and `-c --dry-run` must not become a run that delivers.
-fn split_values(arguments: impl IntoIterator<Item = String>) -> Result<Vec<String>, String> {
+/// If a word is neither, if a switch has a value, or if an option follows where a value has to be. A
+/// script's unset variable leaves such a gap, and `-c --dry-run` must not become a run that delivers.
+fn spell_out(arguments: impl IntoIterator<Item = String>) -> Result<Vec<String>, String> {
     let mut words: Vec<String> = Vec::new();
-    let mut is_value = false;
-    for argument in arguments {
-        if is_value && (argument.starts_with("--") || is_known(&argument)) {
-            let option = words.pop().unwrap_or_default();
-            return Err(format!(
-                "{option} needs a value, and an option follows (a value that begins with -- is written --NAME=VALUE)"
-            ));
-        }
-        match argument.split_once('=') {
-            _ if is_value => {
-                words.push(argument);
-                is_value = false;
+    let mut before = None;
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
+            _ => (&*argument, None),
+        };
+        let flag = option(name).ok_or_else(|| unknown(name, before))?;
+        before = Some(flag.long);
+        words.push(flag.long.to_owned());
+        words.push(match (flag.kind == FlagInfoKind::Switch, value) {
+            (true, None) => continue,
+            (true, Some(_)) => return Err(format!("{name} takes no value")),
+            (false, Some(value)) => value,
+            (false, None) => {
+                let next = arguments.next();
+                let next = next.ok_or_else(|| format!("{name} needs a value"))?;
+                if next.starts_with("--") || option(&next).is_some() {
+                    return Err(format!(
+                        "{name} needs a value, and an option follows (a value that begins with -- is written --NAME=VALUE)"
+                    ));
+                }
+                next
             }
-            Some((name, _)) if is_known(name) && !takes_value(name) => {
-                return Err(format!("{name} takes no value"));
-            }
-            Some((name, value)) if name.starts_with("--") => {
-                words.extend([name.to_owned(), value.to_owned()]);
-            }
-            _ if argument.starts_with("-v") && argument[1..].bytes().all(|byte| byte == b'v') => {
-                words.push("-v".to_owned());
-            }
-            _ => {
-                is_value = takes_value(&argument);
-                words.push(argument);
-            }
-        }
+        });
     }
     Ok(words)
 }
@@ -244,29 +240,19 @@ fn split_values(arguments: impl IntoIterator<Item = String>) -> Result<Vec<Strin
 /// The options as argh knows them.
 static INFO: LazyLock<CommandInfoWithArgs> = LazyLock::new(Args::get_args_info);
 
-/// The option that a word names, if it names one.
+/// The option that a word names, if it names one. `-vv` is `-v`.
 fn option(word: &str) -> Option<&'static FlagInfo<'static>> {
-    INFO.flags.iter().find(|flag| {
-        let is_short = flag.short.is_some_and(|short| word == format!("-{short}"));
-        word == flag.long || is_short
+    let letters = word.strip_prefix('-')?;
+    let is_verbose = letters.starts_with('v') && letters.bytes().all(|letter| letter == b'v');
+    INFO.flags.iter().find(|flag| match flag.long {
+        "--verbose" if is_verbose => true,
+        "--help" if word == "-h" => true,
+        long => word == long || flag.short.is_some_and(|short| letters == short.to_string()),
     })
 }
 
-fn is_known(word: &str) -> bool {
-    option(word).is_some()
-}
-
-/// Tells if this word is an option that takes the next word as its value.
-fn takes_value(word: &str) -> bool {
-    option(word).is_some_and(|flag| flag.kind != FlagInfoKind::Switch)
-}
-
-/// Rewrites argh's error without the words that may be secret: an option's value, and an argument
-/// that is not an option, such as half of a header that was not quoted.
+/// Rewrites argh's error about a value. Whatever else can be wrong was found before.
 fn fault(output: &str, words: &[&str]) -> String {
-    if let Some(argument) = output.strip_prefix("Unrecognized argument: ") {
-        return unknown(argument, words);
-    }
     let of_value = words.windows(2).find_map(|pair| {
         let (option, value) = (pair[0], pair[1]);
         let before = format!("Error parsing option '{option}' with value '{value}': ");
@@ -275,15 +261,12 @@ fn fault(output: &str, words: &[&str]) -> String {
             fault => Some(format!("{option}: {fault}")),
         }
     });
-    let missing = output
-        .strip_prefix("No value provided for option '")
-        .and_then(|rest| rest.split('\'').next())
-        .map(|option| format!("{option} needs a value"));
-    of_value.or(missing).unwrap_or_else(|| output.to_owned())
+    of_value.unwrap_or_else(|| output.to_owned())
 }
 
-/// The message for an argument that is neither an option nor an option's value.
-fn unknown(argument: &str, words: &[&str]) -> String {
+/// The message for an argument that is neither an option nor the value of the option `before` it. It
+/// does not repeat what may be secret, such as half of a header that was not quoted.
+fn unknown(argument: &str, before: Option<&str>) -> String {
     let is_name = |c: char| c.is_ascii_lowercase() || c == '-';
     if argument.starts_with('-') && argument.chars().all(is_name) {
         return match nearest(argument) {
@@ -291,8 +274,7 @@ fn unknown(argument: &str, words: &[&str]) -> String {
             None => format!("unknown option {argument}"),
         };
     }
-    let before = words.iter().take_while(|word| **word != argument);
-    match before.filter(|word| is_known(word)).last() {
+    match before {
         Some(option) => {
             format!("unexpected argument after {option}: quote values that contain spaces")
         }
@@ -302,16 +284,10 @@ fn unknown(argument: &str, words: &[&str]) -> String {
 
 /// The known option that was probably meant: the word is its beginning, or differs in two letters.
 fn nearest(word: &str) -> Option<&'static str> {
-    let distances = INFO.flags.iter().filter_map(|flag| {
-        let is_beginning = word.len() > 3 && flag.long.starts_with(word);
-        let distance = if is_beginning {
-            0
-        } else {
-            levenshtein(word, flag.long)
-        };
-        (distance <= 2).then_some((distance, flag.long))
-    });
-    distances.min().map(|(_, long)| long)
+    let names = || INFO.flags.iter().map(|flag| flag.long);
+    let begun = names().find(|name| word.len() > 3 && name.starts_with(word));
+    let similar = names().min_by_key(|name| levenshtein(word, name));
+    begun.or(similar.filter(|name| levenshtein(word, name) <= 2))
 }
 
 /// A time of `--since` or `--until`.
@@ -485,7 +461,10 @@ mod tests {
                 "unexpected argument after --post: quote values that contain spaces",
             ),
             (&["-c"], "-c needs a value"),
-            (&["-c", "a", "-c", "b"], "-c is given more than once"),
+            (
+                &["-c", "a", "-c", "b"],
+                "--checkpoint is given more than once",
+            ),
         ] {
             assert_eq!(message(line), format!("{expected} (see tfc-audit --help)"));
         }
@@ -521,7 +500,7 @@ mod tests {
             ),
             (
                 &["-c", "it's': \n/"],
-                r#"-c: "it's': \n/" is not the name of a file"#,
+                r#"--checkpoint: "it's': \n/" is not the name of a file"#,
             ),
             (
                 &["--format=csv"],
