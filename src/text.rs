@@ -7,18 +7,15 @@ use time::OffsetDateTime;
 /// The most characters of foreign text that a message shows.
 const EXCERPT: usize = 200;
 
-/// Converts foreign bytes to one line for a message.
+/// Converts foreign bytes to one line for a message, by the rules of [`one_line`].
 ///
-/// All characters are escaped except letters, digits, blanks and those that ASCII prints, so that a
-/// terminal has nothing to obey. Bytes that are not UTF-8 are replaced. The text is cut after 200
-/// characters.
+/// Bytes that are not UTF-8 are replaced. The text is cut after 200 characters.
 pub fn excerpt(bytes: &[u8]) -> String {
     // A character has at most four bytes, so that the rest cannot be shown anyway.
     let shown = &bytes[..bytes.len().min(4 * EXCERPT)];
     let text = String::from_utf8_lossy(shown);
     let text = text.trim();
-    let is_plain = |it: char| it == ' ' || it.is_ascii_graphic() || it.is_alphanumeric();
-    let mut line = escape(text.chars().take(EXCERPT), is_plain);
+    let mut line = one_line(&text.chars().take(EXCERPT).collect::<String>());
     if shown.len() < bytes.len() || text.chars().nth(EXCERPT).is_some() {
         line.push('…');
     }
@@ -27,10 +24,19 @@ pub fn excerpt(bytes: &[u8]) -> String {
 
 /// Converts a whole message to one line in which a terminal has nothing to obey.
 ///
-/// Every message passes through here. Foreign text in it has passed through [`excerpt`]; the names of
-/// files and options, which are the user's, have not.
+/// Every message passes through here, since the names of files and options, which are the user's,
+/// have not passed through [`excerpt`]. All characters are escaped except letters, digits, blanks,
+/// those that ASCII prints and the sign of a cut.
 pub fn one_line(message: &str) -> String {
-    escape(message.chars(), |it| !it.is_control() && !is_invisible(it))
+    let mut line = String::new();
+    for it in message.chars() {
+        if matches!(it, ' ' | '…') || it.is_ascii_graphic() || it.is_alphanumeric() {
+            line.push(it);
+        } else {
+            line.extend(it.escape_default());
+        }
+    }
+    line
 }
 
 /// The hash FNV-1a with 128 bits (<https://datatracker.ietf.org/doc/html/rfc9923>).
@@ -40,26 +46,6 @@ pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u128 {
     bytes.into_iter().fold(OFFSET_BASIS, |hash, byte| {
         (hash ^ u128::from(byte)).wrapping_mul(PRIME)
     })
-}
-
-fn escape(text: impl Iterator<Item = char>, is_shown: fn(char) -> bool) -> String {
-    let mut line = String::new();
-    for character in text {
-        if is_shown(character) {
-            line.push(character);
-        } else {
-            line.extend(character.escape_default());
-        }
-    }
-    line
-}
-
-/// Returns whether a character shows nothing, or changes the direction of the text that follows it.
-fn is_invisible(character: char) -> bool {
-    matches!(
-        character,
-        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-    )
 }
 
 /// Formats the time from one instant to a later one; zero if it is not later.
