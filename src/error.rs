@@ -5,7 +5,6 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// The exit codes, as the man page lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +32,6 @@ pub enum Exit {
     Locked = 75,
     /// The reader of standard output closed it (128 + SIGPIPE, as a shell reports it).
     StdoutClosed = 141,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
 }
 
 /// Why a run failed, in the order in which it can happen.

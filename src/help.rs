@@ -68,9 +68,8 @@ pub fn text() -> String {
 
 /// Returns an option's lines: its names and its value's, and beside them the description.
 fn entry(flag: &FlagInfo) -> String {
-    let short = flag
-        .short
-        .map_or(String::new(), |short| format!("-{short},"));
+    let short = flag.short.map(|short| format!("-{short},"));
+    let short = short.unwrap_or_default();
     let value = match flag.kind {
         FlagInfoKind::Option { arg_name } => arg_name.to_uppercase(),
         FlagInfoKind::Switch => String::new(),

@@ -33,7 +33,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(Command::Print(text)) => ended(print(&text).map(|()| Exit::Success), false),
         Err(error) => ended(Err(error), false),
     };
-    exit.into()
+    ExitCode::from(exit as u8)
 }
 
 fn arguments() -> Result<Vec<String>, Error> {

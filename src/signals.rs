@@ -32,13 +32,9 @@ fn group() -> MutexGuard<'static, Option<Pid>> {
 /// The process dies of the signal. Process 1 of a container cannot die of one: it exits with 128 plus
 /// the signal's number. If no thread can be started, signals act as they do by default.
 pub fn listen(clock: SystemClock) {
-    let obey = move || {
-        let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else {
-            return;
-        };
-        let Some(signal) = signals.forever().next() else {
-            return;
-        };
+    let obey = move || -> Option<()> {
+        let mut signals = Signals::new([SIGINT, SIGTERM]).ok()?;
+        let signal = signals.forever().next()?;
         // Stays locked: no other program is started, and the end of this one is not reported.
         let running = group();
         if let Some(group) = *running {
