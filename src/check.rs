@@ -90,7 +90,7 @@ pub fn check(config: Result<Config, Error>, clock: &dyn Clock) -> Result<Exit, E
             }
         };
         let line = one_line(&format!("{word:<5} {name}: {text}"));
-        writeln!(out, "{line}").map_err(Error::of_stdout)
+        writeln!(out, "{line}").map_err(Error::Stdout)
     };
     match config {
         Err(error) => write("configuration", Err(error.into()))?,

@@ -3,7 +3,7 @@
 //! Each message is for the person who gets it from cron: what failed, where, and what to do.
 
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind::BrokenPipe};
 use std::path::PathBuf;
 
 /// The exit codes, as the man page lists them.
@@ -57,9 +57,7 @@ pub enum Error {
     EventsRefused(String),
     /// A refused event could not be written to the file of dead letters.
     DeadLetter(String),
-    /// The reader of standard output closed it.
-    StdoutClosed,
-    /// Standard output could not be written.
+    /// Standard output could not be written, or its reader closed it.
     Stdout(io::Error),
     /// Events were delivered, but the checkpoint could not be written.
     NotCommitted {
@@ -71,14 +69,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error for a failed write to standard output.
-    pub fn of_stdout(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::StdoutClosed,
-            _ => Self::Stdout(error),
-        }
-    }
-
     /// The exit code of a run that ends with this error.
     pub fn exit(&self) -> Exit {
         match self {
@@ -88,7 +78,7 @@ impl Error {
             Self::TokenRefused(_) => Exit::TokenRefused,
             Self::Source(_) => Exit::SourceFailed,
             Self::OutOfTime | Self::Stuck(_) => Exit::OutOfTime,
-            Self::StdoutClosed => Exit::StdoutClosed,
+            Self::Stdout(error) if error.kind() == BrokenPipe => Exit::StdoutClosed,
             Self::Receiver(_) => Exit::ReceiverFailed,
             Self::EventsRefused(_) => Exit::EventsRefused,
             Self::Stdout(_) | Self::DeadLetter(_) => Exit::Failure,
@@ -98,13 +88,10 @@ impl Error {
     /// What the next run does about it, if it has this run's checkpoint.
     pub fn next_run(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Receiver(_) | Self::Stuck(_) => "continues after the last acknowledged batch",
+            Self::Receiver(_) | Self::OutOfTime | Self::Stuck(_) => "continues from here",
+            Self::EventsRefused(_) => "stops here until the receiver or the options change",
             Self::DeadLetter(_) => "sends them again",
-            Self::OutOfTime => "continues from here",
-            Self::StdoutClosed => {
-                "delivers the events that were not written (with --exec, a program confirms what it took)"
-            }
-            Self::Stdout(_) => "continues after the last batch that was written",
+            Self::Stdout(_) => "delivers the events that were not written",
             Self::NotCommitted { events: 0, .. } => "looks back further",
             Self::NotCommitted { .. } => "repeats them",
             _ => return None,
@@ -119,11 +106,8 @@ impl fmt::Display for Error {
             | Self::Checkpoint(message)
             | Self::TokenRefused(message)
             | Self::Source(message)
-            | Self::Receiver(message) => f.write_str(message),
-            Self::EventsRefused(message) => write!(
-                f,
-                "{message}; refused for good: every run stops here until the receiver or the options are changed"
-            ),
+            | Self::Receiver(message)
+            | Self::EventsRefused(message) => f.write_str(message),
             Self::DeadLetter(message) => write!(f, "cannot write refused events to {message}"),
             Self::Locked(path) => write!(
                 f,
@@ -132,7 +116,9 @@ impl fmt::Display for Error {
             ),
             Self::OutOfTime => f.write_str("--max-time was reached and more remains"),
             Self::Stuck(what) => write!(f, "--max-time was reached while waiting for {what}"),
-            Self::StdoutClosed => f.write_str("the reader of standard output closed it"),
+            Self::Stdout(error) if error.kind() == BrokenPipe => {
+                f.write_str("the reader of standard output closed it")
+            }
             Self::Stdout(error) => write!(f, "cannot write to standard output: {error}"),
             Self::NotCommitted { events: 0, fault } => {
                 write!(f, "all events were delivered, but {fault}")
@@ -165,7 +151,7 @@ mod tests {
             (Error::Receiver(text()), 6),
             (Error::EventsRefused(text()), 7),
             (Error::DeadLetter(text()), 1),
-            (Error::StdoutClosed, 141),
+            (Error::Stdout(BrokenPipe.into()), 141),
             (Error::Stdout(io::Error::other("full")), 1),
             (
                 Error::NotCommitted {

@@ -86,7 +86,7 @@ impl Target for Stdout {
             appended.ok_or_else(stuck)?
         };
         self.0 = Some(lines);
-        appended.map_err(Error::of_stdout)?;
+        appended.map_err(Error::Stdout)?;
         Ok(Verdict::accepted())
     }
 }
