@@ -30,21 +30,20 @@ impl DeadLetters {
         lines.map(Self).map_err(|error| unusable(path, &error))
     }
 
-    /// Appends events, byte for byte as the service sent them, and syncs the file.
+    /// Appends events, byte for byte as the service sent them, and syncs the file. Returns the file's
+    /// name.
     ///
     /// # Errors
     /// If some event may be missing.
-    pub fn append<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), Error> {
+    pub fn append<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<String, Error> {
         let lines: String = events
             .map(|event| event.line().into_owned() + "\n")
             .collect();
-        let appended = self.0.append(lines.as_bytes());
-        appended.map_err(|error| Error::DeadLetter(format!("{}: {error}", self.shown())))
-    }
-
-    /// The file's name, as messages show it.
-    pub fn shown(&self) -> String {
-        self.0.path.display().to_string()
+        let shown = self.0.path.display().to_string();
+        match self.0.append(lines.as_bytes()) {
+            Ok(()) => Ok(shown),
+            Err(error) => Err(Error::DeadLetter(format!("{shown}: {error}"))),
+        }
     }
 }
 

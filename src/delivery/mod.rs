@@ -6,6 +6,8 @@
 //! - **Nothing is sent again that the receiver is known to have.** A [`Verdict`] says which events
 //!   of a request were taken, also where the request failed. Those are noted in the ledger at
 //!   once, and committed before the next request or wait, as far as all older ones are settled.
+//! - **A body that is too large is halved.** So are all further ones in the run, but not below the
+//!   largest one that was accepted.
 //! - **No backlog becomes dead letters.** A receiver that has taken an event, in this run or in an
 //!   earlier one, is in order: an event that it refuses alone is at fault. Until then up to
 //!   eight other events are tried one by one. More than a hundred refusals in a
@@ -17,7 +19,6 @@ pub mod ledger;
 pub mod lines;
 mod numbering;
 pub mod post;
-pub mod split;
 pub mod stdout;
 
 use std::time::Duration;
@@ -26,7 +27,6 @@ use crate::clock::Clock;
 use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::ledger::Ledger;
 use crate::delivery::numbering::Numbering;
-use crate::delivery::split::BodySizes;
 use crate::error::Error;
 use crate::event::Event;
 use crate::format::verdict::{Fate, Rest, Taken, Verdict};
@@ -94,7 +94,8 @@ pub struct Delivery<'a> {
     is_proven: bool,
     /// Events that were refused before the receiver was proven, and their fates.
     held: (Vec<Event>, Vec<Fate>),
-    sizes: BodySizes,
+    /// The size of the largest body that was accepted in this run, before compression.
+    largest_accepted: usize,
     numbering: Numbering,
     /// The numbers so far.
     pub figures: Figures,
@@ -123,7 +124,7 @@ impl<'a> Delivery<'a> {
             commit_every: if is_single { limits.events } else { 1 },
             is_proven,
             held: Default::default(),
-            sizes: BodySizes::default(),
+            largest_accepted: 0,
             numbering: Numbering::default(),
             figures: Figures::default(),
         }
@@ -188,9 +189,9 @@ impl<'a> Delivery<'a> {
         }
         let mut fate = "is not delivered (--dead-letter FILE keeps it)".to_owned();
         if let Some(dead_letters) = &mut self.dead_letters {
-            dead_letters.append(unreadable.iter())?;
+            let path = dead_letters.append(unreadable.iter())?;
             self.figures.dead_letters += unreadable.len() as u64;
-            fate = format!("is now in {}", dead_letters.shown());
+            fate = format!("is now in {path}");
         }
         for event in unreadable {
             warn(&format!(
@@ -242,15 +243,11 @@ impl<'a> Delivery<'a> {
     /// batches have to end, the later end first.
     fn send_batch(&mut self, ledger: &mut Ledger, end: usize) -> Result<Vec<usize>, Error> {
         let (clock, patience) = (self.clock, self.patience);
-        let limits = Limits {
-            bytes: self.sizes.most_bytes(self.limits.bytes),
-            ..self.limits
-        };
         let mut batch = ledger.open(end);
         let (mut retries, mut resets, mut unanswered) = (0, 0, 0);
         let result = retry(clock, &patience, &mut retries, |timeout| {
             let events = ledger.pick(&batch);
-            let (body, count) = self.encoder.encode(&events, limits, clock.now());
+            let (body, count) = self.encoder.encode(&events, self.limits, clock.now());
             batch.truncate(count);
             let verdict = self.target.send(&events[..count], &body, timeout);
             self.figures.requests += 1;
@@ -260,7 +257,7 @@ impl<'a> Delivery<'a> {
             let is_numbered = matches!(verdict.taken, Taken::Before { .. });
             self.note(ledger, &mut batch, verdict.taken, rest)?;
             if batch.len() < count {
-                self.sizes.accept(body.len());
+                self.largest_accepted = self.largest_accepted.max(body.len());
             }
             if batch.is_empty() {
                 return Ok(None);
@@ -291,9 +288,6 @@ impl<'a> Delivery<'a> {
             return Ok(Vec::new());
         };
         let is_too_large = rest != Rest::RefusedEvents;
-        if is_too_large {
-            self.sizes.refuse(size);
-        }
         let is_alone = batch.len() == 1;
         let is_refused = is_alone || !is_too_large && !is_numbered;
         if is_refused && self.dead_letters.is_none() {
@@ -305,8 +299,11 @@ impl<'a> Delivery<'a> {
             self.settle(ledger)?;
             return Ok(Vec::new());
         }
-        // The next batch has fewer bytes, unless larger ones were accepted.
-        if is_too_large && self.sizes.most_bytes(size) < size {
+        if is_too_large {
+            // Where larger bodies were accepted, this one had too many events.
+            let accepted = self.largest_accepted;
+            let least = if accepted < size { accepted } else { 0 };
+            self.limits.bytes = least.max(size / 2);
             return Ok(Vec::new());
         }
         let place = if is_numbered { 1 } else { batch.len() / 2 };
@@ -383,8 +380,7 @@ impl<'a> Delivery<'a> {
         if let Some(dead_letters) = &mut self.dead_letters
             && !refused.is_empty()
         {
-            let path = dead_letters.shown();
-            dead_letters.append(refused.iter().map(|&(event, _)| event))?;
+            let path = dead_letters.append(refused.iter().map(|&(event, _)| event))?;
             self.figures.dead_letters += refused.len() as u64;
             for (event, why) in refused {
                 let id = excerpt(event.id.to_string().as_bytes());

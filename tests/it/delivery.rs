@@ -436,14 +436,14 @@ fn normalize_gives_each_field_one_type() {
 fn a_run_that_is_killed_in_a_divided_batch_keeps_its_parts() {
     let delivery = Delivery::of(Format::Ndjson, 1_000, |rules, _| {
         rules.most_events = 300;
-        rules.script.extend(usual(3)); // about 1,000, 500 and 250
+        rules.script.extend(usual(4)); // about 1,000, 500, and two of 250
         rules.script.push_back(Step::Stall);
     });
     let mut running = delivery.start();
-    delivery.receiver.wait_for(4);
+    delivery.receiver.wait_for(5);
     running.child.kill().expect("it waits for an answer");
     running.finish();
     let committed = delivery.committed();
-    assert!((240..260).contains(&committed), "{committed}");
+    assert!((480..520).contains(&committed), "{committed}");
     delivery.delivered(committed).recovers();
 }
