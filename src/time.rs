@@ -62,9 +62,9 @@ pub fn parse_http_date(text: &str) -> Option<OffsetDateTime> {
 /// # Errors
 /// A message with examples of spans.
 pub fn parse_span(text: &str) -> Result<Duration, String> {
-    let seconds = || {
+    let span = || {
         let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let seconds_each: u64 = match unit {
+        let seconds_each = match unit {
             "s" => 1,
             "m" => 60,
             "h" => 60 * 60,
@@ -72,14 +72,10 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
             _ => return None,
         };
         // Rust also reads `+5`.
-        let number = number
-            .starts_with(|c: char| c.is_ascii_digit())
-            .then_some(number)?;
-        number.parse::<u64>().ok()?.checked_mul(seconds_each)
+        let number: u64 = number.parse().ok().filter(|_| !number.starts_with('+'))?;
+        number.checked_mul(seconds_each).map(Duration::from_secs)
     };
-    seconds()
-        .map(Duration::from_secs)
-        .ok_or_else(|| format!("{text:?} is not a span of time such as 90s, 10m, 36h or 7d"))
+    span().ok_or_else(|| format!("{text:?} is not a span of time such as 90s, 10m, 36h or 7d"))
 }
 
 #[cfg(test)]
