@@ -25,6 +25,8 @@ const ENDPOINT: &str = "https://app.terraform.io";
 const DAY: u64 = 24 * 60 * 60;
 /// For spans without an upper limit, in seconds.
 const NO_LIMIT: u64 = u64::MAX;
+/// The text of `--version`.
+const VERSION: &str = concat!("tfc-audit ", env!("CARGO_PKG_VERSION"), "\n");
 /// The manual page, so that it is there wherever the program is.
 const MANUAL: &str = include_str!("../man/tfc-audit.1");
 
@@ -188,9 +190,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Str
     let parsed = spell_out(arguments).and_then(|words| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match Args::from_args(&["tfc-audit"], &words) {
-            Ok(args) if args.version => Ok(Command::Print(
-                concat!("tfc-audit ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
-            )),
+            Ok(args) if args.version => Ok(Command::Print(VERSION.to_owned())),
             Ok(args) if args.man => Ok(Command::Print(MANUAL.to_owned())),
             Ok(args) => Ok(Command::Run(Box::new(args))),
             Err(exit) if exit.status.is_ok() => Ok(Command::Print(help::text())),

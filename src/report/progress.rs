@@ -30,11 +30,10 @@ impl Progress {
     /// Prepares the progress line if standard error is a terminal that can clear a line, and nothing
     /// else is written there: neither events nor the output of a program.
     pub fn new(config: &Config) -> Self {
-        let prints = config.dry_run || config.destination == Destination::Stdout;
-        let is_alone = if prints {
-            !io::stdout().is_terminal()
-        } else {
-            !matches!(config.destination, Destination::Exec(_))
+        let is_alone = match config.destination {
+            Destination::Post(_) if !config.dry_run => true,
+            Destination::Exec(_) if !config.dry_run => false,
+            _ => !io::stdout().is_terminal(),
         };
         let is_seen = is_alone && config.clears_lines && io::stderr().is_terminal();
         Self {
