@@ -252,13 +252,12 @@ impl Drain<'_> {
             warn(&gap);
         }
         let mut exit = Exit::Success;
-        let mut is_empty = walk.first_events().is_empty();
+        let is_empty = walk.first_events().is_empty();
         loop {
             let window = walk.next_window(report.delivered > 0);
             report.walk = walk.figures();
             watch(report);
             let Some(mut window) = window? else { break };
-            is_empty = is_empty && window.events.is_empty();
             let most_known = most_known(config, &walk);
             let unreadable = window.events.extract_if(.., |event| event.fault.is_some());
             let unreadable: Vec<Event> = unreadable.collect();
