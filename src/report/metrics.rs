@@ -10,7 +10,6 @@
 //! - **One file for each checkpoint.** Every metric has the file's name as its label `file`, since
 //!   the collector does not tell its files apart.
 
-use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
@@ -77,18 +76,14 @@ fn render(name: &str, before: &str, report: &Report, ending: &Ending) -> String 
         .replace('\\', r"\\")
         .replace('"', "\\\"")
         .replace('\n', r"\n");
-    let mut text = String::new();
-    for line in METRICS.lines() {
-        let (metric, help) = line.split_once(' ').unwrap_or_default();
-        if let Some(value) = value(metric, before, report, ending) {
-            // Writing to a string cannot fail.
-            let _ = write!(
-                text,
-                "# HELP {metric} {help}\n# TYPE {metric} gauge\n{metric}{{file=\"{name}\"}} {value}\n"
-            );
-        }
-    }
-    text
+    let known = METRICS.lines().filter_map(|line| {
+        let (metric, help) = line.split_once(' ')?;
+        let value = value(metric, before, report, ending)?;
+        Some(format!(
+            "# HELP {metric} {help}\n# TYPE {metric} gauge\n{metric}{{file=\"{name}\"}} {value}\n"
+        ))
+    });
+    known.collect()
 }
 
 /// Returns a metric's value, if it is known. `before` is the content of the file so far.
