@@ -81,9 +81,8 @@ fn deliver(args: &Args, clock: SystemClock) -> Exit {
 }
 
 fn print(text: &str) -> Result<(), Error> {
-    stdout::open()?
-        .write_all(text.as_bytes())
-        .map_err(Error::Stdout)
+    let mut out = stdout::open()?;
+    out.write_all(text.as_bytes()).map_err(Error::Stdout)
 }
 
 /// Says what went wrong, if anything did, and what the next run does about it if it `continues` this

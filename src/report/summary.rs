@@ -12,13 +12,11 @@ pub fn summary(report: &Report, is_dry: bool, ending: &Ending) -> Option<String>
         return None;
     }
     let waiting = report.waiting().unwrap_or_default();
+    let accepted = counted(report.accepted(), "event", "events");
     let mut parts = vec![match (is_dry, report.delivered) {
         (_, 0) if waiting == 0 => "found nothing new".to_owned(),
-        (true, count) => format!("dry run: {} to deliver", counted(count, "event", "events")),
-        (false, _) => format!(
-            "delivered {}",
-            counted(report.accepted(), "event", "events")
-        ),
+        (true, _) => format!("dry run: {accepted} to deliver"),
+        (false, _) => format!("delivered {accepted}"),
     }];
     if delivery.dead_letters > 0 {
         let count = counted(delivery.dead_letters, "dead letter", "dead letters");
@@ -29,13 +27,9 @@ pub fn summary(report: &Report, is_dry: bool, ending: &Ending) -> Option<String>
             let count = counted(waiting, "event is", "events are");
             parts.push(format!("{count} left"));
         }
-        parts.push(match report.newest {
-            Some(newest) => format!(
-                "the newest event delivered is {} old",
-                age(newest, ending.at)
-            ),
-            None => "no event was delivered yet".to_owned(),
-        });
+        let age = report.newest.map(|newest| age(newest, ending.at));
+        let newest = age.map(|age| format!("the newest event delivered is {age} old"));
+        parts.push(newest.unwrap_or_else(|| "no event was delivered yet".to_owned()));
     }
     let pages = counted(walk.pages, "page", "pages");
     let mut work = format!("read {pages}{}", retries(walk.retries));
