@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::source::page::Page;
 
 /// The part of a page, as a divisor, by which each window reaches back into the last one at least.
-const OVERLAP: u64 = 64;
+const OVERLAP: u64 = 128;
 
 /// A page as it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,8 +257,8 @@ mod tests {
 
     #[test]
     fn a_window_reaches_back_behind_the_edge_by_the_overlap() {
-        // A 64th of a page, the ties, and twice what arrived lately.
-        let sizes = sizes(640, None);
+        // A 128th of a page, the ties, and twice what arrived lately.
+        let sizes = sizes(1280, None);
         for (ties, drift, overlap) in [(0, 0, 10), (3, 0, 13), (3, 40, 93), (20, 10, 50)] {
             for position in 1..3000 {
                 let edge = Edge {
