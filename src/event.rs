@@ -191,11 +191,15 @@ fn spell_uuid(bytes: &[u8; 16]) -> [u8; 36] {
     text
 }
 
+fn text(spelled: &[u8; 36]) -> &str {
+    str::from_utf8(spelled).unwrap_or_default()
+}
+
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Other(text) => f.write_str(text),
-            Self::Uuid(bytes) => f.write_str(&String::from_utf8_lossy(&spell_uuid(bytes))),
+            Self::Uuid(bytes) => f.write_str(text(&spell_uuid(bytes))),
         }
     }
 }
@@ -203,7 +207,10 @@ impl fmt::Display for EventId {
 /// Serializes the ID as its text.
 impl Serialize for EventId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        match self {
+            Self::Other(text) => serializer.serialize_str(text),
+            Self::Uuid(bytes) => serializer.serialize_str(text(&spell_uuid(bytes))),
+        }
     }
 }
 
