@@ -28,6 +28,8 @@ const GRACE: Duration = Duration::from_millis(200);
 const MOST_CONNECTIONS: usize = 16;
 /// The most bytes that an announced size reserves: more than a page of 1,000 events has.
 const MOST_ANNOUNCED: u64 = 4 * 1024 * 1024;
+/// Buffers for bodies grow in steps of so many bytes.
+const STEP: usize = 64 * 1024;
 /// The bytes of a request that wait to be sent, for each connection. ureq's own 128 KiB would cost
 /// 8 connections to the service a MiB.
 const OUTPUT_BUFFER: usize = 16 * 1024;
@@ -227,19 +229,26 @@ fn proxy_status(text: &str) -> Option<u16> {
 /// If the body breaks off or is larger. Then `bytes` has the beginning of the body.
 pub fn read_body(response: Response<Body>, most: u64, bytes: &mut Vec<u8>) -> Result<(), Error> {
     let body = response.into_body();
-    let announced = body
-        .content_length()
-        .unwrap_or_default()
-        .min(MOST_ANNOUNCED);
-    bytes.clear();
-    // In steps, so that a spare buffer is large enough for the next page.
-    let size = announced.next_multiple_of(64 * 1024);
-    bytes.reserve_exact(usize::try_from(size).unwrap_or_default());
-    body.into_with_config()
-        .limit(most)
-        .reader()
-        .read_to_end(bytes)?;
-    Ok(())
+    let announced = body.content_length().unwrap_or_default();
+    let mut reader = body.into_with_config().limit(most).reader();
+    let mut size = usize::try_from(announced.min(MOST_ANNOUNCED)).unwrap_or_default();
+    let mut length = 0;
+    let result = loop {
+        if length == bytes.len() {
+            // In steps, so that a spare buffer is large enough for the next page. Its old content
+            // stays until it is overwritten: clearing it would cost as much as a copy.
+            size = (size.max(length) + 1).next_multiple_of(STEP);
+            bytes.resize(size, 0);
+        }
+        match reader.read(&mut bytes[length..]) {
+            Ok(0) => break Ok(()),
+            Ok(count) => length += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => break Err(error.into()),
+        }
+    };
+    bytes.truncate(length);
+    result
 }
 
 /// Whether a retry may succeed where a request has no complete answer.
