@@ -6,6 +6,10 @@ use crate::walk::sizes::growth;
 /// The most bytes of pages that are requested ahead, by the largest page so far.
 const MOST_AHEAD: u64 = 64 * 1024 * 1024;
 
+/// As many requests ahead are enough for a service that answers faster than the walk needs it. Their
+/// pages take memory.
+const FEW: usize = 3;
+
 impl Walk<'_> {
     /// How many requests may be made ahead.
     pub(super) fn most_ahead(&self, has_delivered: bool) -> u64 {
@@ -33,6 +37,14 @@ impl Walk<'_> {
         let planned = self.planned.filter(|_| !self.ahead.is_empty());
         let mut edge = planned.unwrap_or(edge).pushed(self.total);
         while (self.ahead.len() as u64) < most && edge.position + self.sizes.overlap(edge) > end {
+            // Its newest answer is there already: the service is faster than the walk.
+            let is_fast = self
+                .ahead
+                .back()
+                .is_some_and(|(_, newest)| newest.is_ready());
+            if is_fast && self.ahead.len() >= FEW {
+                break;
+            }
             let place = self.sizes.before(edge);
             if !self.sizes.is_certain(place) {
                 break;

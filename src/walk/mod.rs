@@ -53,8 +53,9 @@ use crate::walk::identities::IdentitySet;
 use crate::walk::sizes::{Edge, Place, Sizes};
 use crate::walk::window::{MOST_PAGES, Slice, check_order};
 
-/// Windows that are there already are delivered together, up to this number of bytes.
-const TOGETHER: u64 = 2 * 1024 * 1024;
+/// Windows that are there already are delivered together until they have this number of bytes.
+const TOGETHER: u64 = 1024 * 1024;
+
 /// The events that a run wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
