@@ -46,6 +46,11 @@ impl Event {
         &self.page.json[self.extent.clone()]
     }
 
+    /// Returns the event's position in the text of its page, in bytes.
+    pub fn start(&self) -> usize {
+        self.extent.start
+    }
+
     /// Returns the organization of the event (`auth.organization_id`), or `None` if the event does
     /// not name one in the usual form. The checkpoint keeps it, and must not keep anything else.
     pub fn organization(&self) -> Option<String> {
@@ -105,6 +110,13 @@ impl<T: Into<String>> From<T> for Text {
             json,
             has_line_breaks,
         }
+    }
+}
+
+impl Text {
+    /// The text.
+    pub fn json(&self) -> &str {
+        &self.json
     }
 }
 

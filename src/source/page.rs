@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,16 +98,10 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
             )
         }
     })?;
-    let (found, pagination) = read(&text).map_err(|fault| fault.in_words(&text))?;
-    let bytes = text.len() as u64;
     let text = Arc::new(Text::from(text));
-    let events = found.into_iter().filter_map(|found| {
-        let mut event = Event::new(&text, found.extent, found.id, found.time?);
-        event.fault = found.fault;
-        Some(event)
-    });
+    let (events, pagination) = read(&text).map_err(|fault| fault.in_words(text.json()))?;
     Ok(Page {
-        events: events.collect(),
+        events,
         next: pagination.next_page,
         total_pages: pagination.total_pages,
         total_count: pagination.total_count,
@@ -118,7 +111,7 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
         date: None,
         pause: None,
         limit: None,
-        bytes,
+        bytes: text.json().len() as u64,
     })
 }
 
@@ -128,15 +121,6 @@ struct Pagination {
     total_pages: Option<u64>,
     total_count: Option<u64>,
     page_size: Option<u64>,
-}
-
-/// The place of an event in the body, in bytes, and its two fields.
-struct Found {
-    extent: Range<usize>,
-    id: EventId,
-    /// `None` until the time of a neighbour takes its place.
-    time: Option<OffsetDateTime>,
-    fault: Option<&'static str>,
 }
 
 /// A reason to refuse a body.
@@ -177,12 +161,19 @@ impl Fault {
     }
 }
 
-fn read(text: &str) -> Result<(Vec<Found>, Pagination), Fault> {
+fn read(page: &Arc<Text>) -> Result<(Vec<Event>, Pagination), Fault> {
+    let text = page.json();
     let (mut data, mut pagination) = (None, None);
     let end = scan::object::<Fault>(text, 0, |key, at| match key {
         "data" if data.is_none() => {
-            let mut events = Vec::new();
-            let end = scan::array(text, at, |at| event(text, at, &mut events))?;
+            let (mut events, mut untimed) = (Vec::new(), 0);
+            let end = scan::array(text, at, |at| event(page, at, &mut events, &mut untimed))?;
+            if let Some(event) = events.first().filter(|_| untimed > 0) {
+                return Err(Fault {
+                    event: Some((1, event.start())),
+                    ..event.fault.unwrap_or_default().into()
+                });
+            }
             data = Some(events);
             Ok(end)
         }
@@ -198,19 +189,7 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Fault> {
     if scan::token(text.as_bytes(), end).is_some() {
         return Err("trailing characters".into());
     }
-    let mut data = data.ok_or("missing field `data`")?;
-    // The event before it in the list is hardly newer; the first one has the next one's time.
-    let mut time = data.iter().find_map(|found| found.time);
-    for (place, found) in data.iter_mut().enumerate() {
-        found.time = found.time.or(time);
-        if found.time.is_none() {
-            return Err(Fault {
-                event: Some((place + 1, found.extent.start)),
-                ..found.fault.unwrap_or_default().into()
-            });
-        }
-        time = found.time;
-    }
+    let data = data.ok_or("missing field `data`")?;
     let pagination = pagination.ok_or("missing field `pagination`")?;
     match serde_json::from_str(pagination) {
         Ok(Object(pagination)) => Ok((data, pagination)),
@@ -223,9 +202,16 @@ fn read(text: &str) -> Result<(Vec<Found>, Pagination), Fault> {
 
 /// Reads the event at this position, and returns the position behind it.
 ///
-/// An event whose `id` or `timestamp` cannot be read must not hide the others. Its time is then a
-/// neighbour's, and its `id` a name for its bytes.
-fn event(text: &str, at: usize, events: &mut Vec<Found>) -> Result<usize, Fault> {
+/// An event whose `id` or `timestamp` cannot be read must not hide the others. Its `id` is then a name
+/// for its bytes, and its time that of the event before it, which is hardly newer. `untimed` counts
+/// the first events of the page, which have none before them: theirs is that of the next one.
+fn event(
+    page: &Arc<Text>,
+    at: usize,
+    events: &mut Vec<Event>,
+    untimed: &mut usize,
+) -> Result<usize, Fault> {
+    let text = page.json();
     if events.len() == MOST_EVENTS {
         return Err("more than 10000 events".into());
     }
@@ -269,13 +255,25 @@ fn event(text: &str, at: usize, events: &mut Vec<Found>) -> Result<usize, Fault>
             (end, Some(reason))
         }
     };
-    let json = &text[at..end];
-    events.push(Found {
-        extent: at..end,
-        id: id.unwrap_or_else(|| EventId::stand_in(json)),
-        time,
-        fault,
-    });
+    let id = id.unwrap_or_else(|| EventId::stand_in(&text[at..end]));
+    let time = time.or(events
+        .get(*untimed..)
+        .and_then(<[_]>::last)
+        .map(|before| before.time));
+    match time {
+        Some(time) => events[..std::mem::take(untimed)]
+            .iter_mut()
+            .for_each(|event| event.time = time),
+        None => *untimed += 1,
+    }
+    let mut event = Event::new(
+        page,
+        at..end,
+        id,
+        time.unwrap_or(OffsetDateTime::UNIX_EPOCH),
+    );
+    event.fault = fault;
+    events.push(event);
     Ok(end)
 }
 

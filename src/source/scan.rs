@@ -215,10 +215,10 @@ fn plain(bytes: &[u8], mut at: usize) -> usize {
         // Subtracting from a byte that is smaller sets its high bit. That may borrow from the next
         // byte, which can then be taken for one of these wrongly, but only after a right one.
         let word = u64::from_le_bytes(*word);
-        let less = |word: u64, than: u8| word.wrapping_sub(ONES * u64::from(than)) & !word;
-        let quotes = less(word ^ (ONES * u64::from(b'"')), 1);
-        let backslashes = less(word ^ (ONES * u64::from(b'\\')), 1);
-        let found = (quotes | backslashes | less(word, 0x20)) & HIGH_BITS;
+        let quotes = (word ^ (ONES * u64::from(b'"'))).wrapping_sub(ONES);
+        let backslashes = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
+        let controls = word.wrapping_sub(ONES * 0x20);
+        let found = (quotes | backslashes | controls) & !word & HIGH_BITS;
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
         }
