@@ -98,9 +98,11 @@ impl Encoder {
             _ => limits.events,
         };
         let frame = self.frame(Vec::new()).len() + LENGTHS;
-        let mut records = Vec::new();
+        let events = &events[..events.len().min(most_events)];
+        let size: usize = events.iter().map(|event| event.json().len() + 1).sum();
+        let mut records = Vec::with_capacity(size.min(limits.bytes));
         let mut count = 0;
-        for event in events.iter().take(most_events) {
+        for event in events {
             let length = records.len();
             self.push(&mut records, events[..count].last(), event, now);
             let is_apart = self.format == Format::Loki && loki::is_apart(&events[0], event);
