@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 use strsim::levenshtein;
 
@@ -294,14 +294,14 @@ fn nearest(word: &str) -> Option<&'static str> {
 #[derive(Clone, Copy)]
 pub enum When {
     /// This time, in UTC.
-    At(OffsetDateTime),
+    At(UtcDateTime),
     /// This long before the run.
     Ago(Duration),
 }
 
 impl When {
     /// Returns the time itself, for a run that begins at `now`.
-    pub fn resolve(self, now: OffsetDateTime) -> OffsetDateTime {
+    pub fn resolve(self, now: UtcDateTime) -> UtcDateTime {
         match self {
             Self::At(time) => time,
             Self::Ago(span) => time::before(now, span),

@@ -6,12 +6,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 /// Time and chance as a run sees them. Tests implement their own.
 pub trait Clock {
     /// Returns the time of the wall clock, in UTC.
-    fn now(&self) -> OffsetDateTime;
+    fn now(&self) -> UtcDateTime;
     /// Returns the time since the program started, by a clock that only moves forward.
     fn elapsed(&self) -> Duration;
     /// Waits for `span`.
@@ -36,8 +36,8 @@ impl SystemClock {
 }
 
 impl Clock for SystemClock {
-    fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::now_utc()
+    fn now(&self) -> UtcDateTime {
+        UtcDateTime::now()
     }
 
     fn elapsed(&self) -> Duration {

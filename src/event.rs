@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 use crate::spare;
 use crate::text::fnv1a;
@@ -23,7 +23,7 @@ pub struct Event {
     /// The event's `id`.
     pub id: EventId,
     /// The event's `timestamp`, in UTC.
-    pub time: OffsetDateTime,
+    pub time: UtcDateTime,
     /// The reason why `id` or `timestamp` cannot be read, if one cannot. Then both are stand-ins,
     /// which are the same whenever the service lists the event.
     pub fault: Option<&'static str>,
@@ -31,7 +31,7 @@ pub struct Event {
 
 impl Event {
     /// Returns the event at `extent`, in bytes, of a page's text.
-    pub fn new(page: &Arc<Text>, extent: Range<usize>, id: EventId, time: OffsetDateTime) -> Self {
+    pub fn new(page: &Arc<Text>, extent: Range<usize>, id: EventId, time: UtcDateTime) -> Self {
         Self {
             page: Arc::clone(page),
             extent,
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn only_an_event_with_line_breaks_is_compacted() {
-        let time = OffsetDateTime::UNIX_EPOCH;
+        let time = UtcDateTime::UNIX_EPOCH;
         let line = |json: &str| {
             Event::new(
                 &Arc::new(json.into()),
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn a_detached_event_keeps_its_json_and_drops_its_page() {
         let page = Arc::new(r#"[{"id":"x"}]"#.into());
-        let event = Event::new(&page, 1..11, EventId::new("x"), OffsetDateTime::UNIX_EPOCH);
+        let event = Event::new(&page, 1..11, EventId::new("x"), UtcDateTime::UNIX_EPOCH);
         assert_eq!(event.detached().json(), r#"{"id":"x"}"#);
         drop(event);
         assert_eq!(Arc::strong_count(&page), 1);
@@ -301,7 +301,7 @@ mod tests {
     fn the_organization_is_none_unless_the_event_names_it() {
         let organization = |json: &str| {
             let (page, id) = (Arc::new(json.into()), EventId::new("a"));
-            Event::new(&page, 0..json.len(), id, OffsetDateTime::UNIX_EPOCH).organization()
+            Event::new(&page, 0..json.len(), id, UtcDateTime::UNIX_EPOCH).organization()
         };
         assert_eq!(
             organization(r#"{"auth":{"organization_id":"org-A"}}"#).as_deref(),

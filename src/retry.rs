@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -149,7 +149,7 @@ pub fn is_retryable(status: u16) -> bool {
 /// Other services send the seconds since 1970 in either header. A time that is more than a day away
 /// is nonsense and ignored, as any other text is.
 pub fn named_wait<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
-    let until = |time: OffsetDateTime| {
+    let until = |time: UtcDateTime| {
         let wait = time - header("date").and_then(time::parse_http_date)?;
         (wait.abs() <= ::time::Duration::DAY).then(|| Duration::try_from(wait).unwrap_or_default())
     };
@@ -162,7 +162,7 @@ pub fn named_wait<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Durati
         if span < FIRST_TIME {
             return Some(span);
         }
-        until(OffsetDateTime::UNIX_EPOCH.checked_add(span.try_into().ok()?)?)
+        until(UtcDateTime::UNIX_EPOCH.checked_add(span.try_into().ok()?)?)
     };
     wait("retry-after").or_else(|| wait("x-ratelimit-reset"))
 }
@@ -170,7 +170,7 @@ pub fn named_wait<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Durati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ::time::OffsetDateTime;
+    use ::time::UtcDateTime;
     use std::cell::{Cell, RefCell};
 
     #[derive(Default)]
@@ -180,8 +180,8 @@ mod tests {
     }
 
     impl Clock for TestClock {
-        fn now(&self) -> OffsetDateTime {
-            OffsetDateTime::UNIX_EPOCH
+        fn now(&self) -> UtcDateTime {
+            UtcDateTime::UNIX_EPOCH
         }
         fn elapsed(&self) -> Duration {
             self.elapsed.get()

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::file::{self, CheckpointFile, Commits, Store};
@@ -121,7 +121,7 @@ fn resume(config: &Config, warn: &mut dyn FnMut(&str)) -> Result<Checkpoint, Err
 }
 
 /// The warning about a new destination, with the way to send the events up to `last` there, too.
-fn changed_destination(former: &str, destination: &str, last: OffsetDateTime) -> String {
+fn changed_destination(former: &str, destination: &str, last: UtcDateTime) -> String {
     // `--until` excludes its own time.
     let until = time::floor_second(last) + Duration::from_secs(1);
     format!(
@@ -321,7 +321,7 @@ fn most_known(config: &Config, walk: &Walk) -> usize {
 }
 
 /// Returns the warning if no run was complete for longer than the service keeps events.
-pub fn gap(checkpoint: &Checkpoint, now: OffsetDateTime) -> Option<String> {
+pub fn gap(checkpoint: &Checkpoint, now: UtcDateTime) -> Option<String> {
     let completed = checkpoint.completed_at?;
     (completed < time::before(now, RETENTION)).then(|| {
         format!(

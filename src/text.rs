@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 /// The most characters of foreign text that a message shows.
 const EXCERPT: usize = 200;
@@ -49,7 +49,7 @@ pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u128 {
 }
 
 /// Formats the time from one instant to a later one; zero if it is not later.
-pub fn age(from: OffsetDateTime, to: OffsetDateTime) -> String {
+pub fn age(from: UtcDateTime, to: UtcDateTime) -> String {
     span(Duration::try_from(to - from).unwrap_or_default())
 }
 

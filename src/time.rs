@@ -5,16 +5,15 @@
 use std::time::Duration;
 
 use ::time::format_description::well_known::{Rfc2822, Rfc3339};
-use ::time::{Date, OffsetDateTime, Time, UtcOffset};
+use ::time::{Date, OffsetDateTime, Time, UtcDateTime};
 
 /// Parses a time in any RFC 3339 form, or with an offset that is ` UTC` or lacks its colon. Returns it
 /// in UTC, or `None` if the text is not a time. A time whose year in UTC is before 0 could not be
 /// formatted, and is none.
-pub fn parse(text: &str) -> Option<OffsetDateTime> {
+pub fn parse(text: &str) -> Option<UtcDateTime> {
     let parse = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
     let time = parse(text).or_else(|| parse(&with_usual_offset(text)?))?;
-    time.checked_to_offset(UtcOffset::UTC)
-        .filter(|time| time.year() >= 0)
+    time.checked_to_utc().filter(|time| time.year() >= 0)
 }
 
 fn with_usual_offset(text: &str) -> Option<String> {
@@ -27,34 +26,34 @@ fn with_usual_offset(text: &str) -> Option<String> {
 
 /// Formats a time in UTC as the service does: `2026-01-02T03:04:05.000Z`. A time finer than
 /// milliseconds keeps its digits.
-pub fn format(time: OffsetDateTime) -> String {
+pub fn format(time: UtcDateTime) -> String {
     let nanoseconds = format!("{:09}", time.nanosecond());
     let (milliseconds, finer) = nanoseconds.split_at(3);
-    let whole = floor_second(time.to_offset(UtcOffset::UTC)).format(&Rfc3339);
+    let whole = floor_second(time).format(&Rfc3339);
     let whole = whole.unwrap_or_default();
     let finer = finer.trim_end_matches('0');
     format!("{}.{milliseconds}{finer}Z", whole.trim_end_matches('Z'))
 }
 
 /// Cuts a time to its whole second.
-pub fn floor_second(time: OffsetDateTime) -> OffsetDateTime {
+pub fn floor_second(time: UtcDateTime) -> UtcDateTime {
     time.truncate_to_second()
 }
 
 /// Returns the time `span` before `time`, or the start of the year 0 if that is later: RFC 3339 has
 /// no earlier times.
-pub fn before(time: OffsetDateTime, span: Duration) -> OffsetDateTime {
+pub fn before(time: UtcDateTime, span: Duration) -> UtcDateTime {
     let start = Date::MIN.replace_year(0).unwrap_or(Date::MIN);
     let span = span.try_into().unwrap_or(::time::Duration::MAX);
     time.saturating_sub(span)
-        .max(OffsetDateTime::new_utc(start, Time::MIDNIGHT))
+        .max(UtcDateTime::new(start, Time::MIDNIGHT))
 }
 
 /// Parses an HTTP `Date` such as `Sun, 06 Nov 1994 08:49:37 GMT`, and returns it in UTC. The two
 /// obsolete forms of RFC 9110, section 5.6.7, are not supported.
-pub fn parse_http_date(text: &str) -> Option<OffsetDateTime> {
+pub fn parse_http_date(text: &str) -> Option<UtcDateTime> {
     let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
-    date.checked_to_offset(UtcOffset::UTC)
+    date.checked_to_utc()
 }
 
 /// Parses a span such as `90s`, `10m`, `36h` or `7d`.

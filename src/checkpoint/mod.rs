@@ -22,7 +22,7 @@ pub mod file;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::config::url::Url;
@@ -52,21 +52,21 @@ pub struct Checkpoint {
     pub destination: Option<String>,
     /// The largest timestamp of a delivered event; `None` before the first one.
     #[serde(serialize_with = "write_time", deserialize_with = "read_time")]
-    pub last_timestamp: Option<OffsetDateTime>,
+    pub last_timestamp: Option<UtcDateTime>,
     /// Everything before this time, a whole second, is settled. `None`: nothing is settled.
     #[serde(serialize_with = "write_time", deserialize_with = "read_time")]
-    pub boundary_start: Option<OffsetDateTime>,
+    pub boundary_start: Option<UtcDateTime>,
     /// The IDs of all delivered events at or after `boundary_start`.
     #[serde(rename = "boundary_ids")]
     #[serde(serialize_with = "write_ids", deserialize_with = "read_ids")]
     pub boundary: Boundary,
     /// When a run last delivered everything that the service listed.
     #[serde(serialize_with = "write_time", deserialize_with = "read_time")]
-    pub completed_at: Option<OffsetDateTime>,
+    pub completed_at: Option<UtcDateTime>,
 }
 
 /// IDs of events under their timestamps.
-pub type Boundary = BTreeMap<OffsetDateTime, Vec<EventId>>;
+pub type Boundary = BTreeMap<UtcDateTime, Vec<EventId>>;
 
 impl Checkpoint {
     /// Returns the checkpoint of a first run, which starts with everything retained.
@@ -153,7 +153,7 @@ impl Checkpoint {
 
     /// Applies `--since`, cut to its second. Until a first event is delivered, the earliest `since` of
     /// all runs applies; after that, none does. Returns whether `since` can have an effect.
-    pub fn start_at(&mut self, since: OffsetDateTime) -> bool {
+    pub fn start_at(&mut self, since: UtcDateTime) -> bool {
         if self.last_timestamp.is_some() {
             return false;
         }
@@ -170,8 +170,8 @@ impl Checkpoint {
     pub fn advance(
         &mut self,
         delivered: &Acknowledged,
-        rest: Option<OffsetDateTime>,
-        settled_by: OffsetDateTime,
+        rest: Option<UtcDateTime>,
+        settled_by: UtcDateTime,
         overlap: Duration,
         most: usize,
     ) {
@@ -193,7 +193,7 @@ impl Checkpoint {
     }
 
     /// Moves the boundary on until no more than `most` events are remembered, but not past `settled`.
-    fn forget(&mut self, most: usize, settled: OffsetDateTime) {
+    fn forget(&mut self, most: usize, settled: UtcDateTime) {
         let mut count = 0;
         let mut newest_first = self.boundary.iter().rev();
         let is_too_much = |(_, ids): &(_, &Vec<EventId>)| {
@@ -210,8 +210,8 @@ impl Checkpoint {
     /// `completed_at`; the boundary goes by `settled_by`, as in [`Checkpoint::advance`].
     pub fn complete(
         &mut self,
-        server_time: OffsetDateTime,
-        settled_by: OffsetDateTime,
+        server_time: UtcDateTime,
+        settled_by: UtcDateTime,
         overlap: Duration,
     ) {
         self.move_boundary(None, settled_by, overlap);
@@ -222,10 +222,10 @@ impl Checkpoint {
     /// time up to which everything is settled.
     fn move_boundary(
         &mut self,
-        rest: Option<OffsetDateTime>,
-        settled_by: OffsetDateTime,
+        rest: Option<UtcDateTime>,
+        settled_by: UtcDateTime,
         overlap: Duration,
-    ) -> Option<OffsetDateTime> {
+    ) -> Option<UtcDateTime> {
         let last = self.last_timestamp?;
         // An event stamped in the future must not hide the present.
         let settled = last.min(settled_by).min(rest.unwrap_or(last));
@@ -233,7 +233,7 @@ impl Checkpoint {
         Some(settled)
     }
 
-    fn start_boundary(&mut self, start: OffsetDateTime) {
+    fn start_boundary(&mut self, start: UtcDateTime) {
         let start = self.boundary_start.map_or(start, |old| old.max(start));
         self.boundary_start = Some(start);
         self.boundary = self.boundary.split_off(&start);
@@ -241,16 +241,11 @@ impl Checkpoint {
 }
 
 #[expect(clippy::ref_option, reason = "serde passes the field by reference")]
-fn write_time<S: Serializer>(
-    time: &Option<OffsetDateTime>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn write_time<S: Serializer>(time: &Option<UtcDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
     time.map(time::format).serialize(serializer)
 }
 
-fn read_time<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<OffsetDateTime>, D::Error> {
+fn read_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<UtcDateTime>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| parse_time(&text)).transpose()
 }
@@ -269,7 +264,7 @@ fn read_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Boundary, D::E
     Ok(boundary)
 }
 
-fn parse_time<E: de::Error>(text: &str) -> Result<OffsetDateTime, E> {
+fn parse_time<E: de::Error>(text: &str) -> Result<UtcDateTime, E> {
     time::parse(text).ok_or_else(|| E::custom(format!("this is not a time: {text}")))
 }
 

@@ -5,7 +5,7 @@ use super::*;
 const ENDPOINT: &str = "https://app.terraform.io";
 const OVERLAP: Duration = Duration::from_secs(600);
 
-fn time(text: &str) -> OffsetDateTime {
+fn time(text: &str) -> UtcDateTime {
     time::parse(&format!("2026-01-02T{text}Z")).unwrap()
 }
 
@@ -212,7 +212,7 @@ fn the_earliest_since_applies_until_an_event_is_delivered() {
 
 /// Advances by events `a`, `b` and so on at these times, with this limit on what is remembered.
 /// Returns the boundary and the IDs in it.
-fn remembers(most: usize, times: &[&str], rest: Option<&str>) -> (OffsetDateTime, String) {
+fn remembers(most: usize, times: &[&str], rest: Option<&str>) -> (UtcDateTime, String) {
     let mut checkpoint = Checkpoint::new(ENDPOINT.into());
     let names = ('a'..).map(String::from);
     let events: Vec<_> = names.zip(times).map(|(id, at)| event(&id, at)).collect();

@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 
 use crate::cli::{Args, When};
 use crate::config::proxy::Proxy;
@@ -78,11 +78,11 @@ pub struct Config {
     /// The checkpoint; `None` with `--no-checkpoint`.
     pub checkpoint: Option<CheckpointPlace>,
     /// The time from which a first run delivers; `None` for everything retained.
-    pub since: Option<OffsetDateTime>,
+    pub since: Option<UtcDateTime>,
     /// The span of `--since`, if it is one.
     pub since_span: Option<Duration>,
     /// The time before which events are delivered; `None` for all.
-    pub until: Option<OffsetDateTime>,
+    pub until: Option<UtcDateTime>,
     /// How far a run looks back for late events.
     pub overlap: Duration,
     /// Events per page.
@@ -113,7 +113,7 @@ impl Config {
     ///
     /// # Errors
     /// One line that names the option or variable and the fault.
-    pub fn new(args: &Args, environment: Environment, now: OffsetDateTime) -> Result<Self, String> {
+    pub fn new(args: &Args, environment: Environment, now: UtcDateTime) -> Result<Self, String> {
         let is_both = [("check", args.check && args.dry_run)];
         refuse(&is_both, "and --dry-run exclude each other")?;
         let environment = &|name: &str| environment(name).filter(|value| !value.is_empty());

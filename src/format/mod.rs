@@ -12,7 +12,7 @@ pub mod protobuf;
 pub mod splunk;
 pub mod verdict;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 
 use crate::event::Event;
 use crate::format::verdict::{Answer, Verdict, by_status};
@@ -87,12 +87,7 @@ impl Encoder {
 
     /// Encodes as many of the first events as the limits allow, but at least one. Returns the body
     /// and the number of events in it. `now` is for formats that tell when an event was read.
-    pub fn encode(
-        &self,
-        events: &[Event],
-        limits: Limits,
-        now: OffsetDateTime,
-    ) -> (Vec<u8>, usize) {
+    pub fn encode(&self, events: &[Event], limits: Limits, now: UtcDateTime) -> (Vec<u8>, usize) {
         let most_events = match self.format {
             Format::Json => 1,
             _ => limits.events,
@@ -116,7 +111,7 @@ impl Encoder {
     }
 
     /// Appends an event. `before` is the one before it in the body.
-    fn push(&self, body: &mut Vec<u8>, before: Option<&Event>, event: &Event, now: OffsetDateTime) {
+    fn push(&self, body: &mut Vec<u8>, before: Option<&Event>, event: &Event, now: UtcDateTime) {
         let json = normalize::line(event, self.normalize);
         match self.format {
             Format::Ndjson => {
@@ -264,7 +259,7 @@ mod tests {
         events: usize::MAX,
         bytes: usize::MAX,
     };
-    pub(super) const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+    pub(super) const NOW: UtcDateTime = UtcDateTime::UNIX_EPOCH;
 
     pub(super) fn event(json: &str) -> Event {
         let time = time::parse("2023-11-14T22:13:20.5Z").unwrap();

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 use crate::event::Event;
 use crate::format::Label;
@@ -71,7 +71,7 @@ pub(super) fn frame(labels: &[Label], records: &[u8]) -> Vec<u8> {
 /// a field of the record, as the conventions require, and also the attribute `event.name`, which
 /// preceded that field: Loki and Fluent Bit do not store the field
 /// (<https://opentelemetry.io/docs/specs/semconv/registry/attributes/event/>).
-pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str, observed: OffsetDateTime) {
+pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str, observed: UtcDateTime) {
     const INFO: u64 = 9;
     let texts = texts(json);
     let kind = texts.get("resource.type");
@@ -100,7 +100,7 @@ pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str, observed: Offs
 }
 
 /// Nanoseconds since 1970; 0, which means unknown, for a time that does not fit.
-fn nanoseconds(time: OffsetDateTime) -> u64 {
+fn nanoseconds(time: UtcDateTime) -> u64 {
     u64::try_from(time.unix_timestamp_nanos()).unwrap_or_default()
 }
 

@@ -10,7 +10,7 @@
 
 use std::fs;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, sign::CertifiedKey};
@@ -123,7 +123,7 @@ pub fn describe(fault: &rustls::Error) -> String {
 fn certificate(fault: &CertificateError) -> String {
     let at = |time: &UnixTime| {
         let since = ::time::Duration::seconds(time.as_secs().try_into().unwrap_or(i64::MAX));
-        time::format(OffsetDateTime::UNIX_EPOCH.saturating_add(since))
+        time::format(UtcDateTime::UNIX_EPOCH.saturating_add(since))
     };
     match fault {
         CertificateError::UnknownIssuer => {

@@ -13,7 +13,7 @@
 use std::io;
 use std::path::Path;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 
 use crate::error::Exit;
 use crate::fs;
@@ -118,8 +118,8 @@ fn value(metric: &str, before: &str, report: &Report, ending: &Ending) -> Option
 }
 
 /// Seconds since 1970.
-fn seconds(time: OffsetDateTime) -> f64 {
-    (time - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()
+fn seconds(time: UtcDateTime) -> f64 {
+    (time - UtcDateTime::UNIX_EPOCH).as_seconds_f64()
 }
 
 /// Returns a metric's value in a file of ours, if it is a number as we write it.

@@ -6,7 +6,7 @@ pub mod summary;
 
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 
 use crate::error::Exit;
 use crate::source::Missing;
@@ -18,7 +18,7 @@ pub struct Ending {
     /// Its exit code.
     pub exit: Exit,
     /// Its time, by the local clock.
-    pub at: OffsetDateTime,
+    pub at: UtcDateTime,
     /// The time that the run took.
     pub took: Duration,
 }
@@ -33,7 +33,7 @@ pub struct Report {
     /// The figures of delivery.
     pub delivery: delivery::Figures,
     /// The timestamp of the newest event that this or an earlier run delivered.
-    pub newest: Option<OffsetDateTime>,
+    pub newest: Option<UtcDateTime>,
     /// The events that are missing so far by the service's counts.
     pub missing: Option<Missing>,
     /// Those that a warning has told of.

@@ -93,7 +93,7 @@ impl Gate {
 mod tests {
     use std::cell::Cell;
 
-    use ::time::OffsetDateTime;
+    use ::time::UtcDateTime;
 
     use super::*;
 
@@ -102,8 +102,8 @@ mod tests {
     struct TestClock(Cell<Duration>);
 
     impl Clock for TestClock {
-        fn now(&self) -> OffsetDateTime {
-            OffsetDateTime::UNIX_EPOCH
+        fn now(&self) -> UtcDateTime {
+            UtcDateTime::UNIX_EPOCH
         }
         fn elapsed(&self) -> Duration {
             self.0.get()

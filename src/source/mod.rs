@@ -11,7 +11,7 @@ pub mod scan;
 use std::fmt;
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 use crate::retry::Failure;
 use crate::source::page::Page;
@@ -21,7 +21,7 @@ use crate::source::page::Page;
 pub struct PageRequest {
     /// List only events after this time, a whole second. The documentation leaves open whether
     /// events of exactly this time are listed.
-    pub since: Option<OffsetDateTime>,
+    pub since: Option<UtcDateTime>,
     /// The number of the page. Page 1 is the newest.
     pub number: u64,
     /// How many events to list on a page.

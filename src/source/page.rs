@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -45,7 +45,7 @@ pub struct Page {
     /// `page_size`, if the answer has it: the size in effect, which may be less than was asked for.
     pub size: Option<u64>,
     /// The service's clock when it answered (the `Date` header).
-    pub date: Option<OffsetDateTime>,
+    pub date: Option<UtcDateTime>,
     /// How long the service asks all requests to wait after this answer.
     pub pause: Option<Duration>,
     /// How many requests a second the service allows, if the answer says it.
@@ -266,12 +266,7 @@ fn event(
             .for_each(|event| event.time = time),
         None => *untimed += 1,
     }
-    let mut event = Event::new(
-        page,
-        at..end,
-        id,
-        time.unwrap_or(OffsetDateTime::UNIX_EPOCH),
-    );
+    let mut event = Event::new(page, at..end, id, time.unwrap_or(UtcDateTime::UNIX_EPOCH));
     event.fault = fault;
     events.push(event);
     Ok(end)

@@ -185,7 +185,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread::ThreadId;
 
-    use ::time::OffsetDateTime;
+    use ::time::UtcDateTime;
 
     use super::*;
     use crate::event::{Event, EventId};
@@ -194,8 +194,8 @@ mod tests {
     struct Still;
 
     impl Clock for Still {
-        fn now(&self) -> OffsetDateTime {
-            OffsetDateTime::UNIX_EPOCH
+        fn now(&self) -> UtcDateTime {
+            UtcDateTime::UNIX_EPOCH
         }
         fn elapsed(&self) -> Duration {
             Duration::ZERO
@@ -256,7 +256,7 @@ mod tests {
 
     fn page(events: usize) -> Page {
         let page = Arc::new("{}".into());
-        let event = Event::new(&page, 0..2, EventId::new("a"), OffsetDateTime::UNIX_EPOCH);
+        let event = Event::new(&page, 0..2, EventId::new("a"), UtcDateTime::UNIX_EPOCH);
         Page {
             events: vec![event; events],
             ..Page::default()

@@ -8,7 +8,7 @@
 //! Counts may be wrong by a constant number. It is measured at the list's end, where one answer shows
 //! both, the count and that nothing follows. Retention lowers it.
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 
 use crate::error::Error;
 use crate::event::{Event, Identity};
@@ -40,7 +40,7 @@ pub(super) struct Proof {
 
 /// An event that was seen.
 pub(super) struct Seen {
-    time: OffsetDateTime,
+    time: UtcDateTime,
     identity: Identity,
     /// Where the last answer listed it; `None` without a count.
     depth: Option<i64>,
@@ -150,12 +150,12 @@ impl Walk<'_> {
 
     /// How many events this window found that earlier ones missed: they are older than what these
     /// `counted`.
-    fn found(&self, counted: Option<OffsetDateTime>) -> i64 {
+    fn found(&self, counted: Option<UtcDateTime>) -> i64 {
         signed(self.older(counted)).min(self.proof.unfound)
     }
 
     /// How many events of the windows since the last cut are older than this.
-    fn older(&self, time: Option<OffsetDateTime>) -> u64 {
+    fn older(&self, time: Option<UtcDateTime>) -> u64 {
         let is_older = |seen: &&Seen| Some(seen.time) < time;
         self.front.iter().filter(is_older).count() as u64
     }

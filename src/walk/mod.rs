@@ -39,7 +39,7 @@ mod window;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -60,11 +60,11 @@ const TOGETHER: u64 = 1024 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
     /// The value of `since`; `None` for everything retained.
-    pub since: Option<OffsetDateTime>,
+    pub since: Option<UtcDateTime>,
     /// Only events at or after this time are new.
-    pub from: Option<OffsetDateTime>,
+    pub from: Option<UtcDateTime>,
     /// Only events before this time are wanted.
-    pub until: Option<OffsetDateTime>,
+    pub until: Option<UtcDateTime>,
     /// Events per page.
     pub page_size: u64,
     /// The most requests at once.
@@ -105,7 +105,7 @@ pub struct Window {
     pub events: Vec<Event>,
     /// Lower bound on the remaining timestamps, if no event is listed more than half a page out of
     /// order; `None` if no event remains.
-    pub rest: Option<OffsetDateTime>,
+    pub rest: Option<UtcDateTime>,
     /// The events that are missing from this walk so far; `None` if the proof of this window
     /// succeeded or there are no counts.
     pub missing: Option<Missing>,
@@ -126,19 +126,19 @@ pub struct Walk<'a> {
     /// Page 1, until it becomes the last window.
     first: Option<Slice>,
     /// The oldest event on it that the run wants.
-    first_oldest: Option<OffsetDateTime>,
+    first_oldest: Option<UtcDateTime>,
     /// What is due after it. What is listed later and stamped newer is out of its place.
-    latest: Option<OffsetDateTime>,
+    latest: Option<UtcDateTime>,
     /// The newest event of the last window; `None` before the first one.
     edge: Option<Edge>,
     /// Every event of the windows so far.
     seen: IdentitySet,
     /// Everything older than this is counted.
-    cut: Option<OffsetDateTime>,
+    cut: Option<UtcDateTime>,
     /// Everything older than this may be delivered.
-    due: Option<OffsetDateTime>,
+    due: Option<UtcDateTime>,
     /// Hardly anything older than this is listed before the edge.
-    rest: Option<OffsetDateTime>,
+    rest: Option<UtcDateTime>,
     /// Something new and older was.
     is_disordered: bool,
     /// The events of the windows so far that are not older than the cut.
@@ -158,7 +158,7 @@ pub struct Walk<'a> {
     total: Option<u64>,
     /// The size of the largest page, in bytes.
     largest: u64,
-    server_time: OffsetDateTime,
+    server_time: UtcDateTime,
     figures: Figures,
 }
 
@@ -229,7 +229,7 @@ impl<'a> Walk<'a> {
 
     /// The service's time at its first answer, or this machine's if the answer has none.
     #[must_use]
-    pub fn server_time(&self) -> OffsetDateTime {
+    pub fn server_time(&self) -> UtcDateTime {
         self.server_time
     }
 

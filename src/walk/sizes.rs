@@ -3,7 +3,7 @@
 //! A position is the number of newer events in the list. A page of any size up to the largest can
 //! be asked for, so a page can be made to reach any position and to begin nearly anywhere.
 
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 use crate::source::page::Page;
 
@@ -27,7 +27,7 @@ pub(super) struct Edge {
     /// `total_count` at that time.
     pub(super) total: Option<u64>,
     /// The timestamp of its event. Every older one that is listed was seen.
-    pub(super) time: OffsetDateTime,
+    pub(super) time: UtcDateTime,
     /// How many events of this timestamp were seen.
     pub(super) ties: u64,
     /// By how many events the list grew lately.
@@ -208,7 +208,7 @@ mod tests {
         Edge {
             position,
             total: None,
-            time: OffsetDateTime::UNIX_EPOCH,
+            time: UtcDateTime::UNIX_EPOCH,
             ties,
             drift: 0,
         }
@@ -333,7 +333,7 @@ mod tests {
             &Arc::new(json.into()),
             0..json.len(),
             EventId::new("a"),
-            OffsetDateTime::UNIX_EPOCH,
+            UtcDateTime::UNIX_EPOCH,
         );
         let (next, last) = (Some(2), None);
         let (unknown, follows, fixed) = (None, Some(true), Some(false));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 
 use crate::error::Error;
 use crate::event::{Event, Identity};
@@ -64,7 +64,7 @@ impl Slice {
     /// What is older than this is counted in a window that begins with this page: what shares the
     /// timestamp of its last event, which the next page may share as well, and what is older. A page of
     /// one timestamp tells nothing of it, unless nothing is listed before the page.
-    pub(super) fn cut(&self) -> Option<OffsetDateTime> {
+    pub(super) fn cut(&self) -> Option<UtcDateTime> {
         let events = &self.page.events;
         let (newest, oldest) = (events.first()?.time, events.last()?.time);
         let times = events.iter().map(|event| event.time);
@@ -76,17 +76,17 @@ impl Slice {
     /// What is older than this may be delivered after a window that begins with this page: its newest
     /// timestamp, without the eighth of the page that may be stamped newer than its place. Timestamps
     /// after `latest` do not count.
-    pub(super) fn due(&self, latest: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
+    pub(super) fn due(&self, latest: Option<UtcDateTime>) -> Option<UtcDateTime> {
         self.newest_but(LEFT, latest)
     }
 
     /// The page's median timestamp, of those up to `latest`.
-    pub(super) fn middle(&self, latest: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
+    pub(super) fn middle(&self, latest: Option<UtcDateTime>) -> Option<UtcDateTime> {
         self.newest_but(2, latest)
     }
 
     /// The newest timestamp of those up to `latest`, after one in so many.
-    fn newest_but(&self, part: usize, latest: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
+    fn newest_but(&self, part: usize, latest: Option<UtcDateTime>) -> Option<UtcDateTime> {
         let times = self.page.events.iter().map(|event| event.time);
         let mut times: Vec<_> = times
             .filter(|&time| latest.is_none_or(|latest| time <= latest))

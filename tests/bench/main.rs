@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use stand_in::{PATH, StandIn, World, events};
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 mod parts;
 mod peers;
@@ -290,7 +290,7 @@ fn measure(mut arguments: impl Iterator<Item = OsString>) -> Result {
 
 /// A world with a backlog of `count` events, whose time stands still.
 fn world(count: usize, per_second: u32) -> World {
-    let now = OffsetDateTime::now_utc();
+    let now = UtcDateTime::now();
     World {
         now: Some(now),
         ..World::new(events(count, now, per_second))

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 use crate::stand_in::{Event, StandIn, Ties, World};
 use crate::{
@@ -73,7 +73,7 @@ pub(crate) fn requests(bench: &mut Bench) -> Result {
 
 /// A run that finds no new events.
 pub(crate) fn idle(bench: &mut Bench) -> Result {
-    let now = OffsetDateTime::now_utc();
+    let now = UtcDateTime::now();
     // One event a second: those of the overlap, ten minutes, are listed again.
     let event = |n: u64| Event::new(n, now - Duration::from_secs(n));
     let api = frozen(World {

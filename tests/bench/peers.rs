@@ -9,7 +9,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 use crate::receiver::{Format, Receiver, Rules, Step};
 use crate::stand_in::{StandIn, World, events_from};
@@ -79,7 +79,7 @@ fn play(bench: &Bench, name: &str, line: &str) -> Result<[Tally; ACTS.len()]> {
     let directory = bench.path(name);
     fs::create_dir(&directory)?;
     // Whole seconds, as the service stamps events.
-    let mut now = OffsetDateTime::now_utc().replace_nanosecond(0)? - Duration::from_secs(3600);
+    let mut now = UtcDateTime::now().replace_nanosecond(0)? - Duration::from_secs(3600);
     let api = StandIn::start(World {
         arrivals_per_request: 3,
         arrivals_left: 30,

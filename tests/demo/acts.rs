@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 use crate::receiver::{self, Format, Receiver, Rules};
 use crate::stand_in::{Event, PATH, StandIn, Step, World, ids, sample_events};
@@ -48,7 +48,7 @@ pub fn show() -> Result {
 /// The service and the place where the command runs.
 struct Scene {
     api: StandIn,
-    now: OffsetDateTime,
+    now: UtcDateTime,
     directory: PathBuf,
 }
 
@@ -60,7 +60,7 @@ struct Run {
 
 impl Scene {
     fn new() -> Result<Self> {
-        let now = OffsetDateTime::now_utc();
+        let now = UtcDateTime::now();
         let directory = std::env::temp_dir().join(format!("tfc-audit-demo-{}", std::process::id()));
         std::fs::create_dir(&directory)?;
         let first = sample_events(now - Duration::from_secs(300));
@@ -236,7 +236,7 @@ fn expect(holds: bool, promise: &str) -> Result {
 }
 
 /// The events of this list, numbered from `first`.
-fn events(first: u64, list: &[Brief], now: OffsetDateTime) -> Vec<Event> {
+fn events(first: u64, list: &[Brief], now: UtcDateTime) -> Vec<Event> {
     let event = |(n, &(age, who, [kind, action], on_what)): (u64, &Brief)| {
         let plain = Event::new(n, now - Duration::from_secs(age));
         let mut value: Value = serde_json::from_str(&plain.text).expect("an event is JSON");

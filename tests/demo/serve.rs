@@ -4,7 +4,7 @@ use std::error::Error;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 use crate::receiver::{Format, Receiver, Rules};
 use crate::stand_in::{StandIn, World, events_from, sample_events};
@@ -18,7 +18,7 @@ pub fn serve() -> Result<(), Box<dyn Error>> {
         let _ = std::fs::remove_file(&command);
         std::os::unix::fs::symlink(&own, &command)?;
     }
-    let api = StandIn::start(World::new(sample_events(OffsetDateTime::now_utc())));
+    let api = StandIn::start(World::new(sample_events(UtcDateTime::now())));
     let receiver = Receiver::start(Format::Ndjson, Rules::default());
     let (url, post) = (api.url(), receiver.url());
     let token = api.with(|world| world.token.clone());
@@ -80,7 +80,7 @@ pub fn serve() -> Result<(), Box<dyn Error>> {
             }
             thread::sleep(Duration::from_millis(100));
         }
-        api.with(|world| world.insert(events_from(number, 1, OffsetDateTime::now_utc(), 1)));
+        api.with(|world| world.insert(events_from(number, 1, UtcDateTime::now(), 1)));
         number += 1;
     }
 }

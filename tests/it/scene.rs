@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use time::OffsetDateTime;
+use time::UtcDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::receiver::{Format, Receiver, Rules};
@@ -68,7 +68,7 @@ pub struct Scene {
     pub legal: Vec<Option<String>>,
     /// The calls of an undisturbed run.
     pub calls: Vec<Call>,
-    began: OffsetDateTime,
+    began: UtcDateTime,
     /// How much came to the receiver before the present beginning.
     received_before: usize,
 }
@@ -214,7 +214,7 @@ impl Scene {
             return checkpoint.to_owned();
         };
         let (time, end) = rest.split_once('"').expect("it is a string");
-        match OffsetDateTime::parse(time, &Rfc3339) {
+        match UtcDateTime::parse(time, &Rfc3339) {
             Ok(time) if self.began <= time && time <= now() => format!("{start}{field}now\"{end}"),
             _ => checkpoint.to_owned(),
         }

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tfc_audit::cli;
 use tfc_audit::config::Config;
-use time::OffsetDateTime;
+use time::UtcDateTime;
 
 use crate::stand_in::{Event, StandIn, Step, World};
 
@@ -46,12 +46,12 @@ pub const TOO_LONG: Duration = Duration::from_secs(600);
 pub const AN_HOUR: Duration = Duration::from_secs(3600);
 
 /// The present time.
-pub fn now() -> OffsetDateTime {
-    OffsetDateTime::now_utc()
+pub fn now() -> UtcDateTime {
+    UtcDateTime::now()
 }
 
 /// The present time less this many minutes.
-pub fn minutes_ago(minutes: u32) -> OffsetDateTime {
+pub fn minutes_ago(minutes: u32) -> UtcDateTime {
     now() - 60 * minutes * Duration::from_secs(1)
 }
 
@@ -209,11 +209,11 @@ impl Bench {
     pub fn has_all(&self) {
         let (printed, last_run) = (self.printed.borrow(), self.last_run.borrow());
         let events = self.in_order();
-        let times: BTreeMap<&str, OffsetDateTime> = events
+        let times: BTreeMap<&str, UtcDateTime> = events
             .iter()
             .map(|event| (event.text.as_str(), event.time))
             .collect();
-        let (mut seen, mut last) = (BTreeSet::new(), OffsetDateTime::UNIX_EPOCH);
+        let (mut seen, mut last) = (BTreeSet::new(), UtcDateTime::UNIX_EPOCH);
         for line in printed.lines() {
             let Some(&time) = times.get(line) else {
                 panic!("this is no event of the API: {line}\n{last_run}");

@@ -14,7 +14,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
+use time::{OffsetDateTime, UtcDateTime};
 
 use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::event::EventId;
@@ -101,7 +101,7 @@ pub fn page(body: &[u8]) -> bool {
 /// A page as its documentation has it: read member by member.
 struct DocumentedPage<'a> {
     /// Each event's JSON, and its `id` and time if both can be read.
-    events: Vec<(&'a str, Option<(String, OffsetDateTime)>)>,
+    events: Vec<(&'a str, Option<(String, UtcDateTime)>)>,
     /// `next_page`, `total_pages`, `total_count`.
     counts: [Option<u64>; 3],
 }
@@ -178,9 +178,9 @@ fn depth(json: &str) -> usize {
     deepest
 }
 
-fn documented_time(text: &str) -> Option<OffsetDateTime> {
+fn documented_time(text: &str) -> Option<UtcDateTime> {
     let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    let time = time.checked_to_offset(UtcOffset::UTC)?;
+    let time = time.checked_to_utc()?;
     (time.year() >= 0).then_some(time)
 }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use flate2::read::GzDecoder;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
+use time::UtcDateTime;
 use time::format_description::well_known::Rfc3339;
 
 pub use server::{Received, Receiver, Step};
@@ -187,7 +187,7 @@ impl Item {
         let event: Value = parsed(text)?;
         let attributes = otlp::attributes(record)?;
         let nanoseconds = |time: &str| {
-            let time = OffsetDateTime::parse(time, &Rfc3339).map_err(|error| error.to_string())?;
+            let time = UtcDateTime::parse(time, &Rfc3339).map_err(|error| error.to_string())?;
             Ok::<_, String>(time.unix_timestamp_nanos().to_string())
         };
         let time = nanoseconds(event["timestamp"].as_str().unwrap_or_default())?;

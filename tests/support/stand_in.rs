@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use serde_json::json;
-use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+use time::{UtcDateTime, format_description::well_known::Rfc3339};
 
 pub use event::*;
 pub use server::{Asked, StandIn};
@@ -180,9 +180,9 @@ pub struct World {
     /// How many of them may still be inserted.
     pub arrivals_left: usize,
     /// The server's clock; `None` is the real one.
-    pub now: Option<OffsetDateTime>,
+    pub now: Option<UtcDateTime>,
     /// The `Date` header, if it differs from `now`.
-    pub date: Option<OffsetDateTime>,
+    pub date: Option<UtcDateTime>,
     /// How many requests are answered in any second. Each answer names it as `x-ratelimit-limit`, and
     /// those beyond it are answered with 429.
     pub rate_limit: Option<u32>,
@@ -275,7 +275,7 @@ impl World {
             let (code, body) = self.answer(number, asked);
             (code, Vec::new(), body)
         });
-        let now = self.now.unwrap_or_else(OffsetDateTime::now_utc);
+        let now = self.now.unwrap_or_else(UtcDateTime::now);
         add_header(&mut headers, "Date", &imf_fixdate(self.date.unwrap_or(now)));
         add_header(&mut headers, "Content-Type", "application/json");
         if let Some(limit) = self.rate_limit {
@@ -312,7 +312,7 @@ impl World {
             return error(401, "unauthorized");
         }
         let since = asked.since.as_deref().map(|text| {
-            let time = OffsetDateTime::parse(text, &Rfc3339).ok();
+            let time = UtcDateTime::parse(text, &Rfc3339).ok();
             time.filter(|&time| stamp(time) == text) // only the documented form
         });
         if since == Some(None) {
@@ -376,7 +376,7 @@ impl World {
 
     /// The events that are listed, in order. Those at the time of `since` are not, as the documentation
     /// reads. Ties are not yet shuffled.
-    fn listing(&self, since: Option<OffsetDateTime>) -> Vec<&Event> {
+    fn listing(&self, since: Option<UtcDateTime>) -> Vec<&Event> {
         let all = &self.events;
         let first = since.map_or(0, |since| all.partition_point(|event| event.time <= since));
         let listed = all[first..].iter();
@@ -458,10 +458,9 @@ fn indented(json: &str) -> String {
 }
 
 /// The form of a `Date` header: `Fri, 02 Jan 2026 03:04:05 GMT`.
-fn imf_fixdate(time: OffsetDateTime) -> String {
-    let time = time.to_offset(UtcOffset::UTC);
+fn imf_fixdate(time: UtcDateTime) -> String {
     let (weekday, month) = (time.weekday().to_string(), time.month().to_string());
-    let (day, year, (hour, minute, second)) = (time.day(), time.year(), time.to_hms());
+    let (day, year, (hour, minute, second)) = (time.day(), time.year(), time.as_hms());
     format!("{weekday:.3}, {day:02} {month:.3} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
@@ -473,7 +472,7 @@ mod tests {
 
     #[test]
     fn made_events_have_the_id_and_time_of_their_text() {
-        let newest = OffsetDateTime::UNIX_EPOCH + Duration::from_millis(5_999);
+        let newest = UtcDateTime::UNIX_EPOCH + Duration::from_millis(5_999);
         for event in [events(3, newest, 2), sample_events(newest)].concat() {
             assert_eq!(Event::from_json(&event.text), event);
             let broken = indented(&event.text);
@@ -486,7 +485,7 @@ mod tests {
     fn a_walk_loses_events_where_shuffled_ties_reach_over_an_edge() {
         let world = World {
             ties: Ties::Shuffled,
-            ..World::new(events(90, OffsetDateTime::UNIX_EPOCH, 30))
+            ..World::new(events(90, UtcDateTime::UNIX_EPOCH, 30))
         };
         let walk = |size: usize| -> Vec<&str> {
             let pages = (1..).zip((0..90).step_by(size));

@@ -6,7 +6,7 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{UtcDateTime, format_description::well_known::Rfc3339};
 
 use crate::needs::{found, opentelemetry};
 use crate::receiver::{Format, Receiver, Rules};
@@ -18,7 +18,7 @@ use crate::stand_in::Event;
 fn expected(event: &Event) -> (i128, Value) {
     let event: Value = serde_json::from_str(&event.text).expect("JSON");
     let time = event["timestamp"].as_str().unwrap_or_default();
-    let time = OffsetDateTime::parse(time, &Rfc3339).expect("a time");
+    let time = UtcDateTime::parse(time, &Rfc3339).expect("a time");
     let mut attributes: BTreeMap<&str, &str> = [
         ("log.record.uid", "/id"),
         ("user.id", "/auth/accessor_id"),

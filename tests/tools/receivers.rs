@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{UtcDateTime, format_description::well_known::Rfc3339};
 
 use crate::relay::Authority;
 use crate::server::{Server, TOO_LONG};
@@ -39,7 +39,7 @@ pub fn has_stored_all(bench: &Bench, pointer: &str) {
     // floating-point number: 13.680 becomes 13.679999999. The service's times have milliseconds.
     let essence = |event: &Value| {
         let time = event["timestamp"].as_str().unwrap_or_default();
-        let time = OffsetDateTime::parse(time, &Rfc3339).expect("a time");
+        let time = UtcDateTime::parse(time, &Rfc3339).expect("a time");
         let milliseconds = (time.unix_timestamp_nanos() + 500_000) / 1_000_000;
         let text = |pointer| event.pointer(pointer).map(Value::to_string);
         let rest = [

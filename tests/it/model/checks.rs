@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::clock::Clock;
 use tfc_audit::error::Error;
@@ -20,7 +20,7 @@ pub struct Ledger {
     pub arrived: BTreeMap<u64, usize>,
     /// These may arrive again: a crash came between their delivery and the commit.
     pub excused: HashSet<u64>,
-    pub boundary: Option<OffsetDateTime>,
+    pub boundary: Option<UtcDateTime>,
     /// When each run's reading began, by the server's clock, and its overlap.
     pub runs: Vec<(i64, i64)>,
     /// When a run began that may have looked back by less than its overlap, since it had little time,
@@ -143,7 +143,7 @@ impl Ledger {
         {
             let boundary = Checkpoint::parse(json, ENDPOINT)?.boundary_start;
             let began = self.runs.last().map_or(i64::MIN, |run| run.0);
-            let boundary = boundary.map_or(i64::MIN, OffsetDateTime::unix_timestamp);
+            let boundary = boundary.map_or(i64::MIN, UtcDateTime::unix_timestamp);
             self.short_looks.push((began, boundary));
         }
         Ok(())
@@ -162,7 +162,7 @@ impl Ledger {
                 return Err(format!("event {known} was committed and never delivered"));
             }
         }
-        let Some(start) = committed.boundary_start.map(OffsetDateTime::unix_timestamp) else {
+        let Some(start) = committed.boundary_start.map(UtcDateTime::unix_timestamp) else {
             return Ok(());
         };
         self.has_all(world, |event| event.time < start)

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::checkpoint::file::{Commits, Store};
 use tfc_audit::clock::Clock;
@@ -132,8 +132,8 @@ impl ModelClock {
 }
 
 impl Clock for &ModelClock {
-    fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp(self.seconds()).unwrap()
+    fn now(&self) -> UtcDateTime {
+        UtcDateTime::from_unix_timestamp(self.seconds()).unwrap()
     }
     fn elapsed(&self) -> Duration {
         self.0.get()

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ::time::OffsetDateTime;
+use ::time::UtcDateTime;
 use tfc_audit::clock::Clock;
 use tfc_audit::error::Error;
 use tfc_audit::retry::Failure;
@@ -141,7 +141,7 @@ impl World {
         self.next_id += 1;
         let id = self.next_id;
         let place = self.listed.partition_point(|other| other.time <= time);
-        let stamp = time::format(OffsetDateTime::from_unix_timestamp(time).unwrap());
+        let stamp = time::format(UtcDateTime::from_unix_timestamp(time).unwrap());
         let json =
             format!(r#"{{"id":"{id:08x}-0000-4000-8000-000000000000","timestamp":"{stamp}"}}"#);
         let json = json.into();
@@ -245,9 +245,7 @@ impl World {
             Sizes::Clamped(most) => request.size.min(most),
             Sizes::Ignored(fixed) => fixed,
         };
-        let since = request
-            .since
-            .map_or(i64::MIN, OffsetDateTime::unix_timestamp);
+        let since = request.since.map_or(i64::MIN, UtcDateTime::unix_timestamp);
         let first = match self.manners.since {
             Since::Inclusive => self.listed.partition_point(|event| event.time < since),
             Since::Exclusive => self.listed.partition_point(|event| event.time <= since),
@@ -305,7 +303,7 @@ impl World {
         }
         body += "}}";
         Page {
-            date: OffsetDateTime::from_unix_timestamp(now).ok(),
+            date: UtcDateTime::from_unix_timestamp(now).ok(),
             ..page::parse(body.into_bytes()).unwrap()
         }
     }

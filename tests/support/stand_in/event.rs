@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+use time::{UtcDateTime, format_description::well_known::Rfc3339};
 
 /// A `meta` with strings that a careless parser changes.
 const ESCAPED: &str = r#"{"workspace":"caf\u00e9 \"prod\"","workspace_id":"ws-GGGGGGGGGGGGGGGG","run_id":"run-HHHHHHHHHHHHHHHH","run_message":"Triggered\tvia\nUI","comment":"café 🔒 }],{","task_result_url":"https:\/\/scan.example.invalid\/1"}"#;
@@ -16,7 +16,7 @@ pub struct Event {
     /// The `id` of the text.
     pub id: String,
     /// The `timestamp` of the text.
-    pub time: OffsetDateTime,
+    pub time: UtcDateTime,
     /// The event's JSON, which has to arrive byte for byte.
     pub text: String,
 }
@@ -25,7 +25,7 @@ impl Event {
     /// The `n`th invented event, at `time` cut to milliseconds. Its id depends only on `n`. Two of
     /// three events hold text that a careless parser changes: escapes, trailing zeros, unsorted
     /// keys, numbers beyond 2^53.
-    pub fn new(n: u64, time: OffsetDateTime) -> Self {
+    pub fn new(n: u64, time: UtcDateTime) -> Self {
         let time = milliseconds(time);
         let (id, request, resource) = (uuid(n), uuid(!n), mix(n));
         let kinds = ["team", "task_result", "policy_check"];
@@ -44,7 +44,7 @@ impl Event {
         let field = |name: &str| value[name].as_str().expect("an event has id and timestamp");
         Self {
             id: field("id").to_owned(),
-            time: OffsetDateTime::parse(field("timestamp"), &Rfc3339).expect("an RFC 3339 time"),
+            time: UtcDateTime::parse(field("timestamp"), &Rfc3339).expect("an RFC 3339 time"),
             text: text.to_owned(),
         }
     }
@@ -52,17 +52,12 @@ impl Event {
 
 /// Makes `count` events, numbered from 1 and oldest first: `per_second` in each second, up to the
 /// second of `newest`.
-pub fn events(count: usize, newest: OffsetDateTime, per_second: u32) -> Vec<Event> {
+pub fn events(count: usize, newest: UtcDateTime, per_second: u32) -> Vec<Event> {
     events_from(1, count, newest, per_second)
 }
 
 /// As [`events`], numbered from `first`, for worlds of several such sets.
-pub fn events_from(
-    first: u64,
-    count: usize,
-    newest: OffsetDateTime,
-    per_second: u32,
-) -> Vec<Event> {
+pub fn events_from(first: u64, count: usize, newest: UtcDateTime, per_second: u32) -> Vec<Event> {
     let newest = seconds(newest);
     (0..count as u64)
         .map(|index| {
@@ -74,7 +69,7 @@ pub fn events_from(
 
 /// The events of `fixtures/events.ndjson`, moved in time so that the newest is at `newest`. Only
 /// the timestamps differ from the file.
-pub fn sample_events(newest: OffsetDateTime) -> Vec<Event> {
+pub fn sample_events(newest: UtcDateTime) -> Vec<Event> {
     let mut events = parsed(include_str!("../../../fixtures/events.ndjson"));
     let last = events.iter().map(|event| event.time).max();
     let shift = milliseconds(newest) - last.expect("the fixture holds events");
@@ -99,21 +94,20 @@ pub fn ids(ndjson: &str) -> Vec<String> {
 }
 
 /// The documented form of a time: UTC, `2026-01-02T03:04:05.000Z`.
-pub fn stamp(time: OffsetDateTime) -> String {
-    let time = time.to_offset(UtcOffset::UTC);
-    let (date, (hour, minute, second)) = (time.date(), time.to_hms());
+pub fn stamp(time: UtcDateTime) -> String {
+    let (date, (hour, minute, second)) = (time.date(), time.as_hms());
     let millisecond = time.millisecond();
     format!("{date}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
 }
 
 /// `time`, cut to milliseconds.
-fn milliseconds(time: OffsetDateTime) -> OffsetDateTime {
+fn milliseconds(time: UtcDateTime) -> UtcDateTime {
     let whole = time.replace_millisecond(time.millisecond());
     whole.expect("a time's own millisecond is in range")
 }
 
 /// `time`, cut to seconds.
-pub(super) fn seconds(time: OffsetDateTime) -> OffsetDateTime {
+pub(super) fn seconds(time: UtcDateTime) -> UtcDateTime {
     time.replace_millisecond(0).expect("0 is in range")
 }
 
