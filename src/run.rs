@@ -123,11 +123,10 @@ fn resume(config: &Config, warn: &mut dyn FnMut(&str)) -> Result<Checkpoint, Err
 /// The warning about a new destination, with the way to send the events up to `last` there, too.
 fn changed_destination(former: &str, destination: &str, last: UtcDateTime) -> String {
     // `--until` excludes its own time.
-    let until = time::floor_second(last) + Duration::from_secs(1);
+    let until = time::format(time::floor_second(last) + Duration::from_secs(1));
+    let former = excerpt(former.as_bytes());
     format!(
-        "events went to {} until now, and go to {destination} from now on; to send the earlier ones there, too, run once with --no-checkpoint --until {} in place of --checkpoint (add --since TIME for less than everything retained)",
-        excerpt(former.as_bytes()),
-        time::format(until)
+        "events went to {former} until now, and go to {destination} from now on; to send the earlier ones there, too, run once with --no-checkpoint --until {until} in place of --checkpoint (add --since TIME for less than everything retained)"
     )
 }
 
@@ -322,13 +321,12 @@ fn most_known(config: &Config, walk: &Walk) -> usize {
 
 /// Returns the warning if no run was complete for longer than the service keeps events.
 pub fn gap(checkpoint: &Checkpoint, now: UtcDateTime) -> Option<String> {
-    let completed = checkpoint.completed_at?;
-    (completed < time::before(now, RETENTION)).then(|| {
-        format!(
-            "the last complete run was at {}, more than the 14 days ago that the service keeps events: events since then may be gone",
-            time::format(completed)
-        )
-    })
+    let retained = time::before(now, RETENTION);
+    let completed = checkpoint.completed_at.filter(|&at| at < retained)?;
+    let completed = time::format(completed);
+    Some(format!(
+        "the last complete run was at {completed}, more than the 14 days ago that the service keeps events: events since then may be gone"
+    ))
 }
 
 /// Asks for one event of everything retained: nothing since a time is not nothing at all.
@@ -377,10 +375,9 @@ pub fn refuse_other_organization(events: &[Event], checkpoint: &Checkpoint) -> R
     if events.is_empty() || events.iter().any(|it| known.contains(it.id.identity())) {
         return Ok(());
     }
+    let [own, other] = [own, &other].map(|id| excerpt(id.as_bytes()));
     Err(Error::Checkpoint(format!(
-        "the checkpoint belongs to the organization {}, and the token to {}; nothing was delivered. Give each organization a checkpoint of its own",
-        excerpt(own.as_bytes()),
-        excerpt(other.as_bytes())
+        "the checkpoint belongs to the organization {own}, and the token to {other}; nothing was delivered. Give each organization a checkpoint of its own"
     )))
 }
 
@@ -400,16 +397,11 @@ pub fn read_token(config: &Config, clock: &dyn Clock) -> Result<Secret, Error> {
         Some(path) => File::open(path).and_then(read_short),
         None => read_short(io::stdin()),
     });
-    let text = match read {
-        Ok(Some(Ok(text))) => text,
-        Ok(None) => return Err(Error::Stuck(format!("the token from {place}"))),
-        Err(error) | Ok(Some(Err(error))) => {
-            let fault = format!("--token-file: cannot read {place}: {error}");
-            return Err(Error::Usage(fault));
-        }
-    };
-    parse_token(&text)
-        .map_err(|fault| Error::Usage(format!("--token-file: the token in {place} {fault}")))
+    let unusable = |fault| Error::Usage(format!("--token-file: {fault}"));
+    let text = read.and_then(Option::transpose);
+    let text = text.map_err(|error| unusable(format!("cannot read {place}: {error}")))?;
+    let text = text.ok_or_else(|| Error::Stuck(format!("the token from {place}")))?;
+    parse_token(&text).map_err(|fault| unusable(format!("the token in {place} {fault}")))
 }
 
 /// Reads at most 16 KiB, which no token fills.
