@@ -256,10 +256,8 @@ impl Drain<'_> {
             let window = walk.next_window(report.delivered > 0);
             report.walk = walk.figures();
             watch(report);
-            let Some(mut window) = window? else { break };
+            let Some(window) = window? else { break };
             let most_known = most_known(config, &walk);
-            let unreadable = window.events.extract_if(.., |event| event.fault.is_some());
-            let unreadable: Vec<Event> = unreadable.collect();
             if let Some(missing) = window.missing {
                 report.missing = Some(missing);
                 exit = Exit::SourceFailed;
@@ -279,13 +277,11 @@ impl Drain<'_> {
                 watch(report);
                 commits.acknowledged(acknowledged.events(), checkpoint)
             };
-            let delivery = &mut self.delivery;
-            if !delivery.put_aside(&unreadable, &window.events, &mut commit, warn)? {
+            let delivered = self.delivery.deliver(window.events, &mut commit, warn);
+            report.delivery = self.delivery.figures;
+            if !delivered? {
                 exit = Exit::SourceFailed;
             }
-            let result = delivery.deliver(window.events, &mut commit, warn);
-            report.delivery = delivery.figures;
-            result?;
         }
         self.delivery.finish()?;
         if exit != Exit::Success {

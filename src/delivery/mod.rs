@@ -131,16 +131,21 @@ impl<'a> Delivery<'a> {
     }
 
     /// Delivers events in their order. Commits after each acknowledged request, or after
-    /// `commit_every` events if requests hold one event each.
+    /// `commit_every` events if requests hold one event each. Events that cannot be read are put aside
+    /// before. Returns false if there are such events and no place for them.
     ///
     /// # Errors
     /// If some events could not be delivered. The events acknowledged before are committed.
     pub fn deliver(
         &mut self,
-        events: Vec<Event>,
+        mut events: Vec<Event>,
         commit: Commit,
         warn: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let unreadable = events.extract_if(.., |event| event.fault.is_some());
+        let unreadable: Vec<_> = unreadable.collect();
+        let are_kept =
+            unreadable.is_empty() || self.put_aside(&unreadable, &events, commit, warn)?;
         let (mut all, mut fates) = std::mem::take(&mut self.held);
         let held = all.len();
         all.extend(events);
@@ -154,39 +159,34 @@ impl<'a> Delivery<'a> {
             commit,
             warn,
         };
-        let sent = self.send_all(&mut ledger);
-        if let Err(Error::NotCommitted { .. } | Error::DeadLetter(_)) = sent {
-            return sent;
-        }
-        let settled = ledger.settled;
-        if !self.is_proven {
-            let mut fates = ledger.fates;
-            fates.truncate(settled);
-            all.truncate(settled);
-            self.held = (all, fates);
-            return sent;
-        }
-        let committed = self.commit(&mut ledger, settled);
-        // A failed commit is the worse of two errors: the next run repeats events.
-        committed.and(sent)
+        let outcome = match self.send_all(&mut ledger) {
+            Err(error @ (Error::NotCommitted { .. } | Error::DeadLetter(_))) => Err(error),
+            sent if self.is_proven => {
+                let settled = ledger.settled;
+                // A failed commit is the worse of two errors: the next run repeats events.
+                self.commit(&mut ledger, settled).and(sent)
+            }
+            sent => {
+                let mut fates = ledger.fates;
+                fates.truncate(ledger.settled);
+                all.truncate(ledger.settled);
+                self.held = (all, fates);
+                sent
+            }
+        };
+        outcome.map(|()| are_kept)
     }
 
     /// Puts events that cannot be read among the dead letters, and commits them. `following` are
-    /// the other events of their window, which are still to be delivered. Returns false if there are
-    /// such events and no place for them.
-    ///
-    /// # Errors
-    /// If the dead letters or the checkpoint cannot be written.
-    pub fn put_aside(
+    /// the other events of their window, which are still to be delivered. Returns false if there is no
+    /// file for dead letters.
+    fn put_aside(
         &mut self,
         unreadable: &[Event],
         following: &[Event],
         commit: Commit,
         warn: &mut dyn FnMut(&str),
     ) -> Result<bool, Error> {
-        if unreadable.is_empty() {
-            return Ok(true);
-        }
         let mut fate = "is not delivered (--dead-letter FILE keeps it)".to_owned();
         if let Some(dead_letters) = &mut self.dead_letters {
             let path = dead_letters.append(unreadable.iter())?;
