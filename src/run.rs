@@ -15,7 +15,7 @@ use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::exec::Exec;
 use crate::delivery::post::Receiver;
 use crate::delivery::stdout::{self, Stdout};
-use crate::delivery::{Acknowledged, Delivery, Target};
+use crate::delivery::{Acknowledged, Delivery, Figures, Learnt, Target};
 use crate::error::{Error, Exit};
 use crate::event::Event;
 use crate::format::{Encoder, Format};
@@ -84,18 +84,20 @@ pub fn run(
         config,
         clock,
         pages: &Threads::new(Client::new(config, &token), *clock, config.patience),
-        delivery: Delivery::new(
-            &mut *target,
+        delivery: Delivery {
+            target: &mut *target,
             encoder,
             clock,
-            patience_with_receiver(config),
-            match config.destination {
+            patience: patience_with_receiver(config),
+            limits: match config.destination {
                 Destination::Stdout => stdout::BATCH,
                 _ => config.limits,
             },
             dead_letters,
             is_proven,
-        ),
+            figures: Figures::default(),
+            learnt: Learnt::default(),
+        },
         checkpoint: &mut checkpoint,
         commits: Commits::new(&mut store),
         report,

@@ -80,58 +80,41 @@ pub struct Figures {
     pub dead_letters: u64,
 }
 
-/// Delivers events to a receiver.
+/// Delivers events to a receiver. Nothing is sent before [`Delivery::deliver`].
 pub struct Delivery<'a> {
-    target: &'a mut dyn Target,
-    encoder: Encoder,
-    clock: &'a dyn Clock,
-    patience: Patience,
-    limits: Limits,
-    dead_letters: Option<DeadLetters>,
-    /// How many settled events are committed together.
-    commit_every: usize,
+    /// The receiver.
+    pub target: &'a mut dyn Target,
+    /// Makes the bodies for it.
+    pub encoder: Encoder,
+    /// The clock.
+    pub clock: &'a dyn Clock,
+    /// The time and the retries of each request.
+    pub patience: Patience,
+    /// The limits of a batch. A body that is too large lowers them.
+    pub limits: Limits,
+    /// The file for events that the receiver refuses for good.
+    pub dead_letters: Option<DeadLetters>,
     /// The receiver has taken an event, in this run or in an earlier one.
-    is_proven: bool,
-    /// Events that were refused before the receiver was proven, and their fates.
-    held: (Vec<Event>, Vec<Fate>),
-    /// The size of the largest body that was accepted in this run, before compression.
-    largest_accepted: usize,
-    numbering: Numbering,
+    pub is_proven: bool,
     /// The numbers so far.
     pub figures: Figures,
+    /// What the run has learnt about the receiver; nothing at first.
+    pub learnt: Learnt,
 }
 
-impl<'a> Delivery<'a> {
-    /// Prepares delivery; nothing is sent yet. `is_proven`: an earlier run's events were taken.
-    pub fn new(
-        target: &'a mut dyn Target,
-        encoder: Encoder,
-        clock: &'a dyn Clock,
-        patience: Patience,
-        limits: Limits,
-        dead_letters: Option<DeadLetters>,
-        is_proven: bool,
-    ) -> Self {
-        let is_single = encoder.format == Format::Json;
-        Self {
-            target,
-            encoder,
-            clock,
-            patience,
-            limits,
-            dead_letters,
-            // A commit after each single event would cost more than its delivery.
-            commit_every: if is_single { limits.events } else { 1 },
-            is_proven,
-            held: Default::default(),
-            largest_accepted: 0,
-            numbering: Numbering::default(),
-            figures: Figures::default(),
-        }
-    }
+/// What a run has learnt about its receiver.
+#[derive(Default)]
+pub struct Learnt {
+    /// Events that were refused before the receiver was proven, and their fates.
+    held: (Vec<Event>, Vec<Fate>),
+    /// The size of the largest body that was accepted, before compression.
+    largest_accepted: usize,
+    numbering: Numbering,
+}
 
-    /// Delivers events in their order. Commits after each acknowledged request, or after
-    /// `commit_every` events if requests hold one event each. Events that cannot be read are put aside
+impl Delivery<'_> {
+    /// Delivers events in their order. Commits after each acknowledged request, or after a batch of
+    /// them if requests hold one event each. Events that cannot be read are put aside
     /// before. Returns false if there are such events and no place for them.
     ///
     /// # Errors
@@ -146,7 +129,7 @@ impl<'a> Delivery<'a> {
         let unreadable: Vec<_> = unreadable.collect();
         let are_kept =
             unreadable.is_empty() || self.put_aside(&unreadable, &events, commit, warn)?;
-        let (mut all, mut fates) = std::mem::take(&mut self.held);
+        let (mut all, mut fates) = std::mem::take(&mut self.learnt.held);
         let held = all.len();
         all.extend(events);
         fates.resize(all.len(), Fate::Open);
@@ -170,7 +153,7 @@ impl<'a> Delivery<'a> {
                 let mut fates = ledger.fates;
                 fates.truncate(ledger.settled);
                 all.truncate(ledger.settled);
-                self.held = (all, fates);
+                self.learnt.held = (all, fates);
                 sent
             }
         };
@@ -204,7 +187,7 @@ impl<'a> Delivery<'a> {
         if self.dead_letters.is_none() {
             return Ok(false);
         }
-        let (held, _) = &self.held;
+        let (held, _) = &self.learnt.held;
         let events = unreadable;
         let following = if held.is_empty() { following } else { held };
         commit(Acknowledged { events }, following)?;
@@ -216,7 +199,7 @@ impl<'a> Delivery<'a> {
     /// # Errors
     /// If the receiver has refused every event of the run.
     pub fn finish(&mut self) -> Result<(), Error> {
-        match self.held.1.last() {
+        match self.learnt.held.1.last() {
             Some(Fate::Refused(why)) => Err(refuses("every event", why)),
             _ => Ok(()),
         }
@@ -257,7 +240,7 @@ impl<'a> Delivery<'a> {
             let is_numbered = matches!(verdict.taken, Taken::Before { .. });
             self.note(ledger, &mut batch, verdict.taken, rest)?;
             if batch.len() < count {
-                self.largest_accepted = self.largest_accepted.max(body.len());
+                self.learnt.largest_accepted = self.learnt.largest_accepted.max(body.len());
             }
             if batch.is_empty() {
                 return Ok(None);
@@ -294,14 +277,14 @@ impl<'a> Delivery<'a> {
             return Err(refused(&message));
         }
         if is_alone {
-            self.numbering.told(1);
+            self.learnt.numbering.told(1);
             ledger.fates[batch[0]] = Fate::Refused(message);
             self.settle(ledger)?;
             return Ok(Vec::new());
         }
         if is_too_large {
             // Where larger bodies were accepted, this one had too many events.
-            let accepted = self.largest_accepted;
+            let accepted = self.learnt.largest_accepted;
             let least = if accepted < size { accepted } else { 0 };
             self.limits.bytes = least.max(size / 2);
             return Ok(Vec::new());
@@ -324,11 +307,11 @@ impl<'a> Delivery<'a> {
             Taken::None => return Ok(()),
             Taken::Items(fates) => fates,
             Taken::All => {
-                self.numbering.told(0);
+                self.learnt.numbering.told(0);
                 vec![Fate::Taken; count]
             }
             Taken::Before { number, code } => {
-                vec![Fate::Taken; self.numbering.certain(number, code, rest, count)]
+                vec![Fate::Taken; self.learnt.numbering.certain(number, code, rest, count)]
             }
         };
         let mut refusal = None;
@@ -357,8 +340,13 @@ impl<'a> Delivery<'a> {
             (MOST_PROBES, "every event")
         };
         ledger.settle(most).map_err(|why| refuses(what, &why))?;
+        // A commit after each single event would cost more than its delivery.
+        let commit_every = match self.encoder.format {
+            Format::Json => self.limits.events,
+            _ => 1,
+        };
         let until = ledger.settled - ledger.row;
-        if until - ledger.committed >= self.commit_every {
+        if until - ledger.committed >= commit_every {
             self.commit(ledger, until)?;
         }
         Ok(())

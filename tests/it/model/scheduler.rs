@@ -11,7 +11,7 @@ use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::checkpoint::file::{Commits, Store};
 use tfc_audit::clock::Clock;
 use tfc_audit::config::Config;
-use tfc_audit::delivery::{Delivery, Target};
+use tfc_audit::delivery::{Delivery, Figures, Learnt, Target};
 use tfc_audit::error::{Error, Exit};
 use tfc_audit::event::Event;
 use tfc_audit::format::verdict::{Rest, Verdict};
@@ -269,12 +269,21 @@ pub fn drive(
             events: run.batch,
             bytes: usize::MAX,
         };
-        let encoder = Encoder::new(Format::Ndjson, false, &[]);
         let drain = Drain {
             config: &config,
             clock: &clock,
             pages: &pages,
-            delivery: Delivery::new(&mut target, encoder, &clock, patience, limits, None, false),
+            delivery: Delivery {
+                target: &mut target,
+                encoder: Encoder::new(Format::Ndjson, false, &[]),
+                clock: &clock,
+                patience,
+                limits,
+                dead_letters: None,
+                is_proven: false,
+                figures: Figures::default(),
+                learnt: Learnt::default(),
+            },
             checkpoint: &mut checkpoint,
             commits: Commits::new(&mut store),
             report: &mut report,
