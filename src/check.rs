@@ -30,7 +30,7 @@ use crate::retry::is_retryable;
 use crate::run::{self, CERTAINLY_RETAINED, CLOCKS_AGREE};
 use crate::source::client::Client;
 use crate::source::page::Page;
-use crate::source::{Answer, PageRequest, Source};
+use crate::source::{PageRequest, Source};
 use crate::text::{age, excerpt, one_line, span};
 use crate::time;
 
@@ -174,10 +174,8 @@ fn service(check: &mut Check) -> Finding {
         size: check.config.page_size,
     };
     let answer = client.page(&request, check.config.patience.timeout);
-    let page = match answer.map_err(|failure| failure.error)? {
-        Answer::Page(page) => page,
-        Answer::Missing(message) => return Err(Error::Source(message).into()),
-    };
+    let page = answer.map_err(|failure| failure.error)?;
+    let page = page.ok_or(Skip("it has no page 1"))?;
     let organization = page.events.iter().find_map(Event::organization);
     let whose = organization.map_or(String::new(), |id| format!(" of the organization {id}"));
     check.page = Some(page);

@@ -22,9 +22,9 @@ use crate::format::{Encoder, Format};
 use crate::report::Report;
 use crate::retry::Patience;
 use crate::secret::Secret;
+use crate::source::PageRequest;
 use crate::source::client::Client;
 use crate::source::requests::{Ask, Pages, Threads};
-use crate::source::{Answer, PageRequest};
 use crate::text::excerpt;
 use crate::time;
 use crate::walk::{Scope, Walk};
@@ -338,7 +338,7 @@ fn has_events(pages: &dyn Pages) -> Result<bool, Error> {
         is_promised: false,
     };
     let answer = pages.get(ask).answer?;
-    Ok(matches!(answer, Answer::Page(page) if !page.events.is_empty()))
+    Ok(answer.is_some_and(|page| !page.events.is_empty()))
 }
 
 /// The error for a service that lists nothing of all that is retained.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use ureq::Body;
-use ureq::http::{Response, StatusCode};
+use ureq::http::Response;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -14,7 +14,7 @@ use crate::http::{self, Connection};
 use crate::retry::{self, Failure};
 use crate::secret::Secret;
 use crate::source::page::{self, Page};
-use crate::source::{Answer, PageRequest, Source};
+use crate::source::{PageRequest, Source};
 use crate::spare;
 use crate::time;
 
@@ -60,8 +60,8 @@ impl Client {
         }
     }
 
-    /// The answer to a request whose status is another one than 200.
-    fn refused(&self, request: &PageRequest, response: Response<Body>) -> Result<Answer, Failure> {
+    /// The failure of a request whose answer has another status than 200.
+    fn refused(&self, request: &PageRequest, response: Response<Body>) -> Failure {
         let code = response.status().as_u16();
         let wait = http::wait(response.headers()).or((code == 429).then_some(UNNAMED_WAIT));
         let redirect = self.connection.redirect(&response);
@@ -75,30 +75,29 @@ impl Client {
             message = format!("{message}: {body}");
         }
         let hint = match code {
-            400 | 404 | 422 if request.number > 1 => return Ok(Answer::Missing(message)),
             401 => {
                 "; the token is not valid, or no longer: replace it with a new organization or audit-trail token"
             }
             403 | 404 => {
                 "; the token is neither an organization nor an audit-trail token, the plan of its organization has no audit trails, or --endpoint is not HCP Terraform"
             }
-            300..400 => "; redirects are not followed: is --endpoint right?",
+            300..=399 => "; redirects are not followed: is --endpoint right?",
             _ => "",
         };
         let error = match code {
             401 | 403 | 404 => Error::TokenRefused(message + hint),
             _ => Error::Source(message + hint),
         };
-        Err(Failure {
+        Failure {
             retryable: retry::is_retryable(code),
             wait,
             error,
-        })
+        }
     }
 }
 
 impl Source for Client {
-    fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Answer, Failure> {
+    fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Option<Page>, Failure> {
         let answer = self.connection.send(timeout, |agent| {
             let mut call = agent
                 .get(&self.url)
@@ -116,8 +115,10 @@ impl Source for Client {
             self.failure(request, &fault, http::is_retryable(&error))
         };
         let response = answer.map_err(broken)?;
-        if response.status() != StatusCode::OK {
-            return self.refused(request, response);
+        match response.status().as_u16() {
+            200 => {}
+            400 | 404 | 422 if request.number > 1 => return Ok(None),
+            _ => return Err(self.refused(request, response)),
         }
         let date = http::header(response.headers(), "date").and_then(time::parse_http_date);
         let pause = http::spent(response.headers());
@@ -130,7 +131,7 @@ impl Source for Client {
             let fault = format!("{fault}: {found}");
             self.failure(request, &fault, malformed.is_retryable)
         })?;
-        Ok(Answer::Page(Page {
+        Ok(Some(Page {
             date,
             pause,
             limit,

@@ -28,22 +28,14 @@ pub struct PageRequest {
     pub size: u64,
 }
 
-/// An answer to the request for a page.
-#[derive(Debug)]
-pub enum Answer {
-    /// The page.
-    Page(Page),
-    /// There is no such page, by the service's message.
-    Missing(String),
-}
-
 /// Something that answers with pages, also to several requests at once.
 pub trait Source {
-    /// Makes one request without a retry, and returns within `timeout`.
+    /// Makes one request without a retry, and returns within `timeout`. Returns `None` if no page has
+    /// this number.
     ///
     /// # Errors
     /// The fault, and whether a retry may succeed.
-    fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Answer, Failure>;
+    fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Option<Page>, Failure>;
 }
 
 /// Events that the service counts but did not list.

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::retry::{Failure, LONGEST_NAMED_WAIT, Patience, retry};
 use crate::source::gate::Gate;
 use crate::source::page::Page;
-use crate::source::{Answer, PageRequest, Source};
+use crate::source::{PageRequest, Source};
 
 /// What the walk asks for.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ pub struct Ask {
 #[derive(Debug)]
 pub struct Fetched {
     /// The answer, or the error that ends the run.
-    pub answer: Result<Answer, Error>,
+    pub answer: Result<Option<Page>, Error>,
     /// The number of retries.
     pub retries: u64,
     /// The time of the request, retries and waits included.
@@ -75,16 +75,16 @@ impl<S: Source, C: Clock> Asking<S, C> {
         }
     }
 
-    fn attempt(&self, ask: Ask, timeout: Duration) -> Result<Answer, Failure> {
+    fn attempt(&self, ask: Ask, timeout: Duration) -> Result<Option<Page>, Failure> {
         self.gate.pass(&self.clock, self.patience.deadline);
         let timeout = timeout.min(self.patience.left(&self.clock));
         let answer = self.source.page(&ask.request, timeout);
         let pause = match &answer {
-            Ok(Answer::Page(page)) => {
+            Ok(Some(page)) => {
                 page.limit.inspect(|&limit| self.gate.allow(limit));
                 page.pause
             }
-            Ok(Answer::Missing(_)) => None,
+            Ok(None) => None,
             Err(failure) => {
                 failure.wait.inspect(|_| self.gate.slow_down());
                 failure.wait
@@ -94,7 +94,7 @@ impl<S: Source, C: Clock> Asking<S, C> {
             self.gate.shut(&self.clock, pause);
         }
         match answer {
-            Ok(Answer::Page(page)) if ask.is_promised && is_hole(&page, ask.request.number) => {
+            Ok(Some(page)) if ask.is_promised && is_hole(&page, ask.request.number) => {
                 let number = ask.request.number;
                 let message = format!("page {number} is empty, although it was announced");
                 Err(Failure::temporary(Error::Source(message)))
@@ -213,12 +213,12 @@ mod tests {
     }
 
     impl Source for Held {
-        fn page(&self, request: &PageRequest, _: Duration) -> Result<Answer, Failure> {
+        fn page(&self, request: &PageRequest, _: Duration) -> Result<Option<Page>, Failure> {
             let asked = (request.number, thread::current().id());
             self.asked.send(asked).unwrap();
             let let_go = self.let_go.lock().unwrap();
             let page = let_go.recv().expect("let go by the test");
-            Ok(Answer::Page(page))
+            Ok(Some(page))
         }
     }
 
@@ -265,7 +265,7 @@ mod tests {
 
     fn events(fetched: Fetched) -> usize {
         match fetched.answer {
-            Ok(Answer::Page(page)) => page.events.len(),
+            Ok(Some(page)) => page.events.len(),
             other => panic!("not a page: {other:?}"),
         }
     }

@@ -6,9 +6,9 @@ use ::time::UtcDateTime;
 
 use crate::error::Error;
 use crate::event::{Event, Identity};
+use crate::source::PageRequest;
 use crate::source::page::Page;
 use crate::source::requests::{Ask, Fetched};
-use crate::source::{Answer, PageRequest};
 use crate::walk::identities::IdentitySet;
 use crate::walk::sizes::{Place, Sizes};
 use crate::walk::{Walk, broken, vanished};
@@ -164,11 +164,9 @@ impl Walk<'_> {
         self.figures.reading += fetched.took;
         let number = place.number;
         let page = match fetched.answer? {
-            Answer::Page(page) => page,
-            Answer::Missing(message) if number == 1 => {
-                return Err(Error::Source(message));
-            }
-            Answer::Missing(_) => return Ok(None),
+            Some(page) => page,
+            None if number == 1 => return Err(vanished(number)),
+            None => return Ok(None),
         };
         self.figures.pages += 1;
         self.figures.bytes += page.bytes;

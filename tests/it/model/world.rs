@@ -11,7 +11,7 @@ use tfc_audit::clock::Clock;
 use tfc_audit::error::Error;
 use tfc_audit::retry::Failure;
 use tfc_audit::source::page::{self, Page};
-use tfc_audit::source::{Answer, PageRequest, Source};
+use tfc_audit::source::{PageRequest, Source};
 use tfc_audit::time;
 
 use super::scheduler::{Executioner, ModelClock};
@@ -333,7 +333,7 @@ pub struct ModelSource<'a> {
 }
 
 impl Source for ModelSource<'_> {
-    fn page(&self, request: &PageRequest, _: Duration) -> Result<Answer, Failure> {
+    fn page(&self, request: &PageRequest, _: Duration) -> Result<Option<Page>, Failure> {
         self.executioner.at(Place::Request);
         let mut world = self.world.borrow_mut();
         if self.clock.elapsed() < world.quiet_until && world.run.max_time.is_none() {
@@ -356,13 +356,13 @@ impl Source for ModelSource<'_> {
         }
         let mut page = world.answer(request, now);
         if page.events.is_empty() && request.number > 1 && world.manners.denies_past_end {
-            return Ok(Answer::Missing("404".to_owned()));
+            return Ok(None);
         }
         // Where only events stamped in the future are known, an empty first page may be right.
         let is_told = request.number > 1 || world.last_ahead == 0;
         if world.dice.percent(percent.empty) && is_told && !world.manners.hides_its_end() {
             let date = page.date;
-            return Ok(Answer::Page(Page {
+            return Ok(Some(Page {
                 total_pages: Some(0),
                 total_count: Some(0),
                 date,
@@ -370,6 +370,6 @@ impl Source for ModelSource<'_> {
             }));
         }
         page.pause = world.pause(elapsed);
-        Ok(Answer::Page(page))
+        Ok(Some(page))
     }
 }
