@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::event::Event;
 use crate::format::quoted;
-use crate::source::scan;
+use crate::json::scan;
 
 /// Values to be replaced, each by its place in the text and with its replacement.
 type Changes = Vec<(Range<usize>, String)>;

@@ -17,8 +17,8 @@ use crate::format::protobuf::{
     bytes, is_message, number, push_bytes, push_fixed, push_head, push_number,
 };
 use crate::format::verdict::{Answer, Rest, Verdict};
+use crate::json::scan;
 use crate::retry;
-use crate::source::scan;
 
 /// The path for events
 /// (<https://opentelemetry.io/docs/specs/otlp/#otlphttp-request>).

@@ -6,7 +6,6 @@ pub mod client;
 pub mod gate;
 pub mod page;
 pub mod requests;
-pub mod scan;
 
 use std::fmt;
 use std::time::Duration;

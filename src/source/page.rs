@@ -14,7 +14,7 @@ use serde::de::IgnoredAny;
 
 use crate::event::{Event, EventId, Text};
 use crate::json::Object;
-use crate::source::scan;
+use crate::json::scan;
 use crate::time;
 
 /// The largest `page_size` that is believed.

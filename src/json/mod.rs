@@ -1,4 +1,6 @@
-//! Structs that are read from JSON objects only.
+//! JSON: the ends of its values, and structs that are read from objects only.
+
+pub mod scan;
 
 use serde::de::{Deserialize, Deserializer, Error};
 use serde_json::value::RawValue;
