@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
@@ -96,7 +96,7 @@ impl<'s> Commits<'s> {
 
 /// The checkpoint's file, locked for as long as this value lives.
 pub struct CheckpointFile {
-    path: PathBuf,
+    place: CheckpointPlace,
     _lock: File,
 }
 
@@ -116,7 +116,7 @@ impl CheckpointFile {
             let what = format!("cannot create the directory {}", parent.display());
             fs::create_directory(parent).map_err(|error| unusable(place, &what, &error))?;
         }
-        let lock_path = lock_path(place);
+        let lock_path = place.lock();
         let lock = fs::open_or_create(&lock_path).map_err(|error| no_lock(place, &error))?;
         let wait = place.lock_wait.min(patience.left(clock));
         let until = clock.elapsed().saturating_add(wait);
@@ -128,7 +128,7 @@ impl CheckpointFile {
             }
         }
         Ok(Self {
-            path: place.path.clone(),
+            place: place.clone(),
             _lock: lock,
         })
     }
@@ -137,10 +137,10 @@ impl CheckpointFile {
 /// `None`, as with `--no-checkpoint`, keeps nothing.
 impl Store for Option<CheckpointFile> {
     fn commit(&mut self, checkpoint: &Checkpoint) -> Result<u64, String> {
-        let Some(CheckpointFile { path, .. }) = self else {
+        let Some(CheckpointFile { place, .. }) = self else {
             return Ok(0);
         };
-        let temporary = fs::with_suffix(path, ".tmp");
+        let (path, temporary) = (&place.path, place.temporary());
         let json = checkpoint.to_json();
         let size = json.len() as u64;
         if size > LARGEST {
@@ -167,7 +167,7 @@ impl Store for Option<CheckpointFile> {
 /// # Errors
 /// [`Error::Locked`] if a run holds the lock, [`Error::Checkpoint`] if it cannot be opened.
 pub fn is_unlocked(place: &CheckpointPlace) -> Result<(), Error> {
-    let path = lock_path(place);
+    let path = place.lock();
     match fs::open_to_append(&path) {
         Ok(lock) => try_lock(&lock, &path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -175,14 +175,8 @@ pub fn is_unlocked(place: &CheckpointPlace) -> Result<(), Error> {
     }
 }
 
-/// The lock is a file of its own, which is never renamed or deleted: a lock on the checkpoint, which
-/// each commit replaces, could have two owners.
-fn lock_path(place: &CheckpointPlace) -> PathBuf {
-    fs::with_suffix(&place.path, ".lock")
-}
-
 fn no_lock(place: &CheckpointPlace, error: &io::Error) -> Error {
-    let what = format!("cannot open the lock {}", lock_path(place).display());
+    let what = format!("cannot open the lock {}", place.lock().display());
     unusable(place, &what, error)
 }
 

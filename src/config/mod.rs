@@ -169,16 +169,21 @@ impl Config {
 
     /// Refuses a file that has two purposes: one would replace what the other keeps in it.
     fn refuse_shared_files(&self) -> Result<(), String> {
-        let checkpoint = self.checkpoint.as_ref().map(|place| &place.path);
-        let beside = |suffix| checkpoint.map(|path| fs::with_suffix(path, suffix));
+        let checkpoint = self.checkpoint.as_ref();
         let token = match &self.token {
             TokenSource::File(path) => Some(path.clone()),
             _ => None,
         };
         let files = [
-            ("the checkpoint", beside("")),
-            ("the checkpoint's lock", beside(".lock")),
-            ("the checkpoint's temporary file", beside(".tmp")),
+            ("the checkpoint", checkpoint.map(|place| place.path.clone())),
+            (
+                "the checkpoint's lock",
+                checkpoint.map(CheckpointPlace::lock),
+            ),
+            (
+                "the checkpoint's temporary file",
+                checkpoint.map(CheckpointPlace::temporary),
+            ),
             ("--token-file", token),
             ("--dead-letter", self.dead_letter.clone()),
             ("--metrics", self.metrics.clone()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ureq::http::{HeaderName, HeaderValue};
 
 use crate::cli;
+use crate::fs;
 use crate::secret::Secret;
 
 /// The environment: returns the value of the variable with this name, if it is set.
@@ -61,6 +62,19 @@ pub struct CheckpointPlace {
     pub required: bool,
     /// How long to wait for another run to end.
     pub lock_wait: Duration,
+}
+
+impl CheckpointPlace {
+    /// The lock. It is a file of its own, which is never renamed or deleted: a lock on the checkpoint,
+    /// which each commit replaces, could have two owners.
+    pub fn lock(&self) -> PathBuf {
+        fs::with_suffix(&self.path, ".lock")
+    }
+
+    /// The file that a commit writes and then renames.
+    pub fn temporary(&self) -> PathBuf {
+        fs::with_suffix(&self.path, ".tmp")
+    }
 }
 
 /// A header of every POST, or a file with such headers.
