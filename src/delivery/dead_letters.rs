@@ -1,4 +1,5 @@
-//! Dead letters: the file for single events that the receiver refuses for good.
+//! Dead letters: the file for single events that the receiver refuses for good. `mod.rs` decides which
+//! events those are.
 
 use std::io;
 use std::path::Path;

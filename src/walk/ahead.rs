@@ -36,7 +36,8 @@ impl Walk<'_> {
         }
         let planned = self.planned.filter(|_| !self.ahead.is_empty());
         let mut edge = planned.unwrap_or(edge).pushed(self.total);
-        while (self.ahead.len() as u64) < most && edge.position + self.sizes.overlap(edge) > end {
+        while (self.ahead.len() as u64) < most && edge.position + self.sizes.reach_back(edge) > end
+        {
             // Its newest answer is there already: the service is faster than the walk.
             let is_fast = self
                 .ahead

@@ -8,7 +8,7 @@ use time::UtcDateTime;
 use crate::source::page::Page;
 
 /// The part of a page, as a divisor, by which each window reaches back into the last one at least.
-const OVERLAP: u64 = 128;
+const REACH_BACK: u64 = 128;
 
 /// A page as it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,12 +158,12 @@ impl Sizes {
     /// The page for the window before this edge: it begins nearer to the newest event, and reaches
     /// back behind the edge and its ties as far as a page of this size can.
     pub(super) fn before(&self, edge: Edge) -> Place {
-        let overlap = self.overlap(edge);
+        let reach = self.reach_back(edge);
         // The pages behind this one are read as well, until the window is linked.
-        let pages = overlap.div_ceil(self.effective);
+        let pages = reach.div_ceil(self.effective);
         let number = edge.position.div_ceil(self.effective).max(pages) + 1 - pages;
         let several = self.page(number);
-        let end = edge.position + overlap;
+        let end = edge.position + reach;
         let one = self.reaching(end);
         if self.is_fixed() || one.start >= edge.position {
             return several;
@@ -178,15 +178,15 @@ impl Sizes {
         }
     }
 
-    /// How many pages a window usually needs: where each has the same size, no page overlaps the
-    /// last window.
+    /// How many pages a window usually needs: where each has the same size, no page reaches back into
+    /// the last window.
     pub(super) fn pages_of_a_window(&self) -> usize {
         1 + usize::from(self.is_fixed())
     }
 
     /// How far a window should reach back behind the edge, in events.
-    pub(super) fn overlap(&self, edge: Edge) -> u64 {
-        (self.effective / OVERLAP).max(self.effective.min(2)) + edge.ties + 2 * edge.drift
+    pub(super) fn reach_back(&self, edge: Edge) -> u64 {
+        (self.effective / REACH_BACK).max(self.effective.min(2)) + edge.ties + 2 * edge.drift
     }
 }
 
@@ -256,19 +256,19 @@ mod tests {
     }
 
     #[test]
-    fn a_window_reaches_back_behind_the_edge_by_the_overlap() {
+    fn a_window_reaches_back_behind_the_edge() {
         // A 128th of a page, the ties, and twice what arrived lately.
         let sizes = sizes(1280, None);
-        for (ties, drift, overlap) in [(0, 0, 10), (3, 0, 13), (3, 40, 93), (20, 10, 50)] {
+        for (ties, drift, reach) in [(0, 0, 10), (3, 0, 13), (3, 40, 93), (20, 10, 50)] {
             for position in 1..3000 {
                 let edge = Edge {
                     drift,
                     ..edge(position, ties)
                 };
-                assert_eq!(sizes.overlap(edge), overlap);
+                assert_eq!(sizes.reach_back(edge), reach);
                 let before = sizes.before(edge);
                 let end = before.start + before.size;
-                assert!(end >= position + overlap, "{edge:?}: {before:?}");
+                assert!(end >= position + reach, "{edge:?}: {before:?}");
             }
         }
     }
