@@ -183,9 +183,11 @@ impl Checkpoint {
         }
         let settled = self.move_boundary(rest, settled_by, overlap);
         let start = self.boundary_start;
-        for event in events.iter().filter(|event| Some(event.time) >= start) {
-            let ids = self.boundary.entry(event.time).or_default();
-            ids.push(event.id.clone());
+        for ties in events.chunk_by(|event, next| event.time == next.time) {
+            if Some(ties[0].time) >= start {
+                let ids = self.boundary.entry(ties[0].time).or_default();
+                ids.extend(ties.iter().map(|event| event.id.clone()));
+            }
         }
         if let Some(settled) = settled.filter(|_| most < usize::MAX) {
             self.forget(most, settled);
