@@ -3,6 +3,7 @@
 //! `GET /api/v2/organization/audit-trail`, documented at
 //! <https://developer.hashicorp.com/terraform/cloud-docs/api-docs/audit-trails>.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ureq::Body;
@@ -32,6 +33,8 @@ pub struct Client {
     connection: Connection,
     url: String,
     authorization: Secret,
+    /// How many requests a second the service allows; 0 until an answer says it.
+    limit: AtomicU32,
 }
 
 impl Client {
@@ -43,6 +46,7 @@ impl Client {
             connection: Connection::new(proxy, None, config.patience.timeout, secrets),
             url: format!("{}/api/v2/organization/audit-trail", config.endpoint),
             authorization,
+            limit: AtomicU32::new(0),
         }
     }
 
@@ -115,6 +119,9 @@ impl Source for Client {
             self.failure(request, &fault, http::is_retryable(&error))
         };
         let response = answer.map_err(broken)?;
+        if let Some(limit) = http::limit(response.headers()) {
+            self.limit.store(limit, Ordering::Relaxed);
+        }
         match response.status().as_u16() {
             200 => {}
             400 | 404 | 422 if request.number > 1 => return Ok(None),
@@ -122,7 +129,6 @@ impl Source for Client {
         }
         let date = http::header(response.headers(), "date").and_then(time::parse_http_date);
         let pause = http::spent(response.headers());
-        let limit = http::limit(response.headers());
         let mut body = spare::take();
         http::read_body(response, LARGEST_BODY, &mut body).map_err(broken)?;
         let page = page::parse(body).map_err(|malformed| {
@@ -134,8 +140,11 @@ impl Source for Client {
         Ok(Some(Page {
             date,
             pause,
-            limit,
             ..page
         }))
+    }
+
+    fn limit(&self) -> Option<u32> {
+        Some(self.limit.load(Ordering::Relaxed)).filter(|&limit| limit > 0)
     }
 }

@@ -35,6 +35,11 @@ pub trait Source {
     /// # Errors
     /// The fault, and whether a retry may succeed.
     fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Option<Page>, Failure>;
+
+    /// How many requests a second the service allows, if any answer so far has said it.
+    fn limit(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Events that the service counts but did not list.

@@ -48,8 +48,6 @@ pub struct Page {
     pub date: Option<UtcDateTime>,
     /// How long the service asks all requests to wait after this answer.
     pub pause: Option<Duration>,
-    /// How many requests a second the service allows, if the answer says it.
-    pub limit: Option<u32>,
     /// The length of the body in bytes, decompressed.
     pub bytes: u64,
 }
@@ -110,7 +108,6 @@ pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
             .filter(|size| (1..=LARGEST_PAGE).contains(size)),
         date: None,
         pause: None,
-        limit: None,
         bytes: text.json().len() as u64,
     })
 }

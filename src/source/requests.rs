@@ -79,12 +79,11 @@ impl<S: Source, C: Clock> Asking<S, C> {
         self.gate.pass(&self.clock, self.patience.deadline);
         let timeout = timeout.min(self.patience.left(&self.clock));
         let answer = self.source.page(&ask.request, timeout);
+        if let Some(limit) = self.source.limit() {
+            self.gate.allow(limit);
+        }
         let pause = match &answer {
-            Ok(Some(page)) => {
-                page.limit.inspect(|&limit| self.gate.allow(limit));
-                page.pause
-            }
-            Ok(None) => None,
+            Ok(page) => page.as_ref().and_then(|page| page.pause),
             Err(failure) => {
                 failure.wait.inspect(|_| self.gate.slow_down());
                 failure.wait

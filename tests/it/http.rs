@@ -147,6 +147,19 @@ fn a_429_pauses_all_connections_for_the_time_that_it_names_or_for_a_second() {
     });
 }
 
+/// Without it each 429 would slow the run down further.
+#[test]
+fn a_limit_that_only_a_429_names_sets_the_pace() {
+    let bench = Bench::of(events(1_500, minutes_ago(1), 2));
+    let named = [("x-ratelimit-limit", "10"), ("x-ratelimit-reset", "0.01")];
+    bench.script(1, Step::rate_limited(&named));
+    let run = bench.run(&["--page-size=100"]);
+    run.code(0).silent();
+    // Nine a second, of which one may come early.
+    let took = run.asked[11].at - run.asked[1].at;
+    run.holds(took >= Duration::from_millis(950), format_args!("{took:?}"));
+}
+
 /// Some proxies repeat the request on their error pages, and in redirects.
 #[test]
 fn a_token_that_the_answer_repeats_is_not_shown() {
