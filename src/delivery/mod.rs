@@ -282,13 +282,13 @@ impl Delivery<'_> {
             self.settle(ledger)?;
             return Ok(Vec::new());
         }
-        if is_too_large {
-            // Where larger bodies were accepted, this one had too many events.
-            let accepted = self.learnt.largest_accepted;
-            let least = if accepted < size { accepted } else { 0 };
-            self.limits.bytes = least.max(size / 2);
+        let accepted = self.learnt.largest_accepted;
+        if is_too_large && accepted < size {
+            self.limits.bytes = accepted.max(size / 2);
             return Ok(Vec::new());
         }
+        // A body of this size was accepted before, so only this batch is divided: it may have too many
+        // events, or the connection broke off by chance.
         let place = if is_numbered { 1 } else { batch.len() / 2 };
         Ok(vec![batch[batch.len() - 1] + 1, batch[place]])
     }

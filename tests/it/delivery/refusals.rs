@@ -163,6 +163,19 @@ fn a_413_for_too_many_events_shrinks_batches() {
     delivery.delivered(1_800).is_settled();
 }
 
+/// A proxy that is restarted breaks connections off by chance. The receiver has accepted batches of
+/// this size.
+#[test]
+fn connections_that_break_off_divide_one_batch_and_not_the_later_ones() {
+    let delivery = Delivery::of(Format::Ndjson, 1_000, |rules, _| {
+        rules.script.extend(usual(2));
+        rules.script.extend([Step::Unread, Step::Unread]);
+    });
+    let delivery = delivery.with(&["--batch-events=100", "--retries=1"]);
+    delivery.run().code(0).silent();
+    delivery.delivered(1_000).requests(13).is_settled();
+}
+
 /// The other events still go in large batches.
 #[test]
 fn an_event_that_no_request_can_hold_is_refused() {
