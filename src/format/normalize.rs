@@ -58,7 +58,8 @@ fn read(json: &str, at: usize, within: &str, changes: &mut Changes) -> Result<us
         if let (EVENT, "resource", b'{') | ("resource", "meta", b'{') | ("meta", "payload", b'{') =
             (within, key, kind)
         {
-            return read(json, at, key, changes);
+            // An object with a name that is no text stays as it is.
+            return read(json, at, key, changes).or_else(|_| scan::value(json, at));
         }
         let end = scan::value(json, at)?;
         match (within, key, kind) {
@@ -113,6 +114,11 @@ mod tests {
             (
                 r#"{"resource":{"meta":{"payload":{"workspace_id":"ws-2","workspace":"p"},"workspace":"net"}},"version":1.0}"#,
                 r#"{"resource":{"meta":{"payload":{"workspace_id":"ws-2","workspace":{"id":"ws-2","name":"p"}},"workspace":{"id":null,"name":"net"}}},"version":"1.0"}"#,
+            ),
+            // A name that is no text.
+            (
+                r#"{"version":3,"resource":{"meta":{"\ud800":1,"workspace":"s"}}}"#,
+                r#"{"version":"3","resource":{"meta":{"\ud800":1,"workspace":"s"}}}"#,
             ),
         ];
         for (json, expected) in cases {

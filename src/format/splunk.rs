@@ -134,10 +134,10 @@ pub fn ack_address(events: &Url, channel: &str) -> String {
 pub fn is_indexed(id: u64, body: &[u8]) -> Option<bool> {
     #[derive(Deserialize)]
     struct Reply {
-        acks: BTreeMap<u64, bool>,
+        acks: BTreeMap<String, bool>,
     }
     let Reply { acks } = json::object(body)?;
-    Some(acks.get(&id) == Some(&true))
+    Some(acks.get(&id.to_string()) == Some(&true))
 }
 
 #[cfg(test)]
