@@ -285,9 +285,10 @@ fn unknown(argument: &str, before: Option<&str>) -> String {
 /// The known option that was probably meant: the word is its beginning, or differs in two letters.
 fn nearest(word: &str) -> Option<&'static str> {
     let names = || INFO.flags.iter().map(|flag| flag.long);
-    let begun = names().find(|name| word.len() > 3 && name.starts_with(word));
+    let begun = names().filter(|name| word.len() > 3 && name.starts_with(word));
     let similar = names().min_by_key(|name| levenshtein(word, name));
-    begun.or(similar.filter(|name| levenshtein(word, name) <= 2))
+    let shortest = begun.min_by_key(|name| name.len());
+    shortest.or(similar.filter(|name| levenshtein(word, name) <= 2))
 }
 
 /// A time of `--since` or `--until`.
@@ -449,6 +450,7 @@ mod tests {
                 &["--token=hunter2"],
                 "unknown option --token: did you mean --token-file?",
             ),
+            (&["--chec"], "unknown option --chec: did you mean --check?"),
             (&["--qwertyuiop"], "unknown option --qwertyuiop"),
             (&["-x"], "unknown option -x"),
             (&["--verbose=true"], "--verbose takes no value"),
