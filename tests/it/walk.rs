@@ -128,7 +128,8 @@ fn an_event_out_of_order_is_not_passed_over() {
     let bench = Bench::of([events(500, minutes_ago(1), 1), vec![stray]].concat());
     bench.script(30, Step::error(503, "unavailable"));
     let args = ["--page-size=10", "--overlap=1s"];
-    let cut_short = bench.run(&[&args[..], &["--retries=0"]].concat());
+    let failing = ["--retries=0", "--connections=1"];
+    let cut_short = bench.run(&[&args[..], &failing].concat());
     cut_short.code(5).says("503");
     let rest = bench.run(&args);
     rest.code(0).silent();
