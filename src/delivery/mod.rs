@@ -114,8 +114,8 @@ pub struct Learnt {
 
 impl Delivery<'_> {
     /// Delivers events in their order. Commits after each acknowledged request, or after a batch of
-    /// them if requests hold one event each. Events that cannot be read are put aside
-    /// before. Returns false if there are such events and no place for them.
+    /// them if requests hold one event each. Events that cannot be read are put aside first. Returns
+    /// false if there are such events and no place for them.
     ///
     /// # Errors
     /// If some events could not be delivered. The events acknowledged before are committed.

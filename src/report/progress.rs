@@ -1,8 +1,8 @@
 //! Standard error: lines that stay, and at a terminal one line that shows how far a backlog is.
 //!
-//! The progress line is drawn where figures change, at most four times a second, and is gone before
-//! any other line, after which it may be drawn at once, and at the end. No thread draws it, so it stands still while the run waits. A run
-//! that ends at once or has nothing to deliver draws nothing.
+//! The progress line is drawn where figures change, at most four times a second. It is gone at the end
+//! and before any other line, after which it may be drawn at once. No thread draws it, so it stands
+//! still while the run waits. A run that ends at once or has nothing to deliver draws nothing.
 
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
