@@ -148,6 +148,17 @@ impl Walk<'_> {
         Some(promised - signed(seen as u64))
     }
 
+    /// Tells if as many events were seen as page 1 promises. If not, it may be linked by chance: by events
+    /// that are listed twice.
+    pub(super) fn is_complete(&self, first: &Slice) -> bool {
+        let events = first.page.events.iter();
+        let older = events.skip_while(|event| Some(event.time) >= self.cut);
+        let new = older.filter(|event| self.is_new(event)).count();
+        let balance = self.proof.balance.unwrap_or_default() + signed(new as u64);
+        let owed = self.owed(std::slice::from_ref(first));
+        owed.is_none_or(|owed| owed <= balance)
+    }
+
     /// How many events this window found that earlier ones missed: they are older than what these
     /// `counted`.
     fn found(&self, counted: Option<UtcDateTime>) -> i64 {

@@ -246,6 +246,12 @@ impl<'a> Walk<'a> {
         self.is_disordered
     }
 
+    /// The number of events on the service's pages, by its answers so far.
+    #[must_use]
+    pub fn page_size(&self) -> u64 {
+        self.sizes.effective
+    }
+
     /// The numbers so far.
     #[must_use]
     pub fn figures(&self) -> Figures {
@@ -327,9 +333,16 @@ impl<'a> Walk<'a> {
         }))
     }
 
-    /// Tells if everything behind page 1 was read.
+    /// Tells if everything behind page 1 was read. Where its count disagrees, further windows are read
+    /// up to the newest event first.
     fn is_last_window(&self, first: &Slice) -> bool {
-        self.edge.is_none() && first.is_last() || self.is_linked(first, &IdentitySet::default())
+        match self.edge {
+            None => first.is_last(),
+            Some(edge) => {
+                self.is_linked(first, &IdentitySet::default())
+                    && (edge.position == 0 || self.is_complete(first))
+            }
+        }
     }
 
     /// Reads the oldest end of the list.
