@@ -214,7 +214,7 @@ impl Drain<'_> {
 
     fn drain(&mut self) -> Result<Exit, Error> {
         let (config, pages, clock) = (self.config, self.pages, self.clock);
-        let (checkpoint, commits) = (&mut *self.checkpoint, &mut self.commits);
+        let checkpoint = &mut *self.checkpoint;
         let (report, watch, warn) = (&mut *self.report, self.watch, &mut *self.warn);
         report.newest = checkpoint.last_timestamp;
         let mut start = |checkpoint: &Checkpoint| {
@@ -252,39 +252,15 @@ impl Drain<'_> {
         if let Some(gap) = gap(checkpoint, server_time) {
             warn(&gap);
         }
-        let mut exit = Exit::Success;
         let is_empty = walk.first_events().is_empty();
-        loop {
-            let window = walk.next_window(report.delivered > 0);
-            report.walk = walk.figures();
-            watch(report);
-            let Some(window) = window? else { break };
-            let most_known = most_known(config, &walk);
-            if let Some(missing) = window.missing {
-                report.missing = Some(missing);
-                exit = Exit::SourceFailed;
-                // Told at once: a run that is killed later must not keep it to itself. The final
-                // number follows at the end.
-                if report.told.is_none() {
-                    warn(&missing.to_string());
-                    report.told = Some(missing);
-                }
-            }
-            let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
-                let next = following.first().map(|next| next.time);
-                let rest = next.into_iter().chain(window.rest).min();
-                checkpoint.advance(&acknowledged, rest, settled_by, config.overlap, most_known);
-                report.newest = checkpoint.last_timestamp;
-                report.delivered += acknowledged.events().len() as u64;
-                watch(report);
-                commits.acknowledged(acknowledged.events(), checkpoint)
-            };
-            let delivered = self.delivery.deliver(window.events, &mut commit, warn);
-            report.delivery = self.delivery.figures;
-            if !delivered? {
-                exit = Exit::SourceFailed;
-            }
+        let mut rest = None;
+        let delivered = self.deliver_all(&mut walk, settled_by, &mut rest);
+        let (checkpoint, commits) = (&mut *self.checkpoint, &mut self.commits);
+        if matches!(&delivered, Err(error) if error.exit() == Exit::OutOfTime) {
+            checkpoint.forget(most_known(config, &walk), rest, settled_by);
+            commits.commit(checkpoint)?;
         }
+        let exit = delivered?;
         self.delivery.finish()?;
         if exit != Exit::Success {
             return Ok(exit);
@@ -302,11 +278,65 @@ impl Drain<'_> {
         commits.commit(checkpoint)?;
         Ok(exit)
     }
+
+    /// Delivers window after window. `rest` becomes a lower bound on the timestamps that are still to be
+    /// delivered, whatever the outcome; `None` if none is.
+    fn deliver_all(
+        &mut self,
+        walk: &mut Walk,
+        settled_by: UtcDateTime,
+        rest: &mut Option<UtcDateTime>,
+    ) -> Result<Exit, Error> {
+        let (report, watch, warn) = (&mut *self.report, self.watch, &mut *self.warn);
+        let mut exit = Exit::Success;
+        loop {
+            let window = walk.next_window(report.delivered > 0);
+            report.walk = walk.figures();
+            watch(report);
+            let Some(window) = window? else {
+                return Ok(exit);
+            };
+            if let Some(missing) = window.missing {
+                report.missing = Some(missing);
+                exit = Exit::SourceFailed;
+                // Told at once: a run that is killed later must not keep it to itself. The final
+                // number follows at the end.
+                if report.told.is_none() {
+                    warn(&missing.to_string());
+                    report.told = Some(missing);
+                }
+            }
+            let next = window.events.first().map(|next| next.time);
+            *rest = [*rest, next, window.rest].into_iter().flatten().min();
+            let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
+                let next = following.first().map(|next| next.time);
+                *rest = next.into_iter().chain(window.rest).min();
+                let overlap = self.config.overlap;
+                self.checkpoint
+                    .advance(&acknowledged, *rest, settled_by, overlap);
+                report.newest = self.checkpoint.last_timestamp;
+                report.delivered += acknowledged.events().len() as u64;
+                watch(report);
+                self.commits
+                    .acknowledged(acknowledged.events(), self.checkpoint)
+            };
+            let delivered = self
+                .delivery
+                .deliver(window.events, &mut commit, &mut *warn);
+            report.delivery = self.delivery.figures;
+            if !delivered? {
+                exit = Exit::SourceFailed;
+            }
+            if self.delivery.is_proven {
+                *rest = window.rest;
+            }
+        }
+    }
 }
 
-/// How many delivered events the next run may list again: with a time limit, as many as can be read
-/// in a third of it. Otherwise no run might get further. In a list that is not in the order of its
-/// timestamps, as many as the overlap holds: what is not read yet may be as old.
+/// How many delivered events the run after one that was cut short may list again: as many as can be
+/// read in a third of `--max-time`. Otherwise it might get no further. In a list that is not in the
+/// order of its timestamps, as many as the overlap holds: what is not read yet may be as old.
 fn most_known(config: &Config, walk: &Walk) -> usize {
     let figures = walk.figures();
     let Some(limit) = config.patience.deadline.filter(|_| !walk.is_disordered()) else {
@@ -314,7 +344,7 @@ fn most_known(config: &Config, walk: &Walk) -> usize {
     };
     let per_page = figures.reading.as_nanos() / u128::from(figures.pages.max(1));
     let pages = (limit / 3).as_nanos() / per_page.max(1);
-    usize::try_from(pages.saturating_mul(config.page_size.into())).unwrap_or(usize::MAX)
+    usize::try_from(pages.saturating_mul(walk.page_size().into())).unwrap_or(usize::MAX)
 }
 
 /// Returns the warning if no run was complete for longer than the service keeps events.

@@ -166,14 +166,13 @@ impl Checkpoint {
     ///
     /// `rest` is a lower bound on the timestamps that this run has yet to deliver; `None` if nothing
     /// is left. `settled_by` is the earlier of the service's clock and this machine's. The boundary
-    /// stays behind both by the overlap, unless more than `most` events would have to be remembered.
+    /// stays behind both by the overlap.
     pub fn advance(
         &mut self,
         delivered: &Acknowledged,
         rest: Option<UtcDateTime>,
         settled_by: UtcDateTime,
         overlap: Duration,
-        most: usize,
     ) {
         let events = delivered.events();
         let newest = events.iter().map(|event| event.time).max();
@@ -181,7 +180,7 @@ impl Checkpoint {
         if self.organization_id.is_none() {
             self.organization_id = events.iter().find_map(Event::organization);
         }
-        let settled = self.move_boundary(rest, settled_by, overlap);
+        self.move_boundary(rest, settled_by, overlap);
         let start = self.boundary_start;
         for ties in events.chunk_by(|event, next| event.time == next.time) {
             if Some(ties[0].time) >= start {
@@ -189,13 +188,11 @@ impl Checkpoint {
                 ids.extend(ties.iter().map(|event| event.id.clone()));
             }
         }
-        if let Some(settled) = settled.filter(|_| most < usize::MAX) {
-            self.forget(most, settled);
-        }
     }
 
-    /// Moves the boundary on until no more than `most` events are remembered, but not past `settled`.
-    fn forget(&mut self, most: usize, settled: UtcDateTime) {
+    /// Moves the boundary on until no more than `most` events are remembered, whatever the overlap.
+    /// `rest` and `settled_by`, as in [`Checkpoint::advance`], still hold it back.
+    pub fn forget(&mut self, most: usize, rest: Option<UtcDateTime>, settled_by: UtcDateTime) {
         let mut count = 0;
         let mut newest_first = self.boundary.iter().rev();
         let is_too_much = |(_, ids): &(_, &Vec<EventId>)| {
@@ -204,7 +201,8 @@ impl Checkpoint {
         };
         if let Some((&time, _)) = newest_first.find(is_too_much) {
             let after = time::floor_second(time) + Duration::from_secs(1);
-            self.start_boundary(after.min(time::floor_second(settled)));
+            let rest = rest.map_or(after, |rest| rest.min(after));
+            self.move_boundary(Some(rest), settled_by, Duration::ZERO);
         }
     }
 
@@ -220,22 +218,19 @@ impl Checkpoint {
         self.completed_at = Some(time::floor_second(server_time));
     }
 
-    /// Moves `boundary_start` forward, never back: the IDs before it are already dropped. Returns the
-    /// time up to which everything is settled.
+    /// Moves `boundary_start` forward, never back: the IDs before it are already dropped.
     fn move_boundary(
         &mut self,
         rest: Option<UtcDateTime>,
         settled_by: UtcDateTime,
         overlap: Duration,
-    ) -> Option<UtcDateTime> {
-        let last = self.last_timestamp?;
+    ) {
+        let Some(last) = self.last_timestamp else {
+            return;
+        };
         // An event stamped in the future must not hide the present.
         let settled = last.min(settled_by).min(rest.unwrap_or(last));
-        self.start_boundary(time::floor_second(time::before(settled, overlap)));
-        Some(settled)
-    }
-
-    fn start_boundary(&mut self, start: UtcDateTime) {
+        let start = time::floor_second(time::before(settled, overlap));
         let start = self.boundary_start.map_or(start, |old| old.max(start));
         self.boundary_start = Some(start);
         self.boundary = self.boundary.split_off(&start);

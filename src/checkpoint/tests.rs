@@ -23,13 +23,7 @@ fn event(id: &str, at: &str) -> Event {
 fn advance(checkpoint: &mut Checkpoint, events: &[(&str, &str)], rest: Option<&str>, now: &str) {
     let events: Vec<_> = events.iter().map(|(id, at)| event(id, at)).collect();
     let acknowledged = Acknowledged::of_test(&events);
-    checkpoint.advance(
-        &acknowledged,
-        rest.map(time),
-        time(now),
-        OVERLAP,
-        usize::MAX,
-    );
+    checkpoint.advance(&acknowledged, rest.map(time), time(now), OVERLAP);
 }
 
 fn ids(checkpoint: &Checkpoint) -> String {
@@ -187,13 +181,7 @@ fn the_boundary_never_moves_back() {
     advance(&mut checkpoint, &[("a", "03:00:00")], None, "04:00:00");
     let events = [event("b", "03:00:01")];
     let day = Duration::from_secs(86_400);
-    checkpoint.advance(
-        &Acknowledged::of_test(&events),
-        None,
-        time("04:00:00"),
-        day,
-        usize::MAX,
-    );
+    checkpoint.advance(&Acknowledged::of_test(&events), None, time("04:00:00"), day);
     assert_eq!(checkpoint.boundary_start, Some(time("02:50:00")));
 }
 
@@ -210,15 +198,16 @@ fn the_earliest_since_applies_until_an_event_is_delivered() {
     assert!(!checkpoint.start_at(time("01:00:00")));
 }
 
-/// Advances by events `a`, `b` and so on at these times, with this limit on what is remembered.
+/// Advances by events `a`, `b` and so on at these times, and forgets them up to this limit.
 /// Returns the boundary and the IDs in it.
 fn remembers(most: usize, times: &[&str], rest: Option<&str>) -> (UtcDateTime, String) {
     let mut checkpoint = Checkpoint::new(ENDPOINT.into());
     let names = ('a'..).map(String::from);
     let events: Vec<_> = names.zip(times).map(|(id, at)| event(&id, at)).collect();
     let acknowledged = Acknowledged::of_test(&events);
-    let rest = rest.map(time);
-    checkpoint.advance(&acknowledged, rest, time("04:00:00"), OVERLAP, most);
+    let (rest, now) = (rest.map(time), time("04:00:00"));
+    checkpoint.advance(&acknowledged, rest, now, OVERLAP);
+    checkpoint.forget(most, rest, now);
     let written = checkpoint.to_json();
     assert_eq!(
         Checkpoint::parse(&written, ENDPOINT).as_ref(),

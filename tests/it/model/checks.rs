@@ -21,7 +21,7 @@ pub struct Ledger {
     /// These may arrive again: a crash came between their delivery and the commit.
     pub excused: HashSet<u64>,
     pub boundary: Option<UtcDateTime>,
-    /// When each run's reading began, by the server's clock, and its overlap.
+    /// When each run's first request was answered, by the server's clock, and its overlap.
     pub runs: Vec<(i64, i64)>,
     /// When a run began that may have looked back by less than its overlap, since it had little time,
     /// and its boundary.
@@ -127,7 +127,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes how far a run with a time limit looked back, if that may have been less than its overlap.
+    /// Notes how far the run after one that was cut short looks back, if that may be less than the overlap.
     pub fn looked_back(&mut self, run: &Run, json: &[u8], world: &World) -> Result<(), String> {
         // A page takes a third of a second, or several seconds where requests are tried again.
         let slow = if run.percent.failure + run.percent.empty > 0 {
@@ -205,6 +205,7 @@ pub fn check(manners: &Manners, runs: &[Run], seed: u64) -> Result<(), String> {
         next_id: 0,
         last_ahead: 0,
         requests: 0,
+        began: None,
         quiet_until: Duration::ZERO,
         fault: None,
         run: runs[0].clone(),
@@ -260,6 +261,7 @@ pub fn prepare(world: &RefCell<World>, clock: &ModelClock, run: &Run) {
     }
     world.run = run.clone();
     world.requests = 0;
+    world.began = None;
     world.quiet_until = Duration::ZERO;
 }
 
@@ -270,9 +272,6 @@ pub fn one_run(
     disk: &RefCell<Option<Vec<u8>>>,
     ledger: &mut Ledger,
 ) -> Result<(), String> {
-    ledger
-        .runs
-        .push((clock.seconds(), i64::try_from(run.overlap).unwrap()));
     let before = match &*disk.borrow() {
         Some(json) => Some(Checkpoint::parse(json, ENDPOINT)?),
         None => None,
@@ -296,6 +295,10 @@ pub fn one_run(
     ledger.announced_in_all = ledger.announced_in_all.saturating_add(told);
     ledger.announced = announced;
     let world = world.borrow();
+    let began = world.began.unwrap_or(i64::MAX);
+    ledger
+        .runs
+        .push((began, i64::try_from(run.overlap).unwrap()));
     let what = |fault: String| format!("it ended with {result:?} (None: killed): {fault}");
     if !ledger.announced.is_empty() && world.announces_nothing {
         return Err(what(
@@ -328,7 +331,9 @@ pub fn one_run(
         .after_run(run, &arrived.borrow(), &world, is_failed_commit)
         .map_err(what)?;
     if let Some(json) = &*disk.borrow() {
-        ledger.looked_back(run, json, &world)?;
+        if matches!(&result, Some(Err(Error::OutOfTime))) {
+            ledger.looked_back(run, json, &world)?;
+        }
         ledger.on_disk(json, &world).map_err(what)?;
     }
     if world.requests > MOST_REQUESTS {

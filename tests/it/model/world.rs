@@ -127,6 +127,8 @@ pub struct World {
     /// The last event that was stamped in the future.
     pub last_ahead: u64,
     pub requests: usize,
+    /// When the run's first request was answered.
+    pub began: Option<i64>,
     /// Until when the source has asked to be left alone.
     pub quiet_until: Duration,
     /// What no client may do, if this one did.
@@ -240,6 +242,7 @@ impl World {
     }
 
     pub fn answer(&mut self, request: &PageRequest, now: i64) -> Page {
+        self.began.get_or_insert(now);
         let size = match self.manners.sizes {
             Sizes::Honoured => request.size,
             Sizes::Clamped(most) => request.size.min(most),
