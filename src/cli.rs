@@ -129,7 +129,7 @@ pub struct Args {
     #[argh(option, arg_name = "n", from_str_fn(number::<_, 1, { 1 << 30 }>))]
     pub batch_bytes: Option<usize>,
 
-    /// put a single event that the receiver refuses for good into this file, and go on
+    /// put events that the receiver refuses for good, or that cannot be read, into this file, and go on
     #[argh(option, arg_name = "file", from_str_fn(file))]
     pub dead_letter: Option<PathBuf>,
 
@@ -267,7 +267,7 @@ fn fault(output: &str, words: &[&str]) -> String {
 /// The message for an argument that is neither an option nor the value of the option `before` it. It
 /// does not repeat what may be secret, such as half of a header that was not quoted.
 fn unknown(argument: &str, before: Option<&str>) -> String {
-    let is_name = |c: char| c.is_ascii_lowercase() || c == '-';
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '-' || argument.len() == 2;
     if argument.starts_with('-') && argument.chars().all(is_name) {
         return match nearest(argument) {
             Some(known) => format!("unknown option {argument}: did you mean {known}?"),
@@ -452,7 +452,7 @@ mod tests {
             ),
             (&["--chec"], "unknown option --chec: did you mean --check?"),
             (&["--qwertyuiop"], "unknown option --qwertyuiop"),
-            (&["-x"], "unknown option -x"),
+            (&["-C", "a"], "unknown option -C"),
             (&["--verbose=true"], "--verbose takes no value"),
             (
                 &["help"],

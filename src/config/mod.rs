@@ -281,7 +281,6 @@ fn destination(args: &Args, environment: Environment) -> Result<Destination, Str
         ("header", !args.header.is_empty()),
         ("gzip", args.gzip),
         ("label", !args.label.is_empty()),
-        ("dead-letter", args.dead_letter.is_some()),
         ("allow-plain-http", args.allow_plain_http),
         ("client-cert", args.client_cert.is_some()),
         ("client-key", args.client_key.is_some()),

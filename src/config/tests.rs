@@ -120,7 +120,6 @@ fn options_that_contradict_or_lack_each_other_are_refused() {
         ("--header a:b", "--header goes with --post"),
         ("--gzip", "--gzip goes with --post"),
         ("--label a=b", "--label goes with --post"),
-        ("--dead-letter x", "--dead-letter goes with --post"),
         ("--allow-plain-http", "--allow-plain-http goes with --post"),
         (
             "--client-cert x --client-key y",

@@ -1,7 +1,7 @@
-//! Dead letters: the file for single events that the receiver refuses for good. `mod.rs` decides which
-//! events those are.
+//! Dead letters: the file for single events that the receiver refuses for good, or that cannot be
+//! read. `mod.rs` decides which events those are.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crate::clock::SystemClock;
@@ -51,7 +51,11 @@ impl DeadLetters {
 /// The error for a file of dead letters that cannot be opened or written.
 pub fn unusable(path: &Path, error: &io::Error) -> Error {
     let shown = path.display();
+    let remedy = match error.kind() {
+        ErrorKind::NotFound => "create its directory",
+        _ => "name another file",
+    };
     Error::Usage(format!(
-        "--dead-letter: cannot open {shown}: {error}; name another file"
+        "--dead-letter: cannot open {shown}: {error}; {remedy}"
     ))
 }

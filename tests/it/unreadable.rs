@@ -52,6 +52,20 @@ fn an_event_that_cannot_be_read_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn dead_letters_keep_an_event_that_cannot_be_read_whatever_the_receiver() {
+    for to in [
+        &["--dead-letter=dead"][..],
+        &["--dead-letter=dead", "--exec=cat"],
+    ] {
+        let (bench, sound) = bench();
+        bench.run(to).code(0).prints_events(&sound);
+        let dead = fs::read_to_string(bench.path("dead")).unwrap();
+        assert_eq!(dead.lines().count(), 3, "{dead}");
+        bench.run(to).code(0).silent().prints_nothing();
+    }
+}
+
+#[test]
 fn dead_letters_keep_an_event_that_cannot_be_read_once() {
     let (bench, sound) = bench();
     let receiver = Receiver::start(Format::Ndjson, Rules::default());
