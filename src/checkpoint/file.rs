@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, RESTORE};
 use crate::clock::Clock;
 use crate::config::values::CheckpointPlace;
 use crate::error::Error;
@@ -220,7 +220,7 @@ pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint
     let shown = place.path.display();
     let untrusted = |fault: &str| {
         Error::Checkpoint(format!(
-            "the checkpoint {shown} cannot be trusted: {fault}; nothing was done. Restore it, name another with --checkpoint, or remove it and run once with --since and the time of the newest event that arrived (without --since, everything retained is delivered again)"
+            "the checkpoint {shown} cannot be trusted, and nothing was done: {fault}"
         ))
     };
     match fs::read(&place.path, LARGEST + 1) {
@@ -228,7 +228,9 @@ pub fn read(place: &CheckpointPlace, endpoint: &str) -> Result<Option<Checkpoint
             "there is no checkpoint {shown}, and --require-checkpoint is given; to start afresh, run once without it"
         ))),
         Ok(None) => Ok(None),
-        Ok(Some(json)) if json.len() as u64 > LARGEST => Err(untrusted("it is larger than 64 MiB")),
+        Ok(Some(json)) if json.len() as u64 > LARGEST => {
+            Err(untrusted(&format!("it is larger than 64 MiB. {RESTORE}")))
+        }
         Ok(Some(json)) => Checkpoint::parse(&json, endpoint)
             .map(Some)
             .map_err(|fault| untrusted(&fault)),

@@ -36,6 +36,9 @@ use crate::walk::identities::IdentitySet;
 /// The version of the file's format.
 const VERSION: u64 = 1;
 
+/// What to do about a file that nothing can be made of.
+const RESTORE: &str = "Restore it, name another with --checkpoint, or remove it and run once with --since and the time of the newest event that arrived (without --since, everything retained is delivered again)";
+
 /// What earlier runs delivered, with the names that it has in its file. A missing field is an error,
 /// unlike `null`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +85,7 @@ impl Checkpoint {
     /// `endpoint`.
     ///
     /// # Errors
-    /// The fault, without the file's name.
+    /// The fault, without the file's name, and what to do.
     pub fn parse(json: &[u8], endpoint: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Version {
@@ -92,12 +95,13 @@ impl Checkpoint {
             && version != VERSION
         {
             return Err(format!(
-                "it has version {version}, and this program knows version {VERSION} only"
+                "it has version {version}, and this program knows version {VERSION} only. Use the tfc-audit that wrote it, or a newer one"
             ));
         }
         let Object(mut checkpoint): Object<Self> =
             serde_json::from_slice(json).map_err(|error| {
-                format!("it is damaged ({})", excerpt(error.to_string().as_bytes()))
+                let fault = excerpt(error.to_string().as_bytes());
+                format!("it is damaged ({fault}). {RESTORE}")
             })?;
         let theirs = Url::parse_endpoint(&checkpoint.endpoint).ok();
         let is_theirs = theirs.is_some_and(|theirs| theirs.to_string() == endpoint);
@@ -105,13 +109,13 @@ impl Checkpoint {
         // first run should not stop the next run.
         if !is_theirs && checkpoint.last_timestamp.is_some() {
             return Err(format!(
-                "it belongs to {}, not to {endpoint}",
+                "it belongs to {}, not to {endpoint}. Is --endpoint right? If it is, name another file with --checkpoint",
                 excerpt(checkpoint.endpoint.as_bytes())
             ));
         }
         endpoint.clone_into(&mut checkpoint.endpoint);
         match checkpoint.contradiction() {
-            Some(fault) => Err(fault.to_owned()),
+            Some(fault) => Err(format!("{fault}. {RESTORE}")),
             None => Ok(checkpoint),
         }
     }
