@@ -75,11 +75,10 @@ pub fn run(
     // anything is asked of the service. It does not name a new receiver yet, which has taken nothing.
     store.commit(&checkpoint).map_err(Error::Checkpoint)?;
     checkpoint.destination = Some(destination.clone());
-    if let (Some(former), Some(last)) = (former, checkpoint.last_timestamp)
-        && former != destination
-    {
-        warn(&changed_destination(&former, &destination, last));
-    }
+    let notice = former
+        .filter(|former| *former != destination)
+        .zip(checkpoint.last_timestamp)
+        .map(|(former, last)| changed_destination(&former, &destination, last));
     let drain = Drain {
         config,
         clock,
@@ -100,6 +99,7 @@ pub fn run(
         },
         checkpoint: &mut checkpoint,
         commits: Commits::new(&mut store),
+        notice,
         report,
         watch,
         warn,
@@ -183,6 +183,8 @@ pub struct Drain<'a> {
     pub checkpoint: &'a mut Checkpoint,
     /// The place for what is delivered now.
     pub commits: Commits<'a>,
+    /// A warning for a run whose checkpoint fits what the service lists.
+    pub notice: Option<String>,
     /// Hears of the run as it happens, whatever the outcome.
     pub report: &'a mut Report,
     /// Sees the report whenever it changes.
@@ -249,9 +251,12 @@ impl Drain<'_> {
         // A clock that is ahead, here or there, must not hide the present.
         let settled_by = server_time.min(now);
         refuse_other_organization(walk.first_events(), checkpoint)?;
-        if let Some(gap) = gap(checkpoint, server_time) {
-            warn(&gap);
-        }
+        let notices = [
+            self.notice.take(),
+            gap(checkpoint, server_time),
+            too_old(config, server_time),
+        ];
+        notices.iter().flatten().for_each(|notice| warn(notice));
         let is_empty = walk.first_events().is_empty();
         let mut rest = None;
         let delivered = self.deliver_all(&mut walk, settled_by, &mut rest);
@@ -354,6 +359,17 @@ pub fn gap(checkpoint: &Checkpoint, now: UtcDateTime) -> Option<String> {
     let completed = time::format(completed);
     Some(format!(
         "the last complete run was at {completed}, more than the 14 days ago that the service keeps events: events since then may be gone"
+    ))
+}
+
+/// Returns the warning if `--until` asks for events that are retained no longer.
+fn too_old(config: &Config, now: UtcDateTime) -> Option<String> {
+    let until = config
+        .until
+        .filter(|&until| until <= time::before(now, RETENTION))?;
+    let until = time::format(until);
+    Some(format!(
+        "--until is {until}, and the service keeps events for 14 days only"
     ))
 }
 

@@ -1,14 +1,17 @@
 //! The line that `--verbose` adds at the end of a run.
 
+use crate::error::Exit;
 use crate::report::{Ending, Report};
 use crate::text::age;
 
 /// Sums up a run with this ending. `is_dry` is for `--dry-run`.
 ///
-/// Returns `None` if no page was read: the error says all there is to say then.
+/// Returns `None` if no page was read, or if the token or the checkpoint was refused: the error says
+/// all there is to say then.
 pub fn summary(report: &Report, is_dry: bool, ending: &Ending) -> Option<String> {
     let Report { walk, delivery, .. } = report;
-    if walk.pages == 0 {
+    let is_refused = matches!(ending.exit, Exit::TokenRefused | Exit::CheckpointUnusable);
+    if walk.pages == 0 || is_refused && report.delivered == 0 {
         return None;
     }
     let waiting = report.waiting().unwrap_or_default();
@@ -59,7 +62,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::error::Exit;
     use crate::time;
 
     /// The summary of a run that ends an hour after its newest event and took 1.25 s.

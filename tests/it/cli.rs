@@ -122,4 +122,6 @@ fn since_and_until_select_a_span() {
             .silent()
             .prints_events(&bench.in_order()[from..to]);
     }
+    let run = bench.run(&["--no-checkpoint", "--until=15d"]);
+    run.code(0).prints_nothing().warns("for 14 days only");
 }

@@ -286,6 +286,7 @@ pub fn drive(
             },
             checkpoint: &mut checkpoint,
             commits: Commits::new(&mut store),
+            notice: None,
             report: &mut report,
             watch: &|_| {},
             warn,
