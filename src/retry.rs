@@ -77,29 +77,35 @@ impl Failure {
 /// within which it has to return. `retried` counts the attempts after the first.
 ///
 /// # Errors
-/// [`Error::OutOfTime`] at the deadline, or the error of the last attempt with the reason why there
-/// was no further one.
+/// [`Error::OutOfTime`] if there is no time for an attempt, [`Error::Stuck`] if the last one failed at
+/// the deadline, or else its error with the reason why there was no further one.
 pub fn retry<T>(
     clock: &dyn Clock,
     patience: &Patience,
     retried: &mut u64,
     mut attempt: impl FnMut(Duration) -> Result<T, Failure>,
 ) -> Result<T, Error> {
-    let time_left = || match patience.left(clock) {
-        Duration::ZERO => Err(Error::OutOfTime),
-        left => Ok(left),
-    };
     let mut attempts = 0;
     loop {
+        let left = patience.left(clock);
+        if left.is_zero() {
+            return Err(Error::OutOfTime);
+        }
         attempts += 1;
-        let failure = match attempt(time_left()?.min(patience.timeout)) {
+        let failure = match attempt(left.min(patience.timeout)) {
             Ok(success) => return Ok(success),
             Err(failure) => failure,
         };
         if !failure.retryable {
             return Err(failure.error);
         }
-        let left = time_left()?;
+        let left = patience.left(clock);
+        if left.is_zero() {
+            return Err(match failure.error {
+                Error::Source(what) | Error::Receiver(what) => Error::Stuck(what),
+                other => other,
+            });
+        }
         // Never less than our own wait: some answers name one of 0 seconds.
         let own = backoff(attempts).mul_f64(clock.chance());
         let wait = failure.wait.map_or(own, |named| named.max(own));
@@ -267,7 +273,7 @@ mod tests {
             clock.sleep(time);
             Err(Failure::temporary(Error::Source("timeout".to_owned())))
         });
-        assert!(matches!(result, Err(Error::OutOfTime)));
+        assert!(matches!(result, Err(Error::Stuck(what)) if what == "timeout"));
         assert_eq!(given, [2 * SECOND]);
     }
 

@@ -274,7 +274,9 @@ impl Delivery<'_> {
         let is_alone = batch.len() == 1;
         let is_refused = is_alone || !is_too_large && !is_numbered;
         if is_refused && self.dead_letters.is_none() {
-            return Err(refused(&message));
+            let id = shown_id(&ledger.events[batch[0]]);
+            let which = is_alone.then(|| format!("the event {id} was refused: "));
+            return Err(refused(&(which.unwrap_or_default() + &message)));
         }
         if is_alone {
             self.learnt.numbering.told(1);
@@ -318,7 +320,8 @@ impl Delivery<'_> {
         for (&place, fate) in batch.iter().zip(fates) {
             match fate {
                 Fate::Refused(why) if self.dead_letters.is_none() => {
-                    refusal.get_or_insert(why);
+                    let id = shown_id(&ledger.events[place]);
+                    refusal.get_or_insert(format!("the event {id} was refused: {why}"));
                 }
                 fate => {
                     self.is_proven |= fate == Fate::Taken;
@@ -371,7 +374,7 @@ impl Delivery<'_> {
             let path = dead_letters.append(refused.iter().map(|&(event, _)| event))?;
             self.figures.dead_letters += refused.len() as u64;
             for (event, why) in refused {
-                let id = excerpt(event.id.to_string().as_bytes());
+                let id = shown_id(event);
                 (ledger.warn)(&format!(
                     "the event {id} was refused and is now in {path}: {why}"
                 ));
@@ -388,6 +391,11 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::permanent(error)
     }
+}
+
+/// An event's `id`, safe to show.
+fn shown_id(event: &Event) -> String {
+    excerpt(event.id.to_string().as_bytes())
 }
 
 /// The error for an event that is refused, without a file for dead letters.

@@ -37,7 +37,7 @@ const OUTPUT_BUFFER: usize = 16 * 1024;
 const MOST_ALLOWED: u32 = 10_000;
 /// The advice where there is no connection.
 const UNREACHABLE: &str =
-    "is the address right, is the server running, and may this machine reach it?";
+    "check the address, that the server is running, and that this machine may reach it";
 /// The errors of a connection that the other side closed.
 const BROKEN_OFF: [ErrorKind; 4] = [
     ErrorKind::UnexpectedEof,

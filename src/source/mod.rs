@@ -55,7 +55,7 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the service counts {} events, but {} of them were on none of its pages, however often these were read: they are lost unless they appear within the overlap",
+            "the service counts {} events, but {} of them were on none of its pages, however often these were read: they are lost unless they appear within the overlap (to look for them later: --no-checkpoint --since TIME --until TIME)",
             self.promised, self.unseen
         )
     }

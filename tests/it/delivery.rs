@@ -346,7 +346,8 @@ fn max_time_ends_a_run_that_waits_for_an_answer() {
     let delivery = Delivery::of(Format::Ndjson, 5, |rules, _| {
         rules.script.push_back(Step::Stall);
     });
-    delivery.with(&["--max-time=3s"]).run().code(3);
+    let run = delivery.with(&["--max-time=3s"]).run();
+    run.fails(3, "while waiting for http://127.0.0.1:");
 }
 
 /// A message is cut after it was masked: half a secret is one, too.

@@ -53,7 +53,11 @@ fn without_dead_letters_a_refused_event_stops_the_run() {
         let events = events(50, now(), 1);
         let delivery = Delivery::new(format, events.clone(), poisoned(&[&events[25]]));
         let delivery = delivery.with(&["--batch-events=20"]);
-        delivery.run().code(7).says("400");
+        let run = delivery.run();
+        run.code(7).says("400");
+        if format != Format::Ndjson {
+            run.says(&format!("the event {} was refused: ", events[25].id));
+        }
         delivery.requests(if format == Format::Splunk { 3 } else { 2 });
         let committed = if format == Format::Ndjson { 20 } else { 25 };
         assert_eq!(delivery.committed(), committed, "{format:?}");
@@ -192,7 +196,9 @@ fn an_event_that_no_request_can_hold_is_refused() {
         ..Rules::default()
     };
     let delivery = Delivery::new(Format::Ndjson, all.clone(), rules());
-    delivery.run().code(7).says("413");
+    let run = delivery.run();
+    run.code(7).says("413");
+    run.says(&format!("the event {} was refused: ", huge.id));
     let before = delivery.receiver.delivered_ids().len();
     delivery.delivered(before);
     assert!((600..=700).contains(&before), "{before} events are older");

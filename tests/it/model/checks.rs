@@ -7,7 +7,7 @@ use std::time::Duration;
 use ::time::UtcDateTime;
 use tfc_audit::checkpoint::Checkpoint;
 use tfc_audit::clock::Clock;
-use tfc_audit::error::Error;
+use tfc_audit::error::{Error, Exit};
 
 use super::scheduler::{Arrived, ModelClock, drive};
 use super::world::{Counts, Dice, Listed, Manners, Order, Percent, Since, World, number};
@@ -331,7 +331,7 @@ pub fn one_run(
         .after_run(run, &arrived.borrow(), &world, is_failed_commit)
         .map_err(what)?;
     if let Some(json) = &*disk.borrow() {
-        if matches!(&result, Some(Err(Error::OutOfTime))) {
+        if matches!(&result, Some(Err(error)) if error.exit() == Exit::OutOfTime) {
             ledger.looked_back(run, json, &world)?;
         }
         ledger.on_disk(json, &world).map_err(what)?;
@@ -361,7 +361,7 @@ pub fn one_run(
     let tied = world.listed.chunk_by(|one, other| one.time == other.time);
     let behind = known + tied.map(<[_]>::len).max().unwrap_or(0);
     let had_time = |span: u64| usize::try_from(span).unwrap() > behind / SMALLEST_PAGE + 4;
-    if matches!(&result, Some(Err(Error::OutOfTime)))
+    if matches!(&result, Some(Err(error)) if error.exit() == Exit::OutOfTime)
         && arrived.borrow().events.is_empty()
         && percent.failure + percent.empty == 0
         && world.announces_nothing
