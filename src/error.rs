@@ -121,7 +121,7 @@ impl fmt::Display for Error {
             }
             Self::Stdout(error) => write!(f, "cannot write to standard output: {error}"),
             Self::NotCommitted { events: 0, fault } => {
-                write!(f, "all events were delivered, but {fault}")
+                write!(f, "no event is lost or comes again, but {fault}")
             }
             Self::NotCommitted { events, fault } => {
                 write!(f, "{events} events were delivered, but {fault}")
