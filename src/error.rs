@@ -51,6 +51,8 @@ pub enum Error {
     OutOfTime,
     /// `--max-time` was reached while the run waited for this.
     Stuck(String),
+    /// What is new was delivered, but the overlap was not read again.
+    NotLookedBack,
     /// The receiver failed, after the retries.
     Receiver(String),
     /// The receiver refused events for good.
@@ -77,7 +79,7 @@ impl Error {
             Self::Checkpoint(_) | Self::NotCommitted { .. } => Exit::CheckpointUnusable,
             Self::TokenRefused(_) => Exit::TokenRefused,
             Self::Source(_) => Exit::SourceFailed,
-            Self::OutOfTime | Self::Stuck(_) => Exit::OutOfTime,
+            Self::OutOfTime | Self::Stuck(_) | Self::NotLookedBack => Exit::OutOfTime,
             Self::Stdout(error) if error.kind() == BrokenPipe => Exit::StdoutClosed,
             Self::Receiver(_) => Exit::ReceiverFailed,
             Self::EventsRefused(_) => Exit::EventsRefused,
@@ -92,6 +94,7 @@ impl Error {
             Self::EventsRefused(_) => "stops here until the receiver or the options change",
             Self::DeadLetter(_) => "sends them again",
             Self::Stdout(_) => "delivers the events that were not written",
+            Self::NotLookedBack => "does",
             Self::NotCommitted { events: 0, .. } => "looks back further",
             Self::NotCommitted { .. } => "repeats them",
             _ => return None,
@@ -116,6 +119,7 @@ impl fmt::Display for Error {
             ),
             Self::OutOfTime => f.write_str("--max-time was reached and more remains"),
             Self::Stuck(what) => write!(f, "--max-time was reached while waiting for {what}"),
+            Self::NotLookedBack => f.write_str("new events were delivered, but --max-time was too short for the last run to look back by --overlap"),
             Self::Stdout(error) if error.kind() == BrokenPipe => {
                 f.write_str("the reader of standard output closed it")
             }
@@ -148,6 +152,7 @@ mod tests {
             (Error::Source(text()), 5),
             (Error::OutOfTime, 3),
             (Error::Stuck(text()), 3),
+            (Error::NotLookedBack, 3),
             (Error::Receiver(text()), 6),
             (Error::EventsRefused(text()), 7),
             (Error::DeadLetter(text()), 1),

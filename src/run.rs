@@ -219,17 +219,21 @@ impl Drain<'_> {
         let checkpoint = &mut *self.checkpoint;
         let (report, watch, warn) = (&mut *self.report, self.watch, &mut *self.warn);
         report.newest = checkpoint.last_timestamp;
+        let deadline = config.patience.deadline;
+        let resume_at = checkpoint.resume_at.take().filter(|_| deadline.is_some());
         let mut start = |checkpoint: &Checkpoint| {
             let from = checkpoint.boundary_start;
+            let since = resume_at.or(from);
+            let since = since.map(|since| time::before(since, INCLUSIVE_EITHER_WAY));
             let scope = Scope {
-                since: from.map(|from| time::before(from, INCLUSIVE_EITHER_WAY)),
+                since,
                 from,
                 until: config.until,
                 page_size: config.page_size,
                 connections: config.connections,
             };
-            let known = checkpoint.known();
-            let mut walk = Walk::new(pages, clock, config.patience, scope, known);
+            let (known, skipped) = (checkpoint.known(), checkpoint.known_before(since));
+            let mut walk = Walk::new(pages, clock, config.patience, scope, known, skipped);
             let started = walk.start();
             report.walk = walk.figures();
             started.map(|()| walk)
@@ -258,11 +262,16 @@ impl Drain<'_> {
         ];
         notices.iter().flatten().for_each(|notice| warn(notice));
         let is_empty = walk.first_events().is_empty();
-        let mut rest = None;
-        let delivered = self.deliver_all(&mut walk, settled_by, &mut rest);
+        // What lies before it is not read, and so not settled.
+        let hold = resume_at.and(checkpoint.boundary_start);
+        let delivered = self.deliver_all(&mut walk, settled_by, hold);
         let (checkpoint, commits) = (&mut *self.checkpoint, &mut self.commits);
-        if matches!(&delivered, Err(error) if error.exit() == Exit::OutOfTime) {
-            checkpoint.forget(most_known(config, &walk), rest, settled_by);
+        let is_out_of_time = matches!(&delivered, Err(error) if error.exit() == Exit::OutOfTime);
+        let is_in_vain = is_out_of_time && self.report.delivered == 0 && resume_at.is_none();
+        if is_in_vain {
+            checkpoint.resume_at = checkpoint.newest_known(config.page_size);
+        }
+        if is_in_vain || resume_at.is_some() {
             commits.commit(checkpoint)?;
         }
         let exit = delivered?;
@@ -275,6 +284,9 @@ impl Drain<'_> {
                 "the service no longer lists any event that it listed before: another kind of token, audit trails switched off, or data removed? What is new was delivered",
             ));
         }
+        if resume_at.is_some() {
+            return Err(Error::NotLookedBack);
+        }
         let lists_nothing = is_empty && checkpoint.last_timestamp.is_none();
         if lists_nothing && !(checkpoint.boundary_start.is_some() && has_events(pages)?) {
             return Err(no_event());
@@ -284,13 +296,13 @@ impl Drain<'_> {
         Ok(exit)
     }
 
-    /// Delivers window after window. `rest` becomes a lower bound on the timestamps that are still to be
-    /// delivered, whatever the outcome; `None` if none is.
+    /// Delivers window after window. The boundary moves up to `hold` at most, and stays behind
+    /// `settled_by`.
     fn deliver_all(
         &mut self,
         walk: &mut Walk,
         settled_by: UtcDateTime,
-        rest: &mut Option<UtcDateTime>,
+        hold: Option<UtcDateTime>,
     ) -> Result<Exit, Error> {
         let (report, watch, warn) = (&mut *self.report, self.watch, &mut *self.warn);
         let mut exit = Exit::Success;
@@ -311,14 +323,12 @@ impl Drain<'_> {
                     report.told = Some(missing);
                 }
             }
-            let next = window.events.first().map(|next| next.time);
-            *rest = [*rest, next, window.rest].into_iter().flatten().min();
             let mut commit = |acknowledged: Acknowledged, following: &[Event]| {
                 let next = following.first().map(|next| next.time);
-                *rest = next.into_iter().chain(window.rest).min();
+                let rest = next.into_iter().chain(window.rest).chain(hold).min();
                 let overlap = self.config.overlap;
                 self.checkpoint
-                    .advance(&acknowledged, *rest, settled_by, overlap);
+                    .advance(&acknowledged, rest, settled_by, overlap);
                 report.newest = self.checkpoint.last_timestamp;
                 report.delivered += acknowledged.events().len() as u64;
                 watch(report);
@@ -332,24 +342,8 @@ impl Drain<'_> {
             if !delivered? {
                 exit = Exit::SourceFailed;
             }
-            if self.delivery.is_proven {
-                *rest = window.rest;
-            }
         }
     }
-}
-
-/// How many delivered events the run after one that was cut short may list again: as many as can be
-/// read in a third of `--max-time`. Otherwise it might get no further. In a list that is not in the
-/// order of its timestamps, as many as the overlap holds: what is not read yet may be as old.
-fn most_known(config: &Config, walk: &Walk) -> usize {
-    let figures = walk.figures();
-    let Some(limit) = config.patience.deadline.filter(|_| !walk.is_disordered()) else {
-        return usize::MAX;
-    };
-    let per_page = figures.reading.as_nanos() / u128::from(figures.pages.max(1));
-    let pages = (limit / 3).as_nanos() / per_page.max(1);
-    usize::try_from(pages.saturating_mul(walk.page_size().into())).unwrap_or(usize::MAX)
 }
 
 /// Returns the warning if no run was complete for longer than the service keeps events.

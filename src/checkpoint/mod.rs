@@ -63,6 +63,11 @@ pub struct Checkpoint {
     #[serde(rename = "boundary_ids")]
     #[serde(serialize_with = "write_ids", deserialize_with = "read_ids")]
     pub boundary: Boundary,
+    /// A run that `--max-time` ended had no time to read more than delivered events. The next one with
+    /// `--max-time` reads from here on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "write_time", deserialize_with = "read_time")]
+    pub resume_at: Option<UtcDateTime>,
     /// When a run last delivered everything that the service listed.
     #[serde(serialize_with = "write_time", deserialize_with = "read_time")]
     pub completed_at: Option<UtcDateTime>,
@@ -132,6 +137,8 @@ impl Checkpoint {
             Some("its boundary_ids lie outside of boundary_start to last_timestamp")
         } else if self.boundary.values().any(lacks_id) {
             Some("its boundary_ids hold no id or an empty one")
+        } else if self.resume_at > last {
+            Some("its resume_at lies after last_timestamp")
         } else if last.is_some_and(lacks) {
             Some("its boundary_ids lack the event of last_timestamp")
         } else {
@@ -194,20 +201,24 @@ impl Checkpoint {
         }
     }
 
-    /// Moves the boundary on until no more than `most` events are remembered, whatever the overlap.
-    /// `rest` and `settled_by`, as in [`Checkpoint::advance`], still hold it back.
-    pub fn forget(&mut self, most: usize, rest: Option<UtcDateTime>, settled_by: UtcDateTime) {
+    /// The time of the oldest of the newest delivered events, `most` of them at most but for ties;
+    /// `None` if there are no others.
+    pub fn newest_known(&self, most: u64) -> Option<UtcDateTime> {
         let mut count = 0;
-        let mut newest_first = self.boundary.iter().rev();
-        let is_too_much = |(_, ids): &(_, &Vec<EventId>)| {
-            count += ids.len();
-            count > most
+        let is_few = |(_, ids): &(_, &Vec<EventId>)| {
+            count += ids.len() as u64;
+            count <= most
         };
-        if let Some((&time, _)) = newest_first.find(is_too_much) {
-            let after = time::floor_second(time) + Duration::from_secs(1);
-            let rest = rest.map_or(after, |rest| rest.min(after));
-            self.move_boundary(Some(rest), settled_by, Duration::ZERO);
-        }
+        let newest = self.boundary.keys().next_back()?;
+        let few = self.boundary.iter().rev().take_while(is_few);
+        let oldest = few.last().map_or(newest, |(time, _)| time);
+        (self.boundary.keys().next() < Some(oldest)).then_some(*oldest)
+    }
+
+    /// How many delivered events of the boundary are older than this.
+    pub fn known_before(&self, time: Option<UtcDateTime>) -> usize {
+        let older = |time| self.boundary.range(..time).map(|(_, ids)| ids.len()).sum();
+        time.map_or(0, older)
     }
 
     /// Notes that everything that the service listed is delivered. `server_time` becomes

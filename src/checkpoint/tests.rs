@@ -84,6 +84,7 @@ const FAULTS: &str = r#"
     ["a"]                                  | [7]                         | damaged
     "completed_at":null                    | "completed_at":null,"x":1   | unknown field
     "completed_at":null                    | "completed_at":"soon"       | not a time: soon
+    "completed_at"                         | "resume_at":"2026-01-02T03:00:01.1Z","completed_at" | resume_at lies after
     null}                                  | null}{}                     | damaged
     null}                                  | null                        | damaged
 "#;
@@ -198,58 +199,26 @@ fn the_earliest_since_applies_until_an_event_is_delivered() {
     assert!(!checkpoint.start_at(time("01:00:00")));
 }
 
-/// Advances by events `a`, `b` and so on at these times, and forgets them up to this limit.
-/// Returns the boundary and the IDs in it.
-fn remembers(most: usize, times: &[&str], rest: Option<&str>) -> (UtcDateTime, String) {
+#[test]
+fn the_newest_known_events_are_few_but_for_ties() {
     let mut checkpoint = Checkpoint::new(ENDPOINT.into());
-    let names = ('a'..).map(String::from);
-    let events: Vec<_> = names.zip(times).map(|(id, at)| event(&id, at)).collect();
-    let acknowledged = Acknowledged::of_test(&events);
-    let (rest, now) = (rest.map(time), time("04:00:00"));
-    checkpoint.advance(&acknowledged, rest, now, OVERLAP);
-    checkpoint.forget(most, rest, now);
-    let written = checkpoint.to_json();
-    assert_eq!(
-        Checkpoint::parse(&written, ENDPOINT).as_ref(),
-        Ok(&checkpoint)
-    );
-    (checkpoint.boundary_start.unwrap(), ids(&checkpoint))
-}
-
-#[test]
-fn a_limit_forgets_the_oldest_ids_only_as_far_as_needed() {
-    let times = ["03:00:00", "03:00:01", "03:00:01.5", "03:00:02", "03:00:03"];
-    for (most, start, ids) in [
-        (5, "02:50:03", "a b c d e"),
-        (4, "03:00:01", "b c d e"),
-        // A second is forgotten as a whole.
-        (3, "03:00:02", "d e"),
-        (2, "03:00:02", "d e"),
-        (1, "03:00:03", "e"),
+    assert_eq!(checkpoint.newest_known(9), None);
+    let times = ["03:00:00", "03:00:01", "03:00:07", "03:00:07", "03:00:07.9"];
+    let events: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().zip(times).collect();
+    advance(&mut checkpoint, &events, None, "04:00:00");
+    for (most, oldest, before) in [
+        (9, None, 0),
+        (5, None, 0),
+        (4, Some("03:00:01"), 1),
+        (3, Some("03:00:07"), 2),
+        (2, Some("03:00:07.9"), 4),
+        (0, Some("03:00:07.9"), 4),
     ] {
-        let expected = (time(start), ids.to_owned());
-        assert_eq!(remembers(most, &times, None), expected, "{most}");
+        let oldest = oldest.map(time);
+        assert_eq!(checkpoint.newest_known(most), oldest, "{most}");
+        assert_eq!(checkpoint.known_before(oldest), before, "{most}");
     }
-}
-
-#[test]
-fn a_limit_forgets_nothing_that_is_not_settled() {
-    let times = ["03:00:00", "03:00:01", "03:00:02", "03:00:03"];
-    let expected = (time("03:00:01"), "b c d".to_owned());
-    assert_eq!(remembers(1, &times, Some("03:00:01.7")), expected);
-    // The newest event is stamped after the service's clock.
-    let expected = (time("04:00:00"), "b c".to_owned());
-    assert_eq!(
-        remembers(1, &["03:00:00", "04:00:00", "23:00:00"], None),
-        expected
-    );
-}
-
-#[test]
-fn a_limit_keeps_the_ids_of_the_newest_second() {
-    let times = ["03:00:00", "03:00:07", "03:00:07", "03:00:07.9"];
-    for most in [0, 1, 2] {
-        let expected = (time("03:00:07"), "b c d".to_owned());
-        assert_eq!(remembers(most, &times, None), expected, "{most}");
-    }
+    checkpoint.resume_at = Some(time("03:00:07"));
+    let written = checkpoint.to_json();
+    assert_eq!(Checkpoint::parse(&written, ENDPOINT), Ok(checkpoint));
 }

@@ -13,7 +13,7 @@ const FEW: usize = 3;
 impl Walk<'_> {
     /// How many requests may be made ahead.
     pub(super) fn most_ahead(&self, has_delivered: bool) -> u64 {
-        let unseen = (self.known.len() - self.known_seen) as u64;
+        let unseen = self.known.len().saturating_sub(self.known_seen) as u64;
         let known_pages = unseen / self.sizes.effective;
         let most = self.scope.connections;
         if has_delivered {

@@ -67,7 +67,7 @@ impl Walk<'_> {
         &mut self,
         mut window: Vec<Slice>,
     ) -> Result<(Slice, Option<Missing>), Error> {
-        let (mark, counted, rest) = (self.front.len(), self.cut, self.rest);
+        let (mark, counted) = (self.front.len(), self.cut);
         self.cut = self.cut.max(window[0].cut());
         self.due = self.due.max(window[0].due(self.latest));
         self.rest = window[0].middle(self.latest).or(self.rest);
@@ -108,8 +108,6 @@ impl Walk<'_> {
                 owed = self.owed(&again);
             }
         }
-        let is_late = |seen: &Seen| Some(seen.time) < rest && !self.known.contains(seen.identity);
-        self.is_disordered = self.is_disordered || self.front[mark..].iter().any(is_late);
         let found = self.found(counted);
         let missing = owed.and_then(|owed| self.settle(owed, found, &window[0]));
         self.front.retain(|seen| Some(seen.time) >= self.cut);

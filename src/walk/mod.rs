@@ -118,7 +118,7 @@ pub struct Walk<'a> {
     scope: Scope,
     /// Delivered by earlier runs.
     known: IdentitySet,
-    /// How many of them this walk has seen.
+    /// How many of them this walk has seen or skipped.
     known_seen: usize,
     /// One of them was listed again.
     known_met: bool,
@@ -139,8 +139,6 @@ pub struct Walk<'a> {
     due: Option<UtcDateTime>,
     /// Hardly anything older than this is listed before the edge.
     rest: Option<UtcDateTime>,
-    /// Something new and older was.
-    is_disordered: bool,
     /// The events of the windows so far that are not older than the cut.
     front: Vec<Seen>,
     /// Events of the windows so far that are not delivered yet.
@@ -163,7 +161,8 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Prepares a walk; nothing is requested yet. `known` are the events that earlier runs delivered.
+    /// Prepares a walk; nothing is requested yet. `known` are the events that earlier runs delivered;
+    /// `skipped` of them are not asked for.
     #[must_use]
     pub fn new(
         pages: &'a dyn Pages,
@@ -171,13 +170,14 @@ impl<'a> Walk<'a> {
         patience: Patience,
         scope: Scope,
         known: IdentitySet,
+        skipped: usize,
     ) -> Self {
         Self {
             pages,
             patience,
             scope,
             known,
-            known_seen: 0,
+            known_seen: skipped,
             known_met: false,
             sizes: Sizes::new(scope.page_size),
             first: None,
@@ -188,7 +188,6 @@ impl<'a> Walk<'a> {
             cut: None,
             due: None,
             rest: None,
-            is_disordered: false,
             front: Vec::new(),
             held: Vec::new(),
             proof: Proof::default(),
@@ -237,19 +236,6 @@ impl<'a> Walk<'a> {
     #[must_use]
     pub fn known_met(&self) -> bool {
         self.known_met
-    }
-
-    /// Tells if new events were older than [`Window::rest`] of an earlier window: so the list is not in
-    /// the order of its timestamps.
-    #[must_use]
-    pub fn is_disordered(&self) -> bool {
-        self.is_disordered
-    }
-
-    /// The number of events on the service's pages, by its answers so far.
-    #[must_use]
-    pub fn page_size(&self) -> u64 {
-        self.sizes.effective
     }
 
     /// The numbers so far.
@@ -467,7 +453,7 @@ impl<'a> Walk<'a> {
         self.figures.to_come = if is_done {
             Some(self.proof.unseen)
         } else {
-            let behind = self.seen.len() + self.known.len() - self.known_seen;
+            let behind = self.seen.len() + self.known.len().saturating_sub(self.known_seen);
             let unread = self.total.map(|total| total.saturating_sub(behind as u64));
             unread.map(|unread| unread + self.held.len() as u64)
         };

@@ -275,6 +275,35 @@ fn a_list_by_arrival_loses_nothing_where_the_time_is_over() {
     assert_eq!(bench.missing(), 0);
 }
 
+/// The overlap has 40 pages, and the time of a run is enough for 20 of them. What is new is delivered by the
+/// next run, and a late event by the first one that has time for all.
+#[test]
+fn an_overlap_that_takes_too_long_holds_up_nothing_and_loses_nothing() {
+    let mut all = past(400, 1).events;
+    let late = all.remove(300);
+    let bench = Bench::of(all);
+    let args = ["--page-size=10", "--overlap=24h", "--connections=1"];
+    bench.run(&args).code(0).silent();
+    let new = events_from(1_000, 5, now(), 1);
+    bench.insert(new.clone());
+    bench.insert([late]);
+    let slowly = |delay| {
+        let delay = Duration::from_millis(delay);
+        bench.api.with(|world| world.delay = delay);
+    };
+    slowly(150);
+    let limited = [&args[..], &["--max-time=3s"]].concat();
+    bench.run(&limited).fails(3, "--max-time was reached");
+    let run = bench.run(&limited);
+    run.code(3)
+        .says("too short for the last run to look back")
+        .prints_events(&new);
+    assert_ne!(bench.missing(), 0);
+    slowly(0);
+    bench.run(&limited).code(0).silent();
+    assert_eq!(bench.missing(), 0);
+}
+
 #[test]
 fn a_count_that_ignores_since_is_no_alarm_in_a_second_run() {
     // A few of them are within the overlap.

@@ -23,9 +23,6 @@ pub struct Ledger {
     pub boundary: Option<UtcDateTime>,
     /// When each run's first request was answered, by the server's clock, and its overlap.
     pub runs: Vec<(i64, i64)>,
-    /// When a run began that may have looked back by less than its overlap, since it had little time,
-    /// and its boundary.
-    pub short_looks: Vec<(i64, i64)>,
     /// How many events could not be found in five readings, as the last run said each time: those
     /// that it had found since do not count again.
     pub announced: Vec<u64>,
@@ -64,10 +61,6 @@ impl Ledger {
             is_due(event)
                 && !self.arrived.contains_key(&event.id)
                 && !self.is_too_late(event, manners)
-                && !self
-                    .short_looks
-                    .iter()
-                    .any(|&(began, boundary)| event.visible >= began && event.time < boundary)
         };
         let lost = || world.listed.iter().filter(is_lost);
         let announced = self.announced_in_all;
@@ -124,28 +117,6 @@ impl Ledger {
             return Err("more than a batch was delivered without a commit".to_owned());
         }
         self.excused.extend(uncommitted.iter().map(|event| event.1));
-        Ok(())
-    }
-
-    /// Notes how far the run after one that was cut short looks back, if that may be less than the overlap.
-    pub fn looked_back(&mut self, run: &Run, json: &[u8], world: &World) -> Result<(), String> {
-        // A page takes a third of a second, or several seconds where requests are tried again.
-        let slow = if run.percent.failure + run.percent.empty > 0 {
-            20
-        } else {
-            1
-        };
-        let most = |span| span * run.page_size / slow;
-        if run
-            .max_time
-            .map(most)
-            .is_some_and(|most| world.listed.len() as u64 > most)
-        {
-            let boundary = Checkpoint::parse(json, ENDPOINT)?.boundary_start;
-            let began = self.runs.last().map_or(i64::MIN, |run| run.0);
-            let boundary = boundary.map_or(i64::MIN, UtcDateTime::unix_timestamp);
-            self.short_looks.push((began, boundary));
-        }
         Ok(())
     }
 
@@ -331,9 +302,6 @@ pub fn one_run(
         .after_run(run, &arrived.borrow(), &world, is_failed_commit)
         .map_err(what)?;
     if let Some(json) = &*disk.borrow() {
-        if matches!(&result, Some(Err(error)) if error.exit() == Exit::OutOfTime) {
-            ledger.looked_back(run, json, &world)?;
-        }
         ledger.on_disk(json, &world).map_err(what)?;
     }
     if world.requests > MOST_REQUESTS {
@@ -367,6 +335,7 @@ pub fn one_run(
         && world.announces_nothing
         && world.manners.since != Since::Ignored
         && run.max_time.is_some_and(had_time)
+        && before.is_none_or(|before| before.resume_at.is_none())
     {
         return Err(what("it gets no further".to_owned()));
     }
