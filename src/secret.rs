@@ -1,7 +1,7 @@
 //! Secrets, and how they are kept out of messages.
 
 use std::cmp::Reverse;
-use std::fmt;
+use std::{fmt, iter};
 
 use percent_encoding::percent_decode_str;
 
@@ -9,6 +9,9 @@ use crate::text;
 
 /// The replacement for a secret: shorter than any part that is masked, so that none occurs in it.
 const MASK: &str = "***";
+
+/// The entities of HTML that have a name and stand for an ASCII character, each before that character.
+const ENTITIES: [&str; 5] = ["amp&", "lt<", "gt>", "quot\"", "apos'"];
 
 /// A text that is never shown: it has no `Display`, and its `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -44,35 +47,29 @@ impl Secret {
 /// Replaces secrets by `***` in a text that came back: some proxies and receivers repeat what they
 /// were sent. They may spell it as JSON, HTML or a query does.
 pub fn mask(secrets: &[Secret], text: &str) -> String {
-    let mut parts: Vec<String> = secrets.iter().flat_map(Secret::parts).collect();
-    // The whole first: masked after its parts, it would not be found.
-    parts.sort_by_key(|part| Reverse(part.len()));
-    // The characters with which a part can begin, in any spelling.
-    let mut begins: Vec<char> = parts
-        .iter()
-        .filter_map(|part| part.chars().next())
-        .collect();
-    begins.extend(['\\', '&', '%', '+']);
-    let (mut masked, mut rest) = (String::new(), text);
-    while let Some(place) = rest.find(begins.as_slice()) {
-        masked.push_str(&rest[..place]);
-        rest = &rest[place..];
-        if let Some(end) = parts.iter().find_map(|part| strip_spelled(rest, part)) {
-            masked.push_str(MASK);
-            rest = end;
-        } else {
-            let mut characters = rest.chars();
-            masked.extend(characters.next());
-            rest = characters.as_str();
-        }
-    }
-    masked + rest
+    masked(secrets, text).collect()
 }
 
 /// Prepares foreign text for a message: secrets are masked first, and the rest is cut then, so that
-/// half a secret never remains.
+/// half a secret never remains. Only as much is masked as can be shown.
 pub fn excerpt(secrets: &[Secret], bytes: &[u8]) -> String {
-    text::excerpt(mask(secrets, &String::from_utf8_lossy(bytes)).as_bytes())
+    let text = String::from_utf8_lossy(bytes);
+    let masked = masked(secrets, &text).take(text::EXCERPT_BYTES + 1);
+    text::excerpt(masked.collect::<String>().as_bytes())
+}
+
+/// The characters of a text, with `***` in the place of each secret.
+fn masked<'t>(secrets: &[Secret], mut rest: &'t str) -> impl Iterator<Item = &'t str> {
+    let mut parts: Vec<String> = secrets.iter().flat_map(Secret::parts).collect();
+    // The whole first: masked after its parts, it would not be found.
+    parts.sort_by_key(|part| Reverse(part.len()));
+    iter::from_fn(move || {
+        let length = rest.chars().next()?.len_utf8();
+        let masked = parts.iter().find_map(|part| strip_spelled(rest, part));
+        let (shown, end) = masked.map_or(rest.split_at(length), |end| (MASK, end));
+        rest = end;
+        Some(shown)
+    })
 }
 
 /// Removes a secret from the beginning of a text, in any spelling of each character.
@@ -86,36 +83,33 @@ fn strip_spelled<'t>(text: &'t str, secret: &str) -> Option<&'t str> {
 /// as in a query (`%2B`, `+` for a space).
 fn strip_encoded(text: &str, character: char) -> Option<&str> {
     let is = |code: &str, radix| u32::from_str_radix(code, radix) == Ok(u32::from(character));
-    if let Some(rest) = text.strip_prefix('\\') {
-        let code = rest
-            .strip_prefix('u')
-            .and_then(|rest| rest.split_at_checked(4));
-        return match code {
-            Some((code, rest)) if is(code, 16) => Some(rest),
-            _ => rest.strip_prefix(character),
-        };
+    match text.split_at_checked(1)? {
+        ("\\", rest) => {
+            let code = rest.strip_prefix('u').and_then(|it| it.split_at_checked(4));
+            match code {
+                Some((code, rest)) if is(code, 16) => Some(rest),
+                _ => rest.strip_prefix(character),
+            }
+        }
+        ("&", rest) => {
+            // Only near: a large text may have many `&` without an end.
+            let end = rest.bytes().take(16).position(|it| it == b';')?;
+            let (entity, rest) = (&rest[..end], &rest[end + 1..]);
+            let is_named = |it: &&str| it.strip_suffix(character) == Some(entity);
+            let is_character = match (entity.strip_prefix("#x"), entity.strip_prefix('#')) {
+                (Some(code), _) => is(code, 16),
+                (None, Some(code)) => is(code, 10),
+                (None, None) => ENTITIES.iter().any(is_named),
+            };
+            is_character.then_some(rest)
+        }
+        ("%", _) => character.to_string().bytes().try_fold(text, |rest, byte| {
+            let (code, rest) = rest.strip_prefix('%')?.split_at_checked(2)?;
+            (u8::from_str_radix(code, 16) == Ok(byte)).then_some(rest)
+        }),
+        ("+", rest) if character == ' ' => Some(rest),
+        _ => None,
     }
-    if let Some(rest) = text.strip_prefix('&') {
-        let (entity, rest) = rest.split_once(';')?;
-        let is_character = match (entity, entity.strip_prefix("#x"), entity.strip_prefix('#')) {
-            (_, Some(code), _) => is(code, 16),
-            (_, _, Some(code)) => is(code, 10),
-            ("amp", ..) => character == '&',
-            ("lt", ..) => character == '<',
-            ("gt", ..) => character == '>',
-            ("quot", ..) => character == '"',
-            ("apos", ..) => character == '\'',
-            _ => false,
-        };
-        return is_character.then_some(rest);
-    }
-    if character == ' ' && text.starts_with('+') {
-        return text.strip_prefix('+');
-    }
-    character.to_string().bytes().try_fold(text, |rest, byte| {
-        let (code, rest) = rest.strip_prefix('%')?.split_at_checked(2)?;
-        (u8::from_str_radix(code, 16) == Ok(byte)).then_some(rest)
-    })
 }
 
 impl fmt::Debug for Secret {
@@ -180,5 +174,13 @@ mod tests {
         let text = format!("{}{}", "x".repeat(190), secret.expose());
         let shown = excerpt(&[secret], text.as_bytes());
         assert_eq!(shown, format!("{}***", "x".repeat(190)));
+    }
+
+    /// A receiver's answer may be as large, and each `&` may begin an entity.
+    #[test]
+    fn a_large_text_is_masked_in_time() {
+        let text = "&".repeat(16 * 1024 * 1024);
+        let shown = excerpt(&[Secret::new("hunter2".into())], text.as_bytes());
+        assert_eq!(shown, format!("{}…", "&".repeat(200)));
     }
 }

@@ -6,13 +6,14 @@ use time::UtcDateTime;
 
 /// The most characters of foreign text that a message shows.
 const EXCERPT: usize = 200;
+/// The most bytes of foreign text that a message can show: a character has at most four.
+pub const EXCERPT_BYTES: usize = 4 * EXCERPT;
 
 /// Converts foreign bytes to one line for a message, by the rules of [`one_line`].
 ///
 /// Bytes that are not UTF-8 are replaced. The text is cut after 200 characters.
 pub fn excerpt(bytes: &[u8]) -> String {
-    // A character has at most four bytes, so that the rest cannot be shown anyway.
-    let shown = &bytes[..bytes.len().min(4 * EXCERPT)];
+    let shown = &bytes[..bytes.len().min(EXCERPT_BYTES)];
     let text = String::from_utf8_lossy(shown);
     let text = text.trim();
     let mut line = one_line(&text.chars().take(EXCERPT).collect::<String>());
