@@ -169,21 +169,16 @@ impl Config {
 
     /// Refuses a file that has two purposes: one would replace what the other keeps in it.
     fn refuse_shared_files(&self) -> Result<(), String> {
-        let checkpoint = self.checkpoint.as_ref();
+        let place = self.checkpoint.as_ref();
+        let temporary = place.map(CheckpointPlace::temporary);
         let token = match &self.token {
             TokenSource::File(path) => Some(path.clone()),
             _ => None,
         };
         let files = [
-            ("the checkpoint", checkpoint.map(|place| place.path.clone())),
-            (
-                "the checkpoint's lock",
-                checkpoint.map(CheckpointPlace::lock),
-            ),
-            (
-                "the checkpoint's temporary file",
-                checkpoint.map(CheckpointPlace::temporary),
-            ),
+            ("the checkpoint", place.map(|place| place.path.clone())),
+            ("the checkpoint's lock", place.map(CheckpointPlace::lock)),
+            ("the checkpoint's temporary file", temporary),
             ("--token-file", token),
             ("--dead-letter", self.dead_letter.clone()),
             ("--metrics", self.metrics.clone()),

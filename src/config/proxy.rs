@@ -47,12 +47,11 @@ impl Proxy {
             ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
         };
         let exempt = first(&["no_proxy", "NO_PROXY"]);
-        match first(&names) {
-            _ if url.is_loopback() => Ok(None),
-            _ if exempt.is_some_and(|(_, list)| is_listed(&list, url)) => Ok(None),
-            Some((variable, value)) => Self::new(variable, &value).map(Some),
-            None => Ok(None),
+        if url.is_loopback() || exempt.is_some_and(|(_, list)| is_listed(&list, url)) {
+            return Ok(None);
         }
+        let proxy = first(&names).map(|(variable, value)| Self::new(variable, &value));
+        proxy.transpose()
     }
 
     fn new(variable: &'static str, value: &str) -> Result<Self, String> {

@@ -52,13 +52,10 @@ impl Url {
         }
         let host = authority.host().to_ascii_lowercase();
         let port = port(authority)?.unwrap_or(default);
-        let origin = if port == default {
-            format!("{scheme}://{host}")
-        } else {
-            format!("{scheme}://{host}:{port}")
-        };
+        let origin = format!("{scheme}://{host}:{port}");
+        let usual = format!(":{default}");
         Ok(Self {
-            origin,
+            origin: origin.trim_end_matches(&usual).to_owned(),
             host,
             port,
             path: uri.path().to_owned(),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ureq::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use ureq::http::{HeaderName, HeaderValue};
 
 use crate::cli;
@@ -118,12 +119,7 @@ pub fn parse_headers(text: &str) -> Result<Vec<(String, Secret)>, String> {
 }
 
 /// Headers that the program itself sets.
-const OWN_HEADERS: [&str; 4] = [
-    "content-length",
-    "content-encoding",
-    "transfer-encoding",
-    "host",
-];
+const OWN_HEADERS: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_ENCODING, TRANSFER_ENCODING, HOST];
 
 /// The first words of an `Authorization` header, in lower case: alone they prove nothing. Splunk has
 /// its own, the others are registered
@@ -135,14 +131,12 @@ const SCHEMES: [&str; 6] = ["apikey", "basic", "bearer", "digest", "splunk", "to
 /// # Errors
 /// The reason, without the header.
 pub fn parse_header(text: &str) -> Result<(String, Secret), &'static str> {
-    let (name, value) = text
-        .split_once(':')
-        .ok_or("is not of the form 'NAME: VALUE'")?;
+    let split = text.split_once(':');
+    let (given, value) = split.ok_or("is not of the form 'NAME: VALUE'")?;
+    let name = HeaderName::try_from(given).map_err(|_| "has a name that is not allowed in HTTP")?;
     let value = value.trim();
-    let is_credential = name.to_ascii_lowercase().ends_with("authorization");
-    if HeaderName::try_from(name).is_err() {
-        Err("has a name that is not allowed in HTTP")
-    } else if OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+    let is_credential = name.as_str().ends_with("authorization");
+    if OWN_HEADERS.contains(&name) {
         Err("is set by the program itself")
     } else if value.is_empty() {
         Err("has no value")
@@ -153,7 +147,7 @@ pub fn parse_header(text: &str) -> Result<(String, Secret), &'static str> {
     } else if HeaderValue::try_from(value).is_err() {
         Err("has a value with a character that is not allowed in HTTP")
     } else {
-        Ok((name.to_owned(), Secret::new(value.to_owned())))
+        Ok((given.to_owned(), Secret::new(value.to_owned())))
     }
 }
 
