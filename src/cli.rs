@@ -314,11 +314,9 @@ impl FromStr for When {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let is_date = text.len() == "2026-01-02".len();
-        let midnight = is_date.then(|| format!("{text}T00:00:00Z"));
-        let time = time::parse(midnight.as_deref().unwrap_or(text)).map(Self::At);
-        time.or_else(|| time::parse_span(text).ok().map(Self::Ago))
-            .ok_or_else(|| format!("{text:?} is neither a time such as 2026-01-02T03:04:05Z, nor a date, nor a span such as 90s, 10m, 36h or 7d"))
+        let time = time::parse(text).or_else(|| time::parse(&format!("{text}T00:00:00Z")));
+        let span = || time::parse_span(text).ok().map(Self::Ago);
+        time.map(Self::At).or_else(span).ok_or_else(|| format!("{text:?} is neither a time such as 2026-01-02T03:04:05Z, nor a date, nor a span such as 90s, 10m, 36h or 7d"))
     }
 }
 

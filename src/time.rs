@@ -56,25 +56,21 @@ pub fn parse_http_date(text: &str) -> Option<UtcDateTime> {
     date.checked_to_utc()
 }
 
+/// The units of a span, in seconds.
+const UNITS: [(char, u64); 4] = [('s', 1), ('m', 60), ('h', 60 * 60), ('d', 24 * 60 * 60)];
+
 /// Parses a span such as `90s`, `10m`, `36h` or `7d`.
 ///
 /// # Errors
 /// A message with examples of spans.
 pub fn parse_span(text: &str) -> Result<Duration, String> {
-    let span = || {
-        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let seconds_each = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 60 * 60,
-            "d" => 24 * 60 * 60,
-            _ => return None,
-        };
+    let span = UNITS.iter().find_map(|&(unit, seconds)| {
+        let number = text.strip_suffix(unit)?;
         // Rust also reads `+5`.
         let number: u64 = number.parse().ok().filter(|_| !number.starts_with('+'))?;
-        number.checked_mul(seconds_each).map(Duration::from_secs)
-    };
-    span().ok_or_else(|| format!("{text:?} is not a span of time such as 90s, 10m, 36h or 7d"))
+        number.checked_mul(seconds).map(Duration::from_secs)
+    });
+    span.ok_or_else(|| format!("{text:?} is not a span of time such as 90s, 10m, 36h or 7d"))
 }
 
 #[cfg(test)]
