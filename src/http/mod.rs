@@ -111,16 +111,13 @@ impl Connection {
         let watched = agent.clone();
         let watch = thread::Builder::new().spawn(move || {
             let waited = ended.recv_timeout(timeout.saturating_add(GRACE));
-            let is_over = waited == Err(RecvTimeoutError::Timeout);
-            if is_over {
-                watched.shutdown();
-            }
-            is_over
+            (waited == Err(RecvTimeoutError::Timeout)).then(|| watched.shutdown())
         });
         let answer = request(&agent);
         drop(end);
         // Where no thread can be started, only ureq's own limit holds.
-        if !watch.is_ok_and(|watch| watch.join().unwrap_or(true)) {
+        let shut_down = watch.is_ok_and(|watch| matches!(watch.join(), Ok(Some(()))));
+        if !shut_down {
             return answer;
         }
         // An agent that was shut down makes no further request.

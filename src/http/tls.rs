@@ -47,11 +47,8 @@ impl ClientFiles {
             rustls::Error::InvalidCertificate(_) => wrong_certificate("holds no valid certificate"),
             _ => wrong_key("holds a key of a kind that is not supported"),
         })?;
-        let chain: Vec<_> = chain
-            .iter()
-            .map(|certificate| Certificate::from_der(certificate).to_owned())
-            .collect();
-        Ok(ClientCert::new_with_certs(&chain, key))
+        let chain = chain.iter().map(|it| Certificate::from_der(it).to_owned());
+        Ok(ClientCert::new_with_certs(&chain.collect::<Vec<_>>(), key))
     }
 }
 

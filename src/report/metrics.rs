@@ -92,26 +92,24 @@ fn value(metric: &str, before: &str, report: &Report, ending: &Ending) -> Option
     let now = seconds(time::floor_second(ending.at)).to_string();
     let before = value_in(before, metric);
     let count = |number: u64| Some(number.to_string());
-    let value = match metric {
-        "tfc_audit_last_run_timestamp_seconds" => Some(now),
-        "tfc_audit_last_run_duration_seconds" => Some(format!("{:.3}", ending.took.as_secs_f64())),
-        "tfc_audit_last_run_exit_code" => count(ending.exit as u64),
-        "tfc_audit_last_run_events_delivered" => count(report.accepted()),
-        "tfc_audit_last_run_dead_letters" => count(delivery.dead_letters),
-        "tfc_audit_last_run_service_pages" => count(walk.pages),
-        "tfc_audit_last_run_service_retries" => count(walk.retries),
-        "tfc_audit_last_run_service_bytes" => count(walk.bytes),
-        "tfc_audit_last_run_receiver_requests" => count(delivery.requests),
-        "tfc_audit_last_run_receiver_retries" => count(delivery.retries),
-        "tfc_audit_last_run_receiver_bytes" => count(delivery.bytes),
-        "tfc_audit_last_success_timestamp_seconds" => {
-            Some(now).filter(|_| ending.exit == Exit::Success)
-        }
-        "tfc_audit_newest_event_timestamp_seconds" => {
+    let value = match metric.strip_prefix("tfc_audit_")? {
+        "last_run_timestamp_seconds" => Some(now),
+        "last_run_duration_seconds" => Some(format!("{:.3}", ending.took.as_secs_f64())),
+        "last_run_exit_code" => count(ending.exit as u64),
+        "last_run_events_delivered" => count(report.accepted()),
+        "last_run_dead_letters" => count(delivery.dead_letters),
+        "last_run_service_pages" => count(walk.pages),
+        "last_run_service_retries" => count(walk.retries),
+        "last_run_service_bytes" => count(walk.bytes),
+        "last_run_receiver_requests" => count(delivery.requests),
+        "last_run_receiver_retries" => count(delivery.retries),
+        "last_run_receiver_bytes" => count(delivery.bytes),
+        "last_success_timestamp_seconds" => Some(now).filter(|_| ending.exit == Exit::Success),
+        "newest_event_timestamp_seconds" => {
             let newest = report.newest.map(seconds).into_iter().chain(before);
             newest.reduce(f64::max).map(|time| time.to_string())
         }
-        "tfc_audit_events_waiting" => report.waiting().and_then(count),
+        "events_waiting" => report.waiting().and_then(count),
         _ => None,
     };
     value.or_else(|| before.map(|value| value.to_string()))

@@ -55,7 +55,6 @@ impl Report {
 
     /// Returns how many events are known to wait for their delivery.
     pub fn waiting(&self) -> Option<u64> {
-        let expected = self.expected()?;
-        Some(expected.saturating_sub(self.delivered))
+        Some(self.expected()?.saturating_sub(self.delivered))
     }
 }
