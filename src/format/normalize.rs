@@ -54,7 +54,9 @@ pub fn line(event: &Event, normalized: bool) -> Cow<'_, str> {
 fn read(json: &str, at: usize, within: &str, changes: &mut Changes) -> Result<usize, &'static str> {
     let (mut workspace, mut id) = (None, "null");
     let end = scan::object(json, at, |key, at| {
-        let (start, kind) = first(json, at);
+        // The first byte of a value tells its type.
+        let token = scan::token(json.as_bytes(), at);
+        let (kind, start) = token.unwrap_or((0, at));
         if let (EVENT, "resource", b'{') | ("resource", "meta", b'{') | ("meta", "payload", b'{') =
             (within, key, kind)
         {
@@ -81,11 +83,6 @@ fn read(json: &str, at: usize, within: &str, changes: &mut Changes) -> Result<us
         changes.push((place, format!(r#"{{"id":{id},"name":{name}}}"#)));
     }
     Ok(end)
-}
-
-/// Where a value begins, and its first byte, which tells its type.
-fn first(json: &str, at: usize) -> (usize, u8) {
-    scan::token(json.as_bytes(), at).map_or((at, 0), |(byte, start)| (start, byte))
 }
 
 #[cfg(test)]

@@ -24,10 +24,13 @@ use crate::retry;
 /// (<https://opentelemetry.io/docs/specs/otlp/#otlphttp-request>).
 pub const PATH: &str = "/v1/logs";
 
-/// Attributes, and the members of an event that they hold. The first two are named by the semantic
-/// conventions (<https://opentelemetry.io/docs/specs/semconv/registry/attributes/user/>), which have
-/// no names for the others.
-const ATTRIBUTES: [(&str, &str); 9] = [
+/// Attributes, and the members of an event that they hold; `id` and `name` are those of the record.
+/// The semantic conventions name the first four
+/// (<https://opentelemetry.io/docs/specs/semconv/registry/attributes/user/>) and have no names for the
+/// others.
+const ATTRIBUTES: [(&str, &str); 11] = [
+    ("log.record.uid", "id"),
+    ("event.name", "name"),
     ("user.id", "auth.accessor_id"),
     ("user.name", "auth.description"),
     ("hcp_terraform.auth.type", "auth.type"),
@@ -43,9 +46,7 @@ const ATTRIBUTES: [(&str, &str); 9] = [
 /// Labels replace attributes of the same name.
 pub(super) fn frame(labels: &[Label], records: &[u8]) -> Vec<u8> {
     let mut attributes = BTreeMap::from([("service.name", "hcp-terraform")]);
-    for (name, value) in labels {
-        attributes.insert(name, value);
-    }
+    attributes.extend(labels.iter().map(|(name, value)| (&**name, &**value)));
     let mut resource = Vec::new();
     for (name, value) in attributes {
         push_attribute(&mut resource, 1, name, value);
@@ -73,27 +74,24 @@ pub(super) fn frame(labels: &[Label], records: &[u8]) -> Vec<u8> {
 /// (<https://opentelemetry.io/docs/specs/semconv/registry/attributes/event/>).
 pub(super) fn push(body: &mut Vec<u8>, event: &Event, json: &str, observed: UtcDateTime) {
     const INFO: u64 = 9;
-    let texts = texts(json);
+    let mut texts = texts(json);
     let kind = texts.get("resource.type");
     let name = kind.zip(texts.get("resource.action"));
     let name = name.map(|(kind, action)| format!("hcp_terraform.{kind}.{action}"));
+    texts.extend(name.map(|name| ("name".to_owned(), name.into())));
+    texts.insert("id".to_owned(), event.id.to_string().into());
     let mut record = Vec::new();
     push_fixed(&mut record, 1, nanoseconds(event.time));
     push_number(&mut record, 2, INFO);
     push_bytes(&mut record, 3, b"INFO");
     push_text_value(&mut record, 5, json);
-    let mut attribute = |name: &str, value: Option<&str>| {
-        if let Some(value) = value {
-            push_attribute(&mut record, 6, name, value);
-        }
-    };
-    attribute("log.record.uid", Some(&event.id.to_string()));
-    attribute("event.name", name.as_deref());
     for (name, place) in ATTRIBUTES {
-        attribute(name, texts.get(place).map(Cow::as_ref));
+        if let Some(text) = texts.get(place) {
+            push_attribute(&mut record, 6, name, text);
+        }
     }
     push_fixed(&mut record, 11, nanoseconds(observed));
-    if let Some(name) = name {
+    if let Some(name) = texts.get("name") {
         push_bytes(&mut record, 12, name.as_bytes());
     }
     push_bytes(body, 2, &record);
