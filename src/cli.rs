@@ -1,4 +1,5 @@
 //! The command line: every option with its range and its help text, which names the default.
+//! The tests compare these texts with `help.txt`.
 //!
 //! Only single values are judged here; [`crate::config`] decides what they mean together. Headers,
 //! addresses and commands stay plain text until then, since they may hold secrets and a message
@@ -178,8 +179,8 @@ pub struct Args {
 pub enum Command {
     /// A run, or its rehearsal with `--check`.
     Run(Box<Args>),
-    /// Only this text on standard output: the help or the version.
-    Print(String),
+    /// Only this text on standard output: the help, the manual page or the version.
+    Print(&'static str),
 }
 
 /// Reads a command line, without the program's name.
@@ -190,10 +191,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Str
     let parsed = spell_out(arguments).and_then(|words| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match Args::from_args(&["tfc-audit"], &words) {
-            Ok(args) if args.version => Ok(Command::Print(VERSION.to_owned())),
-            Ok(args) if args.man => Ok(Command::Print(MANUAL.to_owned())),
+            Ok(args) if args.version => Ok(Command::Print(VERSION)),
+            Ok(args) if args.man => Ok(Command::Print(MANUAL)),
             Ok(args) => Ok(Command::Run(Box::new(args))),
-            Err(exit) if exit.status.is_ok() => Ok(Command::Print(help::text())),
+            Err(exit) if exit.status.is_ok() => Ok(Command::Print(help::TEXT)),
             Err(exit) => Err(fault(exit.output.trim_end(), &words)),
         }
     });

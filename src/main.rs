@@ -30,7 +30,7 @@ pub(crate) fn main() -> ExitCode {
             ended(check(configure(&args, &clock), &clock), false)
         }
         Ok(Command::Run(args)) => deliver(&args, clock),
-        Ok(Command::Print(text)) => ended(print(&text).map(|()| Exit::Success), false),
+        Ok(Command::Print(text)) => ended(print(text).map(|()| Exit::Success), false),
         Err(error) => ended(Err(error), false),
     };
     ExitCode::from(exit as u8)
