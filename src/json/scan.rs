@@ -10,6 +10,8 @@
 
 use std::borrow::Cow;
 
+use serde::de::IgnoredAny;
+
 /// How deep arrays and objects may be nested in a value. An event is an object around its values,
 /// and so may have one level more: 128, the most that `serde_json` and most receivers accept.
 const DEEPEST: u32 = 127;
@@ -155,56 +157,26 @@ fn key(bytes: &[u8], at: usize) -> Option<usize> {
 /// `depth` counts the arrays and objects around the value.
 fn end_of_value(bytes: &[u8], at: usize, depth: u32) -> Result<usize, &'static str> {
     let (byte, place) = token(bytes, at).ok_or(NO_JSON)?;
-    let end = match byte {
-        b'{' | b'[' if depth == DEEPEST => return Err(TOO_DEEP),
-        b'{' => {
-            return list(bytes, place, [b'{', b'}'], NO_JSON, |at| {
-                let value = key(bytes, at).ok_or(NO_JSON)?;
-                end_of_value(bytes, value, depth + 1)
-            });
-        }
-        b'[' => {
-            return list(bytes, place, [b'[', b']'], NO_JSON, |at| {
-                end_of_value(bytes, at, depth + 1)
-            });
-        }
-        b'"' => end_of_string(bytes, place + 1),
-        b't' => word(bytes, place, b"true"),
-        b'f' => word(bytes, place, b"false"),
-        b'n' => word(bytes, place, b"null"),
-        _ => number(bytes, place),
-    };
-    end.ok_or(NO_JSON)
-}
-
-fn word(bytes: &[u8], at: usize, word: &[u8]) -> Option<usize> {
-    let end = at + word.len();
-    (bytes.get(at..end)? == word).then_some(end)
-}
-
-fn number(bytes: &[u8], mut at: usize) -> Option<usize> {
-    let is_at = |at: usize, any_of: &[u8]| bytes.get(at).is_some_and(|b| any_of.contains(b));
-    at += usize::from(is_at(at, b"-"));
-    at = if is_at(at, b"0") {
-        at + 1
-    } else {
-        digits(bytes, at)?
-    };
-    if is_at(at, b".") {
-        at = digits(bytes, at + 1)?;
+    match byte {
+        b'{' | b'[' if depth == DEEPEST => Err(TOO_DEEP),
+        b'{' => list(bytes, place, [b'{', b'}'], NO_JSON, |at| {
+            let value = key(bytes, at).ok_or(NO_JSON)?;
+            end_of_value(bytes, value, depth + 1)
+        }),
+        b'[' => list(bytes, place, [b'[', b']'], NO_JSON, |at| {
+            end_of_value(bytes, at, depth + 1)
+        }),
+        b'"' => end_of_string(bytes, place + 1).ok_or(NO_JSON),
+        _ => scalar(bytes, place).ok_or(NO_JSON),
     }
-    if is_at(at, b"eE") {
-        at += 1;
-        at = digits(bytes, at + usize::from(is_at(at, b"+-")))?;
-    }
-    Some(at)
 }
 
-/// One digit or more.
-fn digits(bytes: &[u8], at: usize) -> Option<usize> {
-    let rest = bytes.get(at..)?;
-    let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    (count > 0).then_some(at + count)
+/// A number, `true`, `false` or `null`. An event has few of them, and serde knows their rules.
+fn scalar(bytes: &[u8], at: usize) -> Option<usize> {
+    let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    let end = at + bytes[at..].iter().take_while(is_part).count();
+    serde_json::from_slice::<IgnoredAny>(&bytes[at..end]).ok()?;
+    Some(end)
 }
 
 /// Where the first quote, backslash or control character is, or the end.
