@@ -3,8 +3,6 @@
 //! The documented shape is `{"data":[event, …],"pagination":{…}}`. Any other shape is an error that
 //! shows the place and what is there, so that a changed API or the page of a proxy is recognised.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,12 +63,12 @@ pub struct Malformed {
 }
 
 impl Malformed {
-    fn new(fault: String, found: &[u8]) -> Self {
+    fn new(fault: String, found: &[u8], is_retryable: bool) -> Self {
         let found = String::from_utf8_lossy(&found[..found.len().min(LONGEST_FOUND)]).into_owned();
         Self {
             fault,
             found,
-            is_retryable: false,
+            is_retryable,
         }
     }
 }
@@ -86,18 +84,27 @@ fn is_other(body: &[u8]) -> bool {
 /// [`Malformed`] if the body does not have the documented shape.
 pub fn parse(body: Vec<u8>) -> Result<Page, Malformed> {
     let text = String::from_utf8(body).map_err(|error| {
-        let place = error.utf8_error().valid_up_to();
-        Malformed {
-            // The body ends within a character.
-            is_retryable: error.utf8_error().error_len().is_none() || is_other(error.as_bytes()),
-            ..Malformed::new(
-                format!("the body is not UTF-8 from byte {place} on"),
-                error.as_bytes(),
-            )
-        }
+        let (fault, body) = (error.utf8_error(), error.as_bytes());
+        let ends_within_a_character = fault.error_len().is_none();
+        let place = fault.valid_up_to();
+        Malformed::new(
+            format!("the body is not UTF-8 from byte {place} on"),
+            body,
+            ends_within_a_character || is_other(body),
+        )
     })?;
     let text = Arc::new(Text::from(text));
-    let (events, pagination) = read(&text).map_err(|fault| fault.in_words(text.json()))?;
+    let read = read(&text).map_err(|reason| no_page(text.json(), reason));
+    let (mut events, untimed, pagination) = read?;
+    if let Some(next) = events.get(untimed).map(|event| event.time) {
+        let first = events[..untimed].iter_mut();
+        first.for_each(|event| event.time = next);
+    } else if let Some(event) = events.first() {
+        let reason = event.fault.unwrap_or_default();
+        let fault = format!("event 1 of the page is not as documented ({reason})");
+        let found = &text.json()[event.start()..];
+        return Err(Malformed::new(fault, found.as_bytes(), false));
+    }
     Ok(Page {
         events,
         next: pagination.next_page,
@@ -120,80 +127,42 @@ struct Pagination {
     page_size: Option<u64>,
 }
 
-/// A reason to refuse a body.
-struct Fault {
-    reason: Cow<'static, str>,
-    /// The number of the event at fault, and its position in the body.
-    event: Option<(usize, usize)>,
+/// Describes why a text is refused. If it is no JSON at all, serde names the reason and the place.
+fn no_page(text: &str, reason: String) -> Malformed {
+    let body = text.as_bytes();
+    let (reason, is_retryable) = match serde_json::from_str::<IgnoredAny>(text) {
+        Err(error) => (error.to_string(), error.is_eof() || is_other(body)),
+        Ok(_) => (reason, false),
+    };
+    let fault = format!("the body is not a page of the audit trail ({reason})");
+    Malformed::new(fault, body, is_retryable)
 }
 
-impl From<&'static str> for Fault {
-    fn from(reason: &'static str) -> Self {
-        Self {
-            reason: reason.into(),
-            event: None,
-        }
-    }
-}
-
-impl Fault {
-    /// Describes the fault. If the body is no JSON at all, serde names the reason and the place.
-    fn in_words(&self, text: &str) -> Malformed {
-        let no_page = |reason: &dyn fmt::Display| {
-            let fault = format!("the body is not a page of the audit trail ({reason})");
-            Malformed::new(fault, text.as_bytes())
-        };
-        let reason = &self.reason;
-        match (serde_json::from_str::<IgnoredAny>(text), self.event) {
-            (Err(error), _) => Malformed {
-                is_retryable: error.is_eof() || is_other(text.as_bytes()),
-                ..no_page(&error)
-            },
-            (Ok(_), None) => no_page(reason),
-            (Ok(_), Some((number, at))) => {
-                let fault = format!("event {number} of the page is not as documented ({reason})");
-                Malformed::new(fault, &text.as_bytes()[at..])
-            }
-        }
-    }
-}
-
-fn read(page: &Arc<Text>) -> Result<(Vec<Event>, Pagination), Fault> {
+/// Reads the events, how many of the first ones are untimed, and the pagination.
+fn read(page: &Arc<Text>) -> Result<(Vec<Event>, usize, Pagination), String> {
     let text = page.json();
-    let (mut data, mut pagination) = (None, None);
-    let end = scan::object::<Fault>(text, 0, |key, at| match key {
+    let (mut data, mut untimed, mut pagination) = (None, 0, None);
+    let end = scan::object(text, 0, |key, at| match key {
         "data" if data.is_none() => {
-            let (mut events, mut untimed) = (Vec::new(), 0);
-            let end = scan::array(text, at, |at| event(page, at, &mut events, &mut untimed))?;
-            if let Some(event) = events.first().filter(|_| untimed > 0) {
-                return Err(Fault {
-                    event: Some((1, event.start())),
-                    ..event.fault.unwrap_or_default().into()
-                });
-            }
-            data = Some(events);
-            Ok(end)
+            let events = data.insert(Vec::new());
+            scan::array(text, at, |at| event(page, at, events, &mut untimed))
         }
         "pagination" if pagination.is_none() => {
             let end = scan::value(text, at)?;
             pagination = Some(&text[at..end]);
             Ok(end)
         }
-        "data" => Err("duplicate field `data`".into()),
-        "pagination" => Err("duplicate field `pagination`".into()),
+        "data" | "pagination" => Err(format!("duplicate field `{key}`")),
         _ => Ok(scan::value(text, at)?),
     })?;
     if scan::token(text.as_bytes(), end).is_some() {
-        return Err("trailing characters".into());
+        return Err("trailing characters".to_owned());
     }
     let data = data.ok_or("missing field `data`")?;
     let pagination = pagination.ok_or("missing field `pagination`")?;
     match serde_json::from_str(pagination) {
-        Ok(Object(pagination)) => Ok((data, pagination)),
-        Err(error) => Err(Fault {
-            reason: format!("in `pagination`: {error}").into(),
-            event: None,
-        }),
+        Ok(Object(pagination)) => Ok((data, untimed, pagination)),
+        Err(error) => Err(format!("in `pagination`: {error}")),
     }
 }
 
@@ -207,10 +176,10 @@ fn event(
     at: usize,
     events: &mut Vec<Event>,
     untimed: &mut usize,
-) -> Result<usize, Fault> {
+) -> Result<usize, String> {
     let text = page.json();
     if events.len() == MOST_EVENTS {
-        return Err("more than 10000 events".into());
+        return Err("more than 10000 events".to_owned());
     }
     let (mut id, mut time) = (None, None);
     let read = scan::object(text, at, |key, at| match key {
@@ -242,28 +211,17 @@ fn event(
         Err(reason) => {
             // Where even its end cannot be found, the page is refused.
             let end = match scan::value(text, at) {
-                Err(scan::TOO_DEEP) => scan::skip(text, at),
-                end => end.ok(),
+                Err(scan::TOO_DEEP) => scan::skip(text, at).ok_or(scan::TOO_DEEP)?,
+                end => end?,
             };
-            let end = end.ok_or_else(|| Fault {
-                event: Some((events.len() + 1, at)),
-                ..reason.into()
-            })?;
             (end, Some(reason))
         }
     };
     let id = id.unwrap_or_else(|| EventId::stand_in(&text[at..end]));
-    let time = time.or(events
-        .get(*untimed..)
-        .and_then(<[_]>::last)
-        .map(|before| before.time));
-    match time {
-        Some(time) => events[..std::mem::take(untimed)]
-            .iter_mut()
-            .for_each(|event| event.time = time),
-        None => *untimed += 1,
-    }
-    let mut event = Event::new(page, at..end, id, time.unwrap_or(UtcDateTime::UNIX_EPOCH));
+    *untimed += usize::from(time.is_none() && events.len() == *untimed);
+    let before = events.last().map(|before| before.time);
+    let time = time.or(before).unwrap_or(UtcDateTime::UNIX_EPOCH);
+    let mut event = Event::new(page, at..end, id, time);
     event.fault = fault;
     events.push(event);
     Ok(end)
