@@ -142,22 +142,17 @@ impl Delivery<'_> {
             commit,
             warn,
         };
-        let outcome = match self.send_all(&mut ledger) {
-            Err(error @ (Error::NotCommitted { .. } | Error::DeadLetter(_))) => Err(error),
-            sent if self.is_proven => {
-                let settled = ledger.settled;
-                // A failed commit is the worse of two errors: the next run repeats events.
-                self.commit(&mut ledger, settled).and(sent)
-            }
+        match self.send_all(&mut ledger) {
+            sent @ Err(Error::NotCommitted { .. } | Error::DeadLetter(_)) => sent?,
+            // A failed commit is the worse of two errors: the next run repeats events.
+            sent if self.is_proven => self.commit(ledger.settled, &mut ledger).and(sent)?,
             sent => {
-                let mut fates = ledger.fates;
-                fates.truncate(ledger.settled);
-                all.truncate(ledger.settled);
+                sent?;
+                let fates = ledger.fates;
                 self.learnt.held = (all, fates);
-                sent
             }
-        };
-        outcome.map(|()| are_kept)
+        }
+        Ok(are_kept)
     }
 
     /// Puts events that cannot be read among the dead letters, and commits them. `following` are
@@ -228,46 +223,46 @@ impl Delivery<'_> {
         let (clock, patience) = (self.clock, self.patience);
         let mut batch = ledger.open(end);
         let (mut retries, mut resets, mut unanswered) = (0, 0, 0);
+        let mut is_numbered = false;
         let result = retry(clock, &patience, &mut retries, |timeout| {
             let events = ledger.pick(&batch);
             let (body, count) = self.encoder.encode(&events, self.limits, clock.now());
+            let size = body.len();
             batch.truncate(count);
             let verdict = self.target.send(&events[..count], &body, timeout);
             self.figures.requests += 1;
-            self.figures.bytes += body.len() as u64;
+            self.figures.bytes += size as u64;
             let verdict = verdict?;
             let (rest, message) = (verdict.rest, verdict.message);
-            let is_numbered = matches!(verdict.taken, Taken::Before { .. });
+            is_numbered = matches!(verdict.taken, Taken::Before { .. });
             self.note(ledger, &mut batch, verdict.taken, rest)?;
             if batch.len() < count {
-                self.learnt.largest_accepted = self.learnt.largest_accepted.max(body.len());
+                self.learnt.largest_accepted = self.learnt.largest_accepted.max(size);
             }
             if batch.is_empty() {
                 return Ok(None);
             }
             resets += u32::from(rest == Rest::Reset);
             unanswered += u32::from(rest == Rest::Unanswered);
-            match rest {
-                Rest::Reset if resets < 2 || batch.len() == 1 => {}
-                Rest::TooLarge | Rest::RefusedEvents | Rest::Reset => {
-                    return Ok(Some((rest, message, body.len(), is_numbered)));
+            Err(match rest {
+                Rest::TooLarge | Rest::RefusedEvents => return Ok(Some((rest, message, size))),
+                Rest::Reset if resets > 1 && batch.len() > 1 => {
+                    return Ok(Some((rest, message, size)));
                 }
-                Rest::Refused => return Err(Error::EventsRefused(message).into()),
-                Rest::Unanswered if unanswered >= MOST_UNANSWERED => {
-                    return Err(Error::Receiver(format!(
-                        "{message}; gave up after {unanswered} such tries, since it may have taken the events each time"
-                    )).into());
-                }
-                Rest::Retry | Rest::Unanswered => {}
-                Rest::Failed | Rest::Nothing => return Err(Error::Receiver(message).into()),
-            }
-            Err(Failure {
-                wait: verdict.wait,
-                ..Failure::temporary(Error::Receiver(message))
+                Rest::Refused => Error::EventsRefused(message).into(),
+                Rest::Failed | Rest::Nothing => Error::Receiver(message).into(),
+                Rest::Unanswered if unanswered >= MOST_UNANSWERED => Error::Receiver(format!(
+                    "{message}; gave up after {unanswered} such tries, since it may have taken the events each time"
+                ))
+                .into(),
+                Rest::Retry | Rest::Reset | Rest::Unanswered => Failure {
+                    wait: verdict.wait,
+                    ..Failure::temporary(Error::Receiver(message))
+                },
             })
         });
         self.figures.retries += retries;
-        let Some((rest, message, size, is_numbered)) = result? else {
+        let Some((rest, message, size)) = result? else {
             return Ok(Vec::new());
         };
         let is_too_large = rest != Rest::RefusedEvents;
@@ -350,13 +345,13 @@ impl Delivery<'_> {
         };
         let until = ledger.settled - ledger.row;
         if until - ledger.committed >= commit_every {
-            self.commit(ledger, until)?;
+            self.commit(until, ledger)?;
         }
         Ok(())
     }
 
     /// Commits the events up to a place, after it has written the dead letters among them.
-    fn commit(&mut self, ledger: &mut Ledger, until: usize) -> Result<(), Error> {
+    fn commit(&mut self, until: usize, ledger: &mut Ledger) -> Result<(), Error> {
         if until <= ledger.committed {
             return Ok(());
         }
