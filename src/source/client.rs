@@ -3,7 +3,6 @@
 //! `GET /api/v2/organization/audit-trail`, documented at
 //! <https://developer.hashicorp.com/terraform/cloud-docs/api-docs/audit-trails>.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ureq::Body;
@@ -14,6 +13,7 @@ use crate::error::Error;
 use crate::http::{self, Connection};
 use crate::retry::{self, Failure};
 use crate::secret::Secret;
+use crate::source::gate::Gate;
 use crate::source::page::{self, Page};
 use crate::source::{PageRequest, Source};
 use crate::spare;
@@ -33,8 +33,7 @@ pub struct Client {
     connection: Connection,
     url: String,
     authorization: Secret,
-    /// How many requests a second the service allows; 0 until an answer says it.
-    limit: AtomicU32,
+    gate: Gate,
 }
 
 impl Client {
@@ -46,7 +45,7 @@ impl Client {
             connection: Connection::new(proxy, None, config.patience.timeout, secrets),
             url: format!("{}/api/v2/organization/audit-trail", config.endpoint),
             authorization,
-            limit: AtomicU32::new(0),
+            gate: Gate::default(),
         }
     }
 
@@ -120,7 +119,7 @@ impl Source for Client {
         };
         let response = answer.map_err(broken)?;
         if let Some(limit) = http::limit(response.headers()) {
-            self.limit.store(limit, Ordering::Relaxed);
+            self.gate.allow(limit);
         }
         match response.status().as_u16() {
             200 => {}
@@ -144,7 +143,7 @@ impl Source for Client {
         }))
     }
 
-    fn limit(&self) -> Option<u32> {
-        Some(self.limit.load(Ordering::Relaxed)).filter(|&limit| limit > 0)
+    fn gate(&self) -> &Gate {
+        &self.gate
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use time::UtcDateTime;
 
 use crate::retry::Failure;
+use crate::source::gate::Gate;
 use crate::source::page::Page;
 
 /// A request for one page.
@@ -36,10 +37,8 @@ pub trait Source {
     /// The fault, and whether a retry may succeed.
     fn page(&self, request: &PageRequest, timeout: Duration) -> Result<Option<Page>, Failure>;
 
-    /// How many requests a second the service allows, if any answer so far has said it.
-    fn limit(&self) -> Option<u32> {
-        None
-    }
+    /// What all requests wait for. The service's answers tell its pace.
+    fn gate(&self) -> &Gate;
 }
 
 /// Events that the service counts but did not list.

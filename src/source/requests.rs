@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::retry::{Failure, LONGEST_NAMED_WAIT, Patience, retry};
-use crate::source::gate::Gate;
 use crate::source::page::Page;
 use crate::source::{PageRequest, Source};
 
@@ -57,8 +56,6 @@ pub struct Asking<S, C> {
     pub clock: C,
     /// Time limits and retries.
     pub patience: Patience,
-    /// What all requests wait for.
-    pub gate: Gate,
 }
 
 impl<S: Source, C: Clock> Asking<S, C> {
@@ -76,21 +73,19 @@ impl<S: Source, C: Clock> Asking<S, C> {
     }
 
     fn attempt(&self, ask: Ask, timeout: Duration) -> Result<Option<Page>, Failure> {
-        self.gate.pass(&self.clock, self.patience.deadline);
+        let gate = self.source.gate();
+        gate.pass(&self.clock, self.patience.deadline);
         let timeout = timeout.min(self.patience.left(&self.clock));
         let answer = self.source.page(&ask.request, timeout);
-        if let Some(limit) = self.source.limit() {
-            self.gate.allow(limit);
-        }
         let pause = match &answer {
             Ok(page) => page.as_ref().and_then(|page| page.pause),
             Err(failure) => {
-                failure.wait.inspect(|_| self.gate.slow_down());
+                failure.wait.inspect(|_| gate.slow_down());
                 failure.wait
             }
         };
         if let Some(pause) = pause.filter(|&pause| pause <= LONGEST_NAMED_WAIT) {
-            self.gate.shut(&self.clock, pause);
+            gate.shut(&self.clock, pause);
         }
         match answer {
             Ok(Some(page)) if ask.is_promised && is_hole(&page, ask.request.number) => {
@@ -124,7 +119,6 @@ impl<S, C> Threads<S, C> {
             source,
             clock,
             patience,
-            gate: Gate::default(),
         }))
     }
 }
@@ -188,6 +182,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Event, EventId};
+    use crate::source::gate::Gate;
 
     /// A clock that stands still: no retry waits.
     struct Still;
@@ -209,6 +204,7 @@ mod tests {
     struct Held {
         asked: Sender<(u64, ThreadId)>,
         let_go: Mutex<Receiver<Page>>,
+        gate: Gate,
     }
 
     impl Source for Held {
@@ -218,6 +214,10 @@ mod tests {
             let let_go = self.let_go.lock().unwrap();
             let page = let_go.recv().expect("let go by the test");
             Ok(Some(page))
+        }
+
+        fn gate(&self) -> &Gate {
+            &self.gate
         }
     }
 
@@ -233,6 +233,7 @@ mod tests {
         let source = Held {
             asked,
             let_go: Mutex::new(let_go),
+            gate: Gate::default(),
         };
         let patience = Patience {
             timeout: Duration::from_secs(30),

@@ -240,13 +240,13 @@ pub fn drive(
             world,
             clock,
             executioner: &executioner,
+            gate: Gate::default(),
         };
         let pages = ModelPages {
             asking: Asking {
                 source,
                 clock,
                 patience,
-                gate: Gate::default(),
             },
             dice: RefCell::new(Dice(world.borrow_mut().dice.roll(u64::MAX) | 1)),
             begun: RefCell::default(),

@@ -10,6 +10,7 @@ use ::time::UtcDateTime;
 use tfc_audit::clock::Clock;
 use tfc_audit::error::Error;
 use tfc_audit::retry::Failure;
+use tfc_audit::source::gate::Gate;
 use tfc_audit::source::page::{self, Page};
 use tfc_audit::source::{PageRequest, Source};
 use tfc_audit::time;
@@ -333,9 +334,14 @@ pub struct ModelSource<'a> {
     pub world: &'a RefCell<World>,
     pub clock: &'a ModelClock,
     pub executioner: &'a Executioner,
+    pub gate: Gate,
 }
 
 impl Source for ModelSource<'_> {
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     fn page(&self, request: &PageRequest, _: Duration) -> Result<Option<Page>, Failure> {
         self.executioner.at(Place::Request);
         let mut world = self.world.borrow_mut();
