@@ -81,7 +81,6 @@ pub fn run(
         .map(|(former, last)| changed_destination(&former, &destination, last));
     let drain = Drain {
         config,
-        clock,
         pages: &Threads::new(Client::new(config, &token), *clock, config.patience),
         delivery: Delivery {
             target: &mut *target,
@@ -173,8 +172,6 @@ fn patience_with_receiver(config: &Config) -> Patience {
 pub struct Drain<'a> {
     /// The options for reading and for the boundary.
     pub config: &'a Config,
-    /// The clock.
-    pub clock: &'a dyn Clock,
     /// The pages of the service.
     pub pages: &'a dyn Pages,
     /// The receiver.
@@ -215,7 +212,7 @@ impl Drain<'_> {
     }
 
     fn drain(&mut self) -> Result<Exit, Error> {
-        let (config, pages, clock) = (self.config, self.pages, self.clock);
+        let (config, pages, clock) = (self.config, self.pages, self.delivery.clock);
         let checkpoint = &mut *self.checkpoint;
         let (report, watch, warn) = (&mut *self.report, self.watch, &mut *self.warn);
         report.newest = checkpoint.last_timestamp;

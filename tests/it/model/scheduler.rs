@@ -271,7 +271,6 @@ pub fn drive(
         };
         let drain = Drain {
             config: &config,
-            clock: &clock,
             pages: &pages,
             delivery: Delivery {
                 target: &mut target,
