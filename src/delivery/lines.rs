@@ -4,13 +4,15 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 
 /// A file to which lines are appended. It may also be a pipe or a device.
+#[derive(Clone)]
 pub struct LineFile {
-    file: File,
+    file: Arc<File>,
     /// The name by which the file can be opened for reading.
     pub path: PathBuf,
     /// A regular file can be synced and cut back.
@@ -30,7 +32,7 @@ impl LineFile {
     pub fn new(file: File, path: PathBuf, clock: SystemClock) -> io::Result<Self> {
         let is_regular = file.metadata()?.is_file();
         Ok(Self {
-            file,
+            file: Arc::new(file),
             path,
             is_regular,
             is_fresh: true,

@@ -25,8 +25,8 @@ pub const BATCH: Limits = Limits {
     bytes: 2 * 1024 * 1024,
 };
 
-/// Standard output as a receiver; `None` after a write that is stuck.
-pub struct Stdout(Option<LineFile>);
+/// Standard output as a receiver.
+pub struct Stdout(LineFile);
 
 impl Stdout {
     /// Takes this process's standard output.
@@ -35,7 +35,7 @@ impl Stdout {
     /// If there is none.
     pub fn of_process(clock: SystemClock) -> Result<Self, Error> {
         let lines = LineFile::new(open()?, "/dev/stdout".into(), clock);
-        lines.map(|lines| Self(Some(lines))).map_err(Error::Stdout)
+        lines.map(Self).map_err(Error::Stdout)
     }
 }
 
@@ -67,31 +67,19 @@ impl Target for Stdout {
     /// Each body ends in a line feed. In a preview, every format stays a sequence of JSON values that
     /// way.
     fn send(&mut self, _: &[Event], body: &[u8], timeout: Duration) -> Result<Verdict, Error> {
-        let mut lines = self.0.take().ok_or_else(stuck)?;
         let mut body = Cow::from(body);
         if !body.ends_with(b"\n") {
             body.to_mut().push(b'\n');
         }
         // Half a line is cut off a regular file after a failed write, so that one is waited for.
-        let (lines, appended) = if lines.is_regular || timeout == Duration::MAX {
-            let appended = lines.append(&body);
-            (lines, appended)
+        let appended = if self.0.is_regular || timeout == Duration::MAX {
+            self.0.append(&body)
         } else {
-            let body = body.into_owned();
-            let append = move || {
-                let appended = lines.append(&body);
-                (lines, appended)
-            };
-            let appended = within(timeout, append).map_err(Error::Stdout)?;
-            appended.ok_or_else(stuck)?
+            let (mut lines, body) = (self.0.clone(), body.into_owned());
+            let appended = within(timeout, move || lines.append(&body)).map_err(Error::Stdout)?;
+            appended.ok_or_else(|| Error::Stuck("the reader of standard output".to_owned()))?
         };
-        self.0 = Some(lines);
         appended.map_err(Error::Stdout)?;
         Ok(Verdict::accepted())
     }
-}
-
-/// The error for a write that takes too long.
-fn stuck() -> Error {
-    Error::Stuck("the reader of standard output".to_owned())
 }
