@@ -277,8 +277,8 @@ impl Drain<'_> {
             return Ok(exit);
         }
         if expects_known && !walk.known_met() {
-            return Err(refused(
-                "the service no longer lists any event that it listed before: another kind of token, audit trails switched off, or data removed? What is new was delivered",
+            return Err(Error::TokenRefused(
+                "the service no longer lists any event that it listed before: another kind of token, audit trails switched off, or data removed? What is new was delivered".to_owned(),
             ));
         }
         if resume_at.is_some() {
@@ -380,14 +380,9 @@ fn has_events(pages: &dyn Pages) -> Result<bool, Error> {
 
 /// The error for a service that lists nothing of all that is retained.
 pub fn no_event() -> Error {
-    refused(
-        "the service lists no event at all, as it does for a user or team token: use an organization token or an audit-trail token, and an organization that has audit trails",
+    Error::TokenRefused(
+        "the service lists no event at all, as it does for a user or team token: use an organization token or an audit-trail token, and an organization that has audit trails".to_owned(),
     )
-}
-
-/// The error for a service that lists nothing where it must list something.
-fn refused(message: &str) -> Error {
-    Error::TokenRefused(message.to_owned())
 }
 
 /// Refuses a token of another organization: the checkpoint knows no event of the first page, and
