@@ -46,7 +46,6 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::retry::Patience;
 use crate::source::Missing;
-use crate::source::page::Page;
 use crate::source::requests::{Pages, Pending};
 use crate::walk::counts::{Proof, Seen};
 use crate::walk::identities::IdentitySet;
@@ -333,18 +332,14 @@ impl<'a> Walk<'a> {
 
     /// Reads the oldest end of the list.
     fn oldest(&mut self) -> Result<Vec<Slice>, Error> {
-        let Some(Page {
-            next,
-            total_count,
-            total_pages,
-            ..
-        }) = self.first.as_ref().map(|first| &first.page)
-        else {
+        let Some(first) = &self.first else {
             return Ok(Vec::new());
         };
-        let (is_announced, total, pages) = (next.is_some(), *total_count, *total_pages);
-        let (mut low, mut high) = (1, (!is_announced).then_some(2));
-        let is_possible = |place: &Place| is_announced && (2..=MOST_PAGES).contains(&place.number);
+        let (total, pages) = (first.page.total_count, first.page.total_pages);
+        let (mut low, mut high) = (1, first.page.next.is_none().then_some(2));
+        // Some services announce no page, and count those that there are.
+        let is_open = high.is_none() || first.page.events.len() as u64 >= first.size;
+        let is_possible = |place: &Place| is_open && (2..=MOST_PAGES).contains(&place.number);
         // The counts may be wrong, and then these pages need not be there.
         let fitting = total.map(|total| self.sizes.reaching(total + 1));
         if let Some(place) = fitting.filter(is_possible)
@@ -366,7 +361,7 @@ impl<'a> Walk<'a> {
                     return self.read_on(slice, &IdentitySet::default());
                 }
                 Some(_) => low = place.number,
-                None => high = Some(place.number),
+                None => high = high.or(Some(place.number)),
             }
         }
         let last = self.search(low, high)?;

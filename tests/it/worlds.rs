@@ -358,6 +358,24 @@ fn retention_may_take_several_pages_between_two_requests() {
     }
 }
 
+/// The counts say that there is more. What is read oldest first can be delivered before all is read.
+#[test]
+fn pages_that_announce_no_other_are_read_oldest_first() {
+    let bench = Bench::new(World {
+        next: Next::Never,
+        always: Some((20, Step::error(500, "failed"))),
+        ..past(400, 1)
+    });
+    let args = [&SMALL[..], &["--retries=0"]].concat();
+    let run = bench.run(&args);
+    run.code(5);
+    run.holds(!run.stdout.is_empty(), "it should deliver something");
+    bench.api.with(|world| world.always = None);
+    bench.run(&args).code(0).silent();
+    bench.has_all();
+    bench.is_settled();
+}
+
 #[test]
 fn pages_that_repeat_for_ever_are_an_error() {
     let bench = Bench::new(World {

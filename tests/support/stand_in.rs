@@ -99,6 +99,8 @@ pub enum Next {
     Endless,
     /// The next number if the page is full, also on the last page.
     AfterFull,
+    /// Null on every page.
+    Never,
 }
 
 /// A scripted change at one request: of the world, of the answer, or of how it is sent. One request
@@ -333,7 +335,7 @@ impl World {
         let page = asked.page_number.unwrap_or(1).max(1);
         let shown = match self.next {
             Next::Endless => 1,
-            Next::True | Next::Same | Next::AfterFull => page,
+            _ => page,
         };
         let start = (shown - 1).saturating_mul(size).min(listed.len());
         let range = start..start.saturating_add(size).min(listed.len());
@@ -356,6 +358,7 @@ impl World {
             Next::Same => Some(page),
             Next::Endless => Some(page + 1),
             Next::AfterFull => (range.len() == size).then_some(page + 1),
+            Next::Never => None,
         };
         let told = match self.sizes {
             Sizes::Clamped(_) => wanted,
