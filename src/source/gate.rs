@@ -1,7 +1,8 @@
 //! The gate that every request for a page passes: pauses and the pace, for all connections together.
 //!
 //! The service allows a number of requests a second to a token, and says it with each answer
-//! (`x-ratelimit-limit`, as the vendor's own client reads it). A run takes nine tenths of it.
+//! (`x-ratelimit-limit`, as the vendor's own client reads it). A run takes nine tenths of it steadily, and
+//! the last tenth at once after a pause: in no second does it take more than the limit.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,9 @@ use crate::clock::Clock;
 
 /// The share of the allowed requests that a run makes, in tenths.
 const SHARE: u32 = 9;
+/// A request that is up to this late is made up for. At nine tenths of the limit, this is the time in which
+/// the last tenth is due.
+const LATE: Duration = Duration::from_nanos(1_000_000_000 / SHARE as u64);
 /// The pace after a first 429 of a service that names no limit: nine tenths of the documented 30
 /// requests a second
 /// (<https://developer.hashicorp.com/terraform/cloud-docs/api-docs#rate-limiting>).
@@ -42,8 +46,8 @@ impl Gate {
         loop {
             let (now, slot) = self.with(|state| {
                 let now = clock.elapsed();
-                // One request may come early, so that a late one is made up for.
-                let due = state.next.saturating_sub(state.interval);
+                let early = LATE.saturating_sub(state.interval);
+                let due = state.next.saturating_sub(early);
                 let slot = due.max(state.shut_until).max(now);
                 state.next = state.next.max(slot) + state.interval;
                 (now, slot)
@@ -134,17 +138,30 @@ mod tests {
     }
 
     #[test]
-    fn requests_take_nine_tenths_of_the_limit_and_one_may_come_early() {
+    fn requests_take_nine_tenths_of_the_limit_and_the_last_tenth_at_once() {
         let (gate, clock) = (Gate::default(), TestClock::default());
         gate.allow(30);
-        assert_eq!(passes(&gate, &clock, 5), [0, 0, 37, 74, 111]);
-        // A pause does not save up more than the one.
+        assert_eq!(passes(&gate, &clock, 6), [0, 0, 0, 37, 74, 111]);
+        // A pause does not save up more.
         clock.sleep(10 * SECOND);
         let passed = passes(&gate, &clock, 300);
-        assert_eq!(passed[..4], [10_111, 10_111, 10_148, 10_185]);
-        let is_too_many = |pair: &[u128]| pair[30] - pair[0] < 1000;
-        assert!(!passed.windows(31).any(is_too_many), "{passed:?}");
+        assert_eq!(passed[..5], [10_111, 10_111, 10_111, 10_148, 10_185]);
         assert_eq!((passed[299] - passed[29]) / 1000, 10);
+    }
+
+    #[test]
+    fn no_second_has_more_requests_than_the_limit() {
+        for limit in [1, 2, 5, 9, 10, 11, 19, 30, 100, 1000] {
+            let (gate, clock) = (Gate::default(), TestClock::default());
+            gate.allow(limit);
+            let count = limit as usize;
+            let passed = passes(&gate, &clock, 4 * count + 1);
+            let is_too_many = |pair: &[u128]| pair[count] - pair[0] < 1000;
+            assert!(
+                !passed.windows(count + 1).any(is_too_many),
+                "{limit}: {passed:?}"
+            );
+        }
     }
 
     #[test]
@@ -155,7 +172,7 @@ mod tests {
         assert_eq!(passes(&gate, &clock, 3), [5000, 5000, 5000]);
         gate.allow(30);
         gate.shut(&clock, SECOND);
-        assert_eq!(passes(&gate, &clock, 3), [6000, 6000, 6037]);
+        assert_eq!(passes(&gate, &clock, 4), [6000, 6000, 6000, 6037]);
     }
 
     #[test]
@@ -172,8 +189,8 @@ mod tests {
         let interval = || {
             gate.slow_down();
             clock.sleep(SECOND);
-            let passed = passes(&gate, &clock, 3);
-            passed[2] - passed[1]
+            let passed = passes(&gate, &clock, 5);
+            passed[4] - passed[3]
         };
         assert_eq!([(); 5].map(|()| interval()), [37, 74, 148, 150, 150]);
     }
@@ -184,6 +201,6 @@ mod tests {
         gate.slow_down();
         gate.allow(100);
         gate.slow_down();
-        assert_eq!(passes(&gate, &clock, 4), [0, 0, 11, 22]);
+        assert_eq!(passes(&gate, &clock, 12)[9..], [0, 11, 22]);
     }
 }
