@@ -73,7 +73,7 @@ impl Walk<'_> {
         self.rest = window[0].middle(self.latest).or(self.rest);
         let excess = self.excess(&window);
         let balance = *self.proof.balance.get_or_insert(excess);
-        self.take_in(&window);
+        self.take_in(&window, true);
         let mut owed = self.owed(&window);
         let mut is_doubtful = is_split(&window);
         let mut sizes = OTHER_SIZES.into_iter();
@@ -95,22 +95,21 @@ impl Walk<'_> {
             let own = self.front[mark..].iter().map(|seen| seen.identity);
             let again = self.read_on(first, &own.collect())?;
             let before = self.older(self.cut);
-            self.take_in(&again);
+            self.take_in(&again, false);
             let is_vain = self.older(self.cut) == before;
             self.proof.vain = if is_vain { self.proof.vain + 1 } else { 0 };
             is_doubtful = !is_vain;
-            // A page of another size than was asked for may begin elsewhere.
-            if again[0].start > start {
-                continue;
-            }
             // A replica that is behind, answering later, does not lower what is owed.
-            if again[0].page.total_count >= window[0].page.total_count {
-                owed = self.owed(&again);
-            }
+            owed = self.owed(&window).max(self.owed(&again));
         }
         let found = self.found(counted);
         let missing = owed.and_then(|owed| self.settle(owed, found, &window[0]));
         self.front.retain(|seen| Some(seen.time) >= self.cut);
+        let newest = window[0].page.events.first().map(|event| event.time);
+        let events = window.iter().flat_map(|slice| &slice.page.events);
+        for event in events.filter(|event| Some(event.time) != newest) {
+            self.loose.remove(&event.id.identity());
+        }
         let first = window.swap_remove(0);
         self.edge = first.page.events.first().map(|&Event { time, .. }| Edge {
             position: first.start,
@@ -196,9 +195,12 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes in the events of pages in a row, the oldest first.
-    pub(super) fn take_in(&mut self, pages: &[Slice]) {
+    /// Takes in the events of pages in a row, the oldest first. `is_window`: everything listed behind
+    /// them was seen.
+    pub(super) fn take_in(&mut self, pages: &[Slice], is_window: bool) {
         let (edge, earlier) = (self.edge.map(|edge| edge.time), self.front.len());
+        // Others of this timestamp may be listed before these pages, and behind them at the next request.
+        let newest = pages[0].page.events.first().map(|event| event.time);
         let mut again = Vec::new();
         for slice in pages.iter().rev() {
             let events = &slice.page.events;
@@ -206,10 +208,12 @@ impl Walk<'_> {
                 let position = slice.start + place as u64;
                 let total = slice.page.total_count;
                 let depth = total.map(|total| signed(total) - signed(position));
+                let identity = event.id.identity();
+                let is_loose = !is_window || Some(event.time) == newest;
                 if self.meet(event, depth) {
+                    self.loose.extend(is_loose.then_some(identity));
                     continue;
                 }
-                let identity = event.id.identity();
                 again.push((identity, depth));
                 let is_same = |other: &&Event| other.id == event.id;
                 if Some(event.time) >= edge && events.iter().filter(is_same).count() > 1 {

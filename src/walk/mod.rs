@@ -22,7 +22,7 @@
 //!   last window, was seen. A page that is linked to it has no gap to it, whenever and in whatever
 //!   order the service answered, and whatever arrived meanwhile: all that is listed behind an event
 //!   that was seen was seen, too. Events of one timestamp may change their order with each request,
-//!   so the event of the link must be older than the edge.
+//!   so no event of the timestamp that a window began with links the next one.
 //! - **The oldest first.** An event is delivered when its whole timestamp was read. One that stands
 //!   out of its place by time, up to an eighth of a page, waits for the events of its time.
 //! - **It ends**, whatever the service answers: each window begins nearer to the newest event.
@@ -36,14 +36,14 @@ pub mod identities;
 mod sizes;
 mod window;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use time::UtcDateTime;
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::event::Event;
+use crate::event::{Event, Identity};
 use crate::retry::Patience;
 use crate::source::Missing;
 use crate::source::requests::{Pages, Pending};
@@ -132,6 +132,8 @@ pub struct Walk<'a> {
     edge: Option<Edge>,
     /// Every event of the windows so far.
     seen: IdentitySet,
+    /// Those of them that an unseen event may be listed behind.
+    loose: HashSet<Identity>,
     /// Everything older than this is counted.
     cut: Option<UtcDateTime>,
     /// Everything older than this may be delivered.
@@ -184,6 +186,7 @@ impl<'a> Walk<'a> {
             latest: None,
             edge: None,
             seen: IdentitySet::default(),
+            loose: HashSet::new(),
             cut: None,
             due: None,
             rest: None,
@@ -260,7 +263,7 @@ impl<'a> Walk<'a> {
         let newest = loop {
             if let Some(first) = self.first.take() {
                 if self.is_last_window(&first) {
-                    self.take_in(&[first]);
+                    self.take_in(&[first], true);
                     break None;
                 }
                 self.first = Some(first);
@@ -413,7 +416,7 @@ impl<'a> Walk<'a> {
                 if place.number == 1 || is_nearer && newest.is_some_and(is_newer) {
                     return self.read_on(slice, &IdentitySet::default());
                 }
-                self.take_in(&[slice]);
+                self.take_in(&[slice], false);
             }
             // It lies behind the edge: the counts were wrong, or the list has become shorter, or
             // every page has the same size.

@@ -265,19 +265,18 @@ impl Walk<'_> {
         }
     }
 
-    /// Tells if everything behind this page was read before: so were its last events, two of them
-    /// older than the edge. Others of the edge's timestamp may not have been read, and one alone may
-    /// be listed in two places.
+    /// Tells if everything behind this page was read before: its last events were, and behind two of
+    /// them nothing unseen is listed. One alone may be listed in two places.
     pub(super) fn is_linked(&self, page: &Slice, own: &IdentitySet) -> bool {
-        let is_earlier = |event: &&Event| {
-            let identity = event.id.identity();
-            self.seen.contains(identity) && !own.contains(identity)
-        };
-        let is_older = |event: &Event| self.edge.is_some_and(|edge| event.time < edge.time);
-        let oldest_first = page.page.events.iter().rev();
-        let linked = oldest_first.take_while(is_earlier);
+        let is_earlier =
+            |identity: &Identity| self.seen.contains(*identity) && !own.contains(*identity);
+        let events = page.page.events.iter().rev();
+        let linked = events
+            .map(|event| event.id.identity())
+            .take_while(is_earlier)
+            .filter(|identity| !self.loose.contains(identity));
         let needed = page.page.events.len().clamp(1, 2);
-        linked.filter(|event| is_older(event)).count() >= needed
+        linked.take(needed).count() == needed
     }
 
     /// Refuses to hold more than a bound. `bytes` are those of the pages that are not taken in yet.

@@ -257,6 +257,20 @@ fn a_list_by_arrival_with_pages_of_one_size_raises_no_alarm() {
     });
 }
 
+/// The timestamps differ from the places in the list by up to 23 minutes. A window that begins with a much
+/// older event must not make the next one read back to where its time belongs.
+#[test]
+fn a_list_by_arrival_takes_few_requests_for_a_page() {
+    let mut world = past(1_500, 1);
+    by_arrival(&mut world, 1_400);
+    let bench = Bench::new(world);
+    let run = bench.run(&["--page-size=5"]);
+    run.code(0).silent();
+    assert_eq!(bench.missing(), 0);
+    let requests = run.asked.len();
+    run.holds(requests < 900, format_args!("{requests} for 300 pages"));
+}
+
 /// The list is up to 4,000 seconds out of order, and half of it is not read when the time is over. The next
 /// run must not look back by less, although it could then read further.
 #[test]
