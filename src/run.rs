@@ -259,7 +259,7 @@ impl Drain<'_> {
         ];
         notices.iter().flatten().for_each(|notice| warn(notice));
         let is_empty = walk.first_events().is_empty();
-        // What lies before it is not read, and so not settled.
+        // What lies before `resume_at` is not read, and so not settled.
         let hold = resume_at.and(checkpoint.boundary_start);
         let delivered = self.deliver_all(&mut walk, settled_by, hold);
         let (checkpoint, commits) = (&mut *self.checkpoint, &mut self.commits);

@@ -195,8 +195,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes in the events of pages in a row, the oldest first. `is_window`: everything listed behind
-    /// them was seen.
+    /// Takes in the events of pages in a row, the oldest first. `is_window`: they are a window, linked to
+    /// the last one, and not another reading of it.
     pub(super) fn take_in(&mut self, pages: &[Slice], is_window: bool) {
         let (edge, earlier) = (self.edge.map(|edge| edge.time), self.front.len());
         // Others of this timestamp may be listed before these pages, and behind them at the next request.
