@@ -99,8 +99,8 @@ impl Walk<'_> {
             let is_vain = self.older(self.cut) == before;
             self.proof.vain = if is_vain { self.proof.vain + 1 } else { 0 };
             is_doubtful = !is_vain;
-            // A replica that is behind, answering later, does not lower what is owed.
-            owed = self.owed(&window).max(self.owed(&again));
+            // Not by the answers of this reading: a replica that is behind would lower it.
+            owed = self.owed(&window);
         }
         let found = self.found(counted);
         let missing = owed.and_then(|owed| self.settle(owed, found, &window[0]));

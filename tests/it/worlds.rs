@@ -44,7 +44,7 @@ fn replicas_that_lag_open_no_gap() {
 #[test]
 fn replicas_that_lag_far_lose_nothing_in_silence() {
     let cases = [
-        // Here a later, smaller count once lowered what was owed.
+        // Here a smaller count of a later page once lowered what was owed.
         (29, &[0, 13, 0, 4, 0, 6, 0, 7, 10][..]),
         (24, &[0, 10, 7, 11, 13]),
         (53, &[0, 5, 10, 1, 9, 9, 0, 1, 10, 0, 0]),
@@ -54,6 +54,10 @@ fn replicas_that_lag_far_lose_nothing_in_silence() {
         (200, &[0, 3, 0, 12]),
         (200, &[4, 0, 9]),
         (45, &[0, 30, 7]),
+        // Here the second reading's smaller count did.
+        (37, &[0, 3, 12]),
+        (44, &[0, 12, 11, 7]),
+        (58, &[0, 0, 0, 13, 11, 9]),
     ];
     at_once(cases, |(count, lags)| {
         let bench = Bench::new(World {
