@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use crate::stand_in::{events, events_from};
+use crate::stand_in::{events, events_from, stamp};
 use crate::support::{Bench, TOKEN, at_once, minutes_ago, now};
 
 fn bench() -> Bench {
@@ -106,15 +106,20 @@ fn verbose_prints_one_line() {
         .says("found nothing new; the newest event delivered is ");
 }
 
+/// An event at the time itself belongs to the span that begins there.
 #[test]
 fn since_and_until_select_a_span() {
     let [old, middle, new] = [180, 90, 10].map(minutes_ago);
     let of = |n, time| events_from(n, 3, time, 3);
     let bench = Bench::of([of(1, old), of(11, middle), of(21, new)].concat());
-    let spans: [(&[&str], usize, usize); 3] = [
+    let since = format!("--since={}", stamp(of(11, middle)[0].time));
+    let until = since.replace("since", "until");
+    let spans: [(&[&str], usize, usize); 5] = [
         (&["--until=1h"], 0, 6),
         (&["--since=2h"], 3, 9),
         (&["--since=2h", "--until=1h"], 3, 6),
+        (&[&since], 3, 9),
+        (&[&until], 0, 3),
     ];
     for (span, from, to) in spans {
         let run = bench.run(&[&["--no-checkpoint"], span].concat());
