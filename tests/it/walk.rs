@@ -10,7 +10,9 @@ use crate::stand_in::{
     Counts, Event, Next, PastEnd, Sizes, Step, Ties, World, events, events_from, sample_events,
     stamp,
 };
-use crate::support::{AN_HOUR, Bench, free_port, minutes_ago, now};
+use crate::support::{AN_HOUR, Bench, Outcome, free_port, minutes_ago, now};
+
+const THREE_DAYS: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// The events of a minute ago and before, so that what arrives comes after them.
 fn past(count: usize, per_second: u32) -> World {
@@ -233,23 +235,43 @@ fn an_event_is_stamped_newer_than_its_place() {
         let run = bench.run(&["--page-size=10"]);
         run.code(0).silent();
         assert_eq!(bench.missing(), 0, "{place}");
-        let time = |line: &str| -> Value {
-            let event: Value = serde_json::from_str(line).unwrap();
-            event["timestamp"].clone()
-        };
-        let times: Vec<_> = run.stdout.lines().map(time).collect();
-        run.holds(
-            times.is_sorted_by_key(Value::to_string),
-            "the oldest should come first",
-        );
+        is_oldest_first(&run);
     }
+}
+
+/// So do as many as an eighth of a page.
+#[test]
+fn an_eighth_of_a_page_is_stamped_newer_than_its_place() {
+    for place in (200..280).step_by(10) {
+        let mut all = past(620, 2).events;
+        for event in &mut all[place..place + 10] {
+            stamp_later(event, Duration::from_secs(60));
+        }
+        let bench = Bench::of(all);
+        let run = bench.run(&["--page-size=80"]);
+        run.code(0).silent();
+        assert_eq!(bench.missing(), 0, "{place}");
+        is_oldest_first(&run);
+    }
+}
+
+fn is_oldest_first(run: &Outcome) {
+    let time = |line: &str| -> Value {
+        let event: Value = serde_json::from_str(line).expect("each line is an event");
+        event["timestamp"].clone()
+    };
+    let times: Vec<_> = run.stdout.lines().map(time).collect();
+    run.holds(
+        times.is_sorted_by_key(Value::to_string),
+        "the oldest should come first",
+    );
 }
 
 /// Nor does it keep the rest of a backlog in memory.
 #[test]
 fn an_event_is_stamped_newer_in_a_long_backlog() {
     let mut all = past(30_000, 2).events;
-    stamp_later(&mut all[9_500]);
+    stamp_later(&mut all[9_500], THREE_DAYS);
     let bench = Bench::of(all);
     let run = bench.run(&["--connections=1"]);
     run.code(0).silent().stays_below(32);
@@ -337,13 +359,13 @@ fn the_boundary_follows_a_backlog() {
 /// 620 events, of which this one, counted from the oldest, is stamped three days later.
 fn misplaced(place: usize) -> Bench {
     let mut all = past(620, 2).events;
-    stamp_later(&mut all[place]);
+    stamp_later(&mut all[place], THREE_DAYS);
     Bench::of(all)
 }
 
-/// Leaves an event in its place in the list, three days before its time.
-fn stamp_later(event: &mut Event) {
-    let later = stamp(event.time + ::time::Duration::days(3));
+/// Leaves an event in its place in the list, before its time.
+fn stamp_later(event: &mut Event, span: Duration) {
+    let later = stamp(event.time + span);
     event.text = event.text.replace(&stamp(event.time), &later);
 }
 
