@@ -239,6 +239,25 @@ fn a_crowd_is_read_again_where_there_is_no_count() {
     });
 }
 
+/// Each timestamp fills five pages. Once a window has read past it, its events link later windows. If
+/// they never did, the walk would take twice the requests.
+#[test]
+fn crowds_on_small_pages_take_few_requests() {
+    let requests = (1..=3).map(|seed| {
+        let bench = Bench::new(World {
+            seed,
+            ties: Ties::Shuffled,
+            ..past(180, 15)
+        });
+        let run = bench.run(&["--page-size=3", "--connections=1"]);
+        run.code(0).silent();
+        bench.has_all();
+        run.asked.len()
+    });
+    let requests: usize = requests.sum();
+    assert!(requests < 1_400, "{requests} for 3 times 60 pages");
+}
+
 /// Lists events up to `most` places from those that their timestamps give them.
 fn by_arrival(world: &mut World, most: usize) {
     let mut places = (0..).map(|place| place + place * 7_919 % most);
