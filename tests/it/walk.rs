@@ -278,6 +278,20 @@ fn an_event_is_stamped_newer_in_a_long_backlog() {
     assert_eq!(bench.missing(), 0);
 }
 
+/// Nor does a later window take its own events for missing ones that it has found.
+#[test]
+fn an_event_is_stamped_newer_and_the_count_is_too_high() {
+    for place in [36, 99, 405] {
+        let bench = misplaced(place);
+        bench.api.with(|world| world.counts = Counts::Plus(3));
+        let run = bench.run(&["--page-size=10"]);
+        run.code(5).says("623 events, but 3 of them were on none");
+        let warnings = run.stderr.matches("were on none").count();
+        run.holds(warnings == 1, "the number should stay");
+        assert_eq!(bench.missing(), 0, "{place}");
+    }
+}
+
 /// A window that has to be read again must not take its own events for those of earlier windows,
 /// nor that event for one that it has missed.
 #[test]
