@@ -105,10 +105,12 @@ impl Walk<'_> {
         let found = self.found(counted);
         let missing = owed.and_then(|owed| self.settle(owed, found, &window[0]));
         self.front.retain(|seen| Some(seen.time) >= self.cut);
-        let newest = window[0].page.events.first().map(|event| event.time);
-        let events = window.iter().flat_map(|slice| &slice.page.events);
-        for event in events.filter(|event| Some(event.time) != newest) {
-            self.loose.remove(&event.id.identity());
+        for (number, slice) in window.iter().enumerate() {
+            for event in &slice.page.events {
+                if self.is_whole(&window, number, event) {
+                    self.loose.remove(&event.id.identity());
+                }
+            }
         }
         let first = window.swap_remove(0);
         self.edge = first.page.events.first().map(|&Event { time, .. }| Edge {
@@ -199,19 +201,18 @@ impl Walk<'_> {
     /// the last one, and not another reading of it.
     pub(super) fn take_in(&mut self, pages: &[Slice], is_window: bool) {
         let (edge, earlier) = (self.edge.map(|edge| edge.time), self.front.len());
-        // Others of this timestamp may be listed before these pages, and behind them at the next request.
-        let newest = pages[0].page.events.first().map(|event| event.time);
         let mut again = Vec::new();
-        for slice in pages.iter().rev() {
+        for (number, slice) in pages.iter().enumerate().rev() {
             let events = &slice.page.events;
             for (place, event) in events.iter().enumerate().rev() {
                 let position = slice.start + place as u64;
                 let total = slice.page.total_count;
                 let depth = total.map(|total| signed(total) - signed(position));
                 let identity = event.id.identity();
-                let is_loose = !is_window || Some(event.time) == newest;
                 if self.meet(event, depth) {
-                    self.loose.extend(is_loose.then_some(identity));
+                    if !(is_window && self.is_whole(pages, number, event)) {
+                        self.loose.insert(identity);
+                    }
                     continue;
                 }
                 again.push((identity, depth));
@@ -227,6 +228,14 @@ impl Walk<'_> {
                 seen.depth = depth;
             }
         }
+    }
+
+    /// Tells if everything that may be listed behind this event was read. It is on the window's page
+    /// `number`. Others of the window's first timestamp may stand before the window now, and behind the
+    /// event later. What arrivals pushed onto further pages is not counted: some of its ties may be unread.
+    fn is_whole(&self, window: &[Slice], number: usize, event: &Event) -> bool {
+        let newest = window[0].page.events.first().map(|event| event.time);
+        Some(event.time) != newest && (number == 0 || Some(event.time) < self.cut)
     }
 
     /// Takes in an event; tells if it is new to this walk. It is held if the run wants it.

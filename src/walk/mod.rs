@@ -22,7 +22,8 @@
 //!   last window, was seen. A page that is linked to it has no gap to it, whenever and in whatever
 //!   order the service answered, and whatever arrived meanwhile: all that is listed behind an event
 //!   that was seen was seen, too. Events of one timestamp may change their order with each request,
-//!   so no event of the timestamp that a window began with links the next one.
+//!   so no event of the timestamp that a window began with links the next one. Nor does one that
+//!   arrivals pushed onto the further pages of a window, from before its first one.
 //! - **The oldest first.** An event is delivered when its whole timestamp was read. One that stands
 //!   out of its place by time, up to an eighth of a page, waits for the events of its time.
 //! - **It ends**, whatever the service answers: each window begins nearer to the newest event.
