@@ -239,7 +239,7 @@ fn an_event_is_stamped_newer_than_its_place() {
     }
 }
 
-/// So do as many as an eighth of a page.
+/// As many events as an eighth of a page wait for those of their time.
 #[test]
 fn an_eighth_of_a_page_is_stamped_newer_than_its_place() {
     for place in (200..280).step_by(10) {
@@ -267,7 +267,7 @@ fn is_oldest_first(run: &Outcome) {
     );
 }
 
-/// Nor does it keep the rest of a backlog in memory.
+/// Such an event does not keep the rest of a backlog in memory.
 #[test]
 fn an_event_is_stamped_newer_in_a_long_backlog() {
     let mut all = past(30_000, 2).events;
@@ -278,7 +278,7 @@ fn an_event_is_stamped_newer_in_a_long_backlog() {
     assert_eq!(bench.missing(), 0);
 }
 
-/// Nor does a later window take its own events for missing ones that it has found.
+/// After such an event no window takes its own events for missing ones that it has found.
 #[test]
 fn an_event_is_stamped_newer_and_the_count_is_too_high() {
     for place in [36, 99, 405] {
